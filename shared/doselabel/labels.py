@@ -1,0 +1,220 @@
+"""Organs and the numbers that stand for them in a label map. Knows no networks and no doses.
+
+One table, `ORGANS`, gives index, name, colour and density; a label file carries its own names, so a map
+written elsewhere, or with another table, is read by name and never by guesswork.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import nibabel
+import numpy as np
+
+from doselabel.errors import LabelError
+from doselabel.geometry import Geometry, Volume, read_image, write_image
+
+METADATA_KEY = "doselabel_labels"
+_NIFTI_COMMENT = 6  # NIfTI-1 extension code of a plain-text comment
+
+
+@dataclass(frozen=True)
+class Organ:
+    """One row of the label table.
+
+    Attributes
+    ----------
+    index : int
+        Value in a label map.
+    name : str
+        What files, results and the wire call it.
+    title : str
+        What a person reads.
+    color : str
+        ``#rrggbb``.
+    density_g_cm3 : float
+        Mass density. ICRP 110 (2009) tables, except the kidney: Nazari et al. 2021 use 1.06.
+    """
+
+    index: int
+    name: str
+    title: str
+    color: str
+    density_g_cm3: float
+
+
+ORGANS: tuple[Organ, ...] = (
+    Organ(1, "left_kidney", "Left kidney", "#e6a03c", 1.06),
+    Organ(2, "right_kidney", "Right kidney", "#46b4dc", 1.06),
+    Organ(3, "liver", "Liver", "#a8503c", 1.05),
+    Organ(4, "spleen", "Spleen", "#8c64be", 1.04),
+    Organ(5, "tumour", "Tumour", "#6ebe50", 1.04),
+)
+NAMES: dict[int, str] = {organ.index: organ.name for organ in ORGANS}
+SEGMENTED = ("left_kidney", "right_kidney", "liver")
+"""The organs the network looks for."""
+
+_ALIASES = {
+    "kidney_left": "left_kidney",
+    "kidney_right": "right_kidney",
+    "lkidney": "left_kidney",
+    "rkidney": "right_kidney",
+    "tumor": "tumour",
+}
+
+
+def organ(key: str | int) -> Organ:
+    """Find an organ by name (spaces, case and common aliases forgiven) or index.
+
+    Raises
+    ------
+    LabelError
+        When the table has no such organ.
+    """
+    name = key
+    if isinstance(key, str):
+        name = key.strip().lower().replace(" ", "_").replace("-", "_")
+        name = _ALIASES.get(name, name)
+    for row in ORGANS:
+        if name in (row.index, row.name):
+            return row
+    raise LabelError(
+        f"'{key}' is not in the label table; it has {', '.join(row.name for row in ORGANS)}.",
+        "Use one of these names, or add the organ to doselabel.labels.ORGANS.",
+    )
+
+
+def title(name: str) -> str:
+    """What a person reads for an organ's name, in the table or not."""
+    known = {row.name: row.title for row in ORGANS}
+    return known.get(name, name.replace("_", " ").capitalize())
+
+
+@dataclass(frozen=True)
+class LabelMap:
+    """A label map and the names of its values.
+
+    Attributes
+    ----------
+    array : (z, y, x) uint8 array
+        0 is background.
+    geometry : Geometry
+        The grid, that of the CT it was drawn on.
+    names : dict
+        Value → organ name.
+    """
+
+    array: np.ndarray
+    geometry: Geometry
+    names: Mapping[int, str] = field(default_factory=lambda: dict(NAMES))
+
+    @property
+    def volume(self) -> Volume:
+        """The array on its grid."""
+        return Volume(self.array, self.geometry)
+
+    def present(self) -> tuple[str, ...]:
+        """Names of the organs that have at least one voxel."""
+        return tuple(self.names[int(v)] for v in np.unique(self.array) if v != 0)
+
+    def value(self, name: str) -> int | None:
+        """The value that stands for an organ, None when the map does not know it."""
+        return next((v for v, n in self.names.items() if n == name), None)
+
+    def mask(self, name: str) -> np.ndarray:
+        """Boolean array (z, y, x) of one organ; all False when it is not there."""
+        value = self.value(name)
+        return np.zeros(self.array.shape, bool) if value is None else self.array == value
+
+    def volume_ml(self, name: str) -> float:
+        """Volume of one organ, mL."""
+        return float(np.count_nonzero(self.mask(name))) * self.geometry.voxel_volume_ml
+
+    def renumbered(self) -> LabelMap:
+        """Return the same organs under the values of `ORGANS`."""
+        lut = np.zeros(256, np.uint8)
+        for value, name in self.names.items():
+            if np.any(self.array == value):
+                lut[value] = organ(name).index
+        return LabelMap(lut[self.array], self.geometry)
+
+
+def read_labels(path: str | Path) -> LabelMap:
+    """Read a label map and the names it carries; without names, the values are those of `ORGANS`.
+
+    Raises
+    ------
+    LabelError
+        When values are not whole numbers from 0 to 255, or one has no name.
+    GeometryError
+        When the file is not an image.
+    """
+    path = Path(path)
+    volume = read_image(path)
+    array = volume.array
+    values = np.unique(array)
+    if not np.array_equal(values, np.round(values)) or values.min() < 0 or values.max() > 255:
+        raise LabelError(
+            f"{path}: holds values from {values.min():g} to {values.max():g}; "
+            "a label map has whole numbers from 0 to 255.",
+            "Is it a CT or a dose map? Give the label map.",
+        )
+    names = _read_names(path)
+    unknown = [int(v) for v in values if v != 0 and int(v) not in names]
+    if unknown:
+        raise LabelError(
+            f"{path}: has the value(s) {unknown}, which stand for no organ; names known: {names}.",
+            "Renumber the map by the label table (`doselabel labels`), or save it with names.",
+        )
+    return LabelMap(array.astype(np.uint8), volume.geometry, names)
+
+
+def write_labels(path: str | Path, labels: LabelMap) -> Path:
+    """Write a label map atomically, with its names inside the file."""
+    names = {str(v): n for v, n in sorted(labels.names.items())}
+    text = json.dumps(names, separators=(",", ":"))
+    volume = Volume(np.asarray(labels.array, dtype=np.uint8), labels.geometry)
+    path = Path(path)
+    if not path.name.lower().endswith((".nii", ".nii.gz")):
+        return write_image(path, volume, {METADATA_KEY: text})
+    staged = path.with_name(f".names-{path.name}")
+    try:
+        write_image(staged, volume)
+        image = nibabel.nifti1.Nifti1Image.from_filename(staged)
+        comment = nibabel.nifti1.Nifti1Extension(_NIFTI_COMMENT, f"{METADATA_KEY}={text}".encode())
+        image.header.extensions.append(comment)
+        named = staged.with_name(f".named-{path.name}")
+        nibabel.save(image, named)
+        named.replace(path)
+    finally:
+        staged.unlink(missing_ok=True)
+    return path
+
+
+def _read_names(path: Path) -> dict[int, str]:
+    text = ""
+    if path.name.lower().endswith((".nii", ".nii.gz")):
+        for extension in nibabel.nifti1.Nifti1Image.from_filename(path).header.extensions:
+            content = extension.get_content()
+            content = content.decode("utf-8", "replace") if isinstance(content, bytes) else str(content)
+            if content.startswith(f"{METADATA_KEY}="):
+                text = content.partition("=")[2]
+    else:
+        import SimpleITK as sitk
+
+        reader = sitk.ImageFileReader()
+        reader.SetFileName(str(path))
+        reader.ReadImageInformation()
+        if reader.HasMetaDataKey(METADATA_KEY):
+            text = reader.GetMetaData(METADATA_KEY)
+    if not text:
+        return dict(NAMES)
+    try:
+        return {int(value): str(name) for value, name in json.loads(text.rstrip("\x00 ")).items()}
+    except (ValueError, AttributeError) as error:
+        raise LabelError(
+            f"{path}: its label names can't be read ({error}).", "Save the map again."
+        ) from error

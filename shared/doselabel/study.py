@@ -1,0 +1,396 @@
+"""A patient's study on disk: which files there are, what they mean, and whether they fit together.
+
+One folder per patient, with a manifest ``study.json`` that a person can write (see docs/study.md)::
+
+    {"schema": "doselabel.study/1", "patient_id": "P-017", "nuclide": "Lu-177",
+     "injected_activity_mbq": 7400, "injection_time": "2026-03-02T09:15:00", "ct": "ct.nii.gz",
+     "time_points": [{"time_h": 0.5, "ct": "ct_tp1.nii.gz", "spect": "spect_tp1.nii.gz"}]}
+
+It knows files, units and their plausibility; it knows no networks and computes no doses.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterator
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import pydantic
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, field_validator, model_validator
+
+from doselabel.errors import DoselabelError, StudyError
+from doselabel.geometry import SUFFIXES, Geometry, Volume, check_rigid, read_image
+from doselabel.labels import organ
+
+SCHEMA = "doselabel.study/1"
+MANIFEST = "study.json"
+ID_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}")
+
+Matrix = tuple[tuple[float, float, float, float], ...]
+IDENTITY: Matrix = tuple(tuple(float(i == j) for j in range(4)) for i in range(4))  # type: ignore[misc]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", validate_assignment=True)
+
+
+class Registration(_Strict):
+    """How a time point's SPECT is brought onto its CT.
+
+    ``matrix`` maps LPS points (mm) of the SPECT to LPS points of the time point's CT.
+    """
+
+    matrix: Matrix = IDENTITY
+    method: str = "identity"
+    comment: str = ""
+
+    @field_validator("matrix")
+    @classmethod
+    def _rigid(cls, matrix: Matrix) -> Matrix:
+        try:
+            check_rigid(np.asarray(matrix))
+        except (DoselabelError, ValueError) as error:
+            raise ValueError(str(error)) from error
+        return matrix
+
+
+class TimePoint(_Strict):
+    """One SPECT/CT after injection.
+
+    Attributes
+    ----------
+    time_h : float
+        Hours after injection at the middle of the SPECT.
+    ct, spect : str
+        File names inside the study folder. The SPECT holds Bq/mL, decaying as measured (not decay-corrected).
+    exclude : dict
+        Organ name (or "*" for all) → mask file on the CT's grid: what is not to be counted, such as urine in the
+        renal pelvis.
+    spect_to_ct : Registration
+        Brings the SPECT onto the CT.
+    """
+
+    time_h: Annotated[float, Field(gt=0, le=2000, allow_inf_nan=False)]
+    ct: str
+    spect: str
+    exclude: dict[str, str] = Field(default_factory=dict)
+    spect_to_ct: Registration = Field(default_factory=Registration)
+
+
+class Study(_Strict):
+    """A patient's study; paths in it are relative to ``folder``.
+
+    Attributes
+    ----------
+    patient_id : str
+        Pseudonym: letters, digits, ``_`` and ``-``.
+    nuclide : str
+        "Lu-177", "Y-90" or "I-131".
+    injected_activity_mbq : float
+        MBq at ``injection_time``.
+    ct : str
+        Diagnostic CT (HU): organ masses come from it.
+    time_points : list of TimePoint
+        In the order of time.
+    organs_absent : tuple of str
+        Organs the patient does not have.
+    psf_fwhm_mm : tuple of float, optional
+        Measured resolution of the SPECT as FWHM (z, y, x), mm.
+    """
+
+    schema_: Literal["doselabel.study/1"] = Field("doselabel.study/1", alias="schema")
+    patient_id: str
+    description: str = ""
+    nuclide: str
+    injected_activity_mbq: Annotated[float, Field(gt=0, le=1e6, allow_inf_nan=False)]
+    injection_time: datetime | None = None
+    ct: str
+    time_points: Annotated[list[TimePoint], Field(min_length=1)]
+    organs_absent: tuple[str, ...] = ()
+    psf_fwhm_mm: tuple[float, float, float] | None = None
+    calibration_sd_percent: Annotated[float, Field(ge=0, le=100)] = 5.0
+    _folder: Path = PrivateAttr(default=Path())
+
+    model_config = ConfigDict(extra="forbid", validate_assignment=True, populate_by_name=True)
+
+    # ---- what the fields must be
+
+    @field_validator("patient_id")
+    @classmethod
+    def _plain_id(cls, value: str) -> str:
+        if not ID_PATTERN.fullmatch(value) or "__" in value:
+            raise ValueError(
+                "expected 1–63 letters, digits, '-' and single '_', starting with a letter or digit"
+            )
+        return value
+
+    @field_validator("nuclide")
+    @classmethod
+    def _known_nuclide(cls, value: str) -> str:
+        match = re.fullmatch(r"(?:(\d+)-?([A-Za-z]{1,2})|([A-Za-z]{1,2})-?(\d+))", value.strip())
+        if not match:
+            raise ValueError("expected a nuclide such as 'Lu-177'")
+        mass, element = match[1] or match[4], match[2] or match[3]
+        return f"{element.capitalize()}-{mass}"
+
+    @field_validator("organs_absent")
+    @classmethod
+    def _known_organs(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        try:
+            return tuple(organ(name).name for name in value)
+        except DoselabelError as error:
+            raise ValueError(str(error)) from error
+
+    @field_validator("psf_fwhm_mm")
+    @classmethod
+    def _plausible_psf(cls, value: tuple[float, float, float] | None) -> tuple[float, float, float] | None:
+        if value is not None and not all(0 < v <= 50 for v in value):
+            raise ValueError("expected three widths (z, y, x) between 0 and 50 mm")
+        return value
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Study:
+        times = [point.time_h for point in self.time_points]
+        if any(b <= a for a, b in zip(times, times[1:], strict=False)):
+            raise ValueError(
+                f"time_points: times {times} h are not increasing; list each time point once, in order"
+            )
+        return self
+
+    # ---- disk
+
+    @classmethod
+    def load(cls, path: str | Path) -> Study:
+        """Read and validate a study.
+
+        Parameters
+        ----------
+        path : path
+            The study folder, or its ``study.json``.
+
+        Raises
+        ------
+        StudyError
+            Naming file and field, when the manifest can't be read or a file it names is missing.
+        """
+        path = Path(path)
+        manifest = path / MANIFEST if path.is_dir() else path
+        if not manifest.is_file():
+            raise StudyError(
+                f"{manifest}: there is no such file; a study is a folder with a {MANIFEST}.",
+                "Make one by hand (docs/study.md) or with `doselabel sample`.",
+            )
+        try:
+            content = json.loads(manifest.read_text(encoding="utf-8"))
+        except (UnicodeDecodeError, json.JSONDecodeError) as error:
+            raise StudyError(f"{manifest}: is not JSON ({error}).", "Mend the line it names.") from error
+        if not isinstance(content, dict):
+            raise StudyError(f"{manifest}: holds a {type(content).__name__}; expected an object {{…}}.")
+        study = cls._validated(content, manifest)
+        study._folder = manifest.parent.resolve()
+        for field, name in study.files():
+            study._check_file(manifest, field, name)
+        return study
+
+    @classmethod
+    def _validated(cls, content: dict[str, Any], manifest: Path) -> Study:
+        if content.get("schema") != SCHEMA:
+            raise StudyError(
+                f"{manifest}: field 'schema' is {content.get('schema')!r}; expected '{SCHEMA}'.",
+                "This version of doselabel reads that schema only.",
+            )
+        try:
+            return cls.model_validate(content)
+        except pydantic.ValidationError as error:
+            raise StudyError(
+                f"{manifest}: " + "; ".join(_explain(e) for e in error.errors(include_url=False)) + ".",
+                "Correct the field(s) named; docs/study.md describes each.",
+            ) from error
+
+    def _check_file(self, manifest: Path, field: str, name: str) -> None:
+        path = (self._folder / name).resolve()
+        if not path.is_relative_to(self._folder):
+            raise StudyError(
+                f"{manifest}: field '{field}' is '{name}', which lies outside the study folder.",
+                "Copy the file into the folder.",
+            )
+        if not path.is_file():
+            raise StudyError(
+                f"{manifest}: field '{field}' names '{name}', and there is no such file in {self._folder}.",
+                "Put the file there or correct the name.",
+            )
+        if not path.name.lower().endswith(SUFFIXES):
+            raise StudyError(
+                f"{manifest}: field '{field}' is '{name}'; expected an image ({', '.join(SUFFIXES)}).",
+                "Convert it to NIfTI.",
+            )
+
+    def save(self, folder: str | Path | None = None) -> Path:
+        """Write the manifest atomically; ``folder`` is where, by default where it was loaded from."""
+        if folder is not None:
+            self._folder = Path(folder).resolve()
+        self._folder.mkdir(parents=True, exist_ok=True)
+        manifest = self._folder / MANIFEST
+        temporary = manifest.with_suffix(".json.writing")
+        temporary.write_text(self.model_dump_json(by_alias=True, indent=2, exclude_none=True) + "\n", "utf-8")
+        os.replace(temporary, manifest)
+        return manifest
+
+    @staticmethod
+    def find(root: str | Path) -> list[Path]:
+        """Folders of all studies in ``root`` (itself, or its direct subfolders), sorted."""
+        root = Path(root)
+        if (root / MANIFEST).is_file():
+            return [root]
+        return sorted(path.parent for path in root.glob(f"*/{MANIFEST}"))
+
+    # ---- what is where
+
+    @property
+    def folder(self) -> Path:
+        """Absolute path of the study folder."""
+        return self._folder
+
+    def path(self, name: str) -> Path:
+        """Absolute path of a file the manifest names."""
+        return self._folder / name
+
+    def files(self) -> Iterator[tuple[str, str]]:
+        """All (field, file name) the manifest names."""
+        yield "ct", self.ct
+        for i, point in enumerate(self.time_points):
+            yield f"time_points[{i}].ct", point.ct
+            yield f"time_points[{i}].spect", point.spect
+            for name, file in point.exclude.items():
+                yield f"time_points[{i}].exclude.{name}", file
+
+    def cts(self) -> dict[str, str]:
+        """Image id → file name of every CT, the diagnostic one first."""
+        names = [self.ct, *(point.ct for point in self.time_points)]
+        return {image_id(self.patient_id, name): name for name in dict.fromkeys(names)}
+
+    def check(self) -> list[str]:
+        """Look into every image: readable, the right units, and in the same place.
+
+        Returns
+        -------
+        list of str
+            Warnings that do not stop the work.
+
+        Raises
+        ------
+        StudyError
+            Naming file and field of the first image that can't be used.
+        """
+        warnings: list[str] = []
+        where = self._folder / MANIFEST
+        check_ct(read_field(self, "ct", self.ct), f"{where}: field 'ct' ({self.ct})")
+        total = []
+        for i, point in enumerate(self.time_points):
+            field = f"time_points[{i}]"
+            ct = read_field(self, f"{field}.ct", point.ct)
+            check_ct(ct, f"{where}: field '{field}.ct' ({point.ct})")
+            spect = read_field(self, f"{field}.spect", point.spect)
+            check_spect(spect, f"{where}: field '{field}.spect' ({point.spect})")
+            activity_mbq = float(spect.array.sum()) * spect.geometry.voxel_volume_ml / 1e6
+            total.append(activity_mbq)
+            if not spect.geometry.overlaps(ct.geometry):
+                raise StudyError(
+                    f"{where}: field '{field}.spect' ({point.spect}) does not touch the CT '{point.ct}' in "
+                    "patient space.",
+                    "Check the origins, or store the right spect_to_ct.",
+                )
+            if activity_mbq > 1.1 * self.injected_activity_mbq:
+                warnings.append(
+                    f"{field}.spect holds {activity_mbq:.0f} MBq, more than the {self.injected_activity_mbq:.0f} MBq "
+                    "injected: is it in Bq/mL?"
+                )
+            for name, file in point.exclude.items():
+                mask = read_field(self, f"{field}.exclude.{name}", file)
+                if not mask.geometry.same_place(ct.geometry):
+                    raise StudyError(
+                        f"{where}: field '{field}.exclude.{name}' ({file}) is not on the grid of '{point.ct}'.",
+                        "Draw the mask on that CT.",
+                    )
+        return warnings
+
+
+def image_id(patient_id: str, file_name: str) -> str:
+    """Name by which the server and the plugin know a CT: ``<patient>__<file name without suffix>``."""
+    stem = Path(file_name).name
+    for suffix in SUFFIXES:
+        if stem.lower().endswith(suffix):
+            stem = stem[: -len(suffix)]
+            break
+    return f"{patient_id}__{stem}"
+
+
+def read_field(study: Study, field: str, name: str) -> Volume:
+    """Read an image of a study; errors name the manifest's field."""
+    try:
+        return read_image(study.path(name))
+    except DoselabelError as error:
+        raise StudyError(
+            f"{study.folder / MANIFEST}: field '{field}': {error.message}", error.hint
+        ) from error
+
+
+def check_ct(volume: Volume, where: str) -> None:
+    """Raise StudyError unless a CT is in Hounsfield units.
+
+    Air is near −1000 HU and is in every field of view, so an image without any value below −200 is not in HU;
+    attenuation coefficients (0 to 0.3 /cm), rescaled greys and raw stored values (0 to 4095) are told apart.
+    """
+    low, high = float(volume.array.min()), float(volume.array.max())
+    if not (np.isfinite(low) and np.isfinite(high)):
+        raise StudyError(f"{where}: holds values that are not finite.", "Export the CT again.")
+    if low > -200 or high < 50 or low < -9000 or high > 40000:
+        if low >= 0 and high <= 5:
+            found = "this looks like attenuation coefficients or a scaled image"
+        elif low >= 0:
+            found = "this looks like stored values without the rescale intercept (−1024)"
+        else:
+            found = "this is not a CT's range"
+        raise StudyError(
+            f"{where}: values run from {low:g} to {high:g}; expected Hounsfield units, air near −1000 and tissue "
+            f"near 0–100; {found}.",
+            "Apply the rescale slope and intercept of the DICOM files, or convert to HU, and save again.",
+        )
+
+
+def check_spect(volume: Volume, where: str) -> None:
+    """Raise StudyError unless a SPECT is finite, not negative and not empty."""
+    if not np.isfinite(volume.array).all():
+        raise StudyError(f"{where}: holds values that are not finite.", "Export the SPECT again.")
+    low, high = float(volume.array.min()), float(volume.array.max())
+    if low < 0 and low < -0.01 * high:
+        raise StudyError(
+            f"{where}: has negative values (lowest {low:g}); expected activity concentration in Bq/mL.",
+            "Is it the CT? Give the reconstructed, quantitative SPECT.",
+        )
+    if high <= 0:
+        raise StudyError(f"{where}: is zero everywhere; expected activity concentration in Bq/mL.")
+
+
+def geometry_of(study: Study, name: str) -> Geometry:
+    """Grid of one of a study's images."""
+    return read_image(study.path(name)).geometry
+
+
+def _explain(error: Any) -> str:
+    place = ""
+    for part in error["loc"]:
+        place += f"[{part}]" if isinstance(part, int) else f".{part}" if place else str(part)
+    message = str(error["msg"]).removeprefix("Value error, ")
+    found = error.get("input")
+    if error["type"] == "missing":
+        return f"field '{place}' is missing"
+    if error["type"] == "extra_forbidden":
+        return f"field '{place}' is not known"
+    shown = f" (found {found!r})" if isinstance(found, str | int | float | bool | None) else ""
+    return f"field '{place}': {message}{shown}" if place else message

@@ -1,0 +1,304 @@
+"""What crosses the wire between server and plugin, and what `results.json` holds. Schemas only, no behaviour.
+
+Beside MONAI Label's own REST API the server offers (JSON unless said otherwise)::
+
+    GET    /doselabel/info                          → ServerInfo
+    GET    /doselabel/studies                       → list[StudyInfo]
+    GET    /doselabel/studies/{patient_id}/file/{name}  → the image file (a CT, SPECT or exclusion mask of the study)
+    PUT    /doselabel/studies/{patient_id}/registration/{time_point}   Registration → StudyInfo
+    GET    /doselabel/labels/{image_id}             → list[LabelVersion], newest first
+    GET    /doselabel/labels/{image_id}/{version}   → the label file
+    POST   /doselabel/labels/{image_id}             multipart: file, params = LabelSubmission → LabelVersion
+    GET    /doselabel/next?strategy=NAME&user=NAME  → NextCase
+    POST   /jobs/{task}        JobRequest → JobStatus   (task: an infer task's name, "train")
+    GET    /jobs               → list[JobStatus]
+    GET    /jobs/{id}          → JobStatus
+    GET    /jobs/{id}/result   → JobResult      (409 + ErrorInfo while it is not done)
+    GET    /jobs/{id}/file/{name}  → a file of the result
+    DELETE /jobs/{id}          → JobStatus      (cancels; a finished job is forgotten)
+
+Every refusal is an `ErrorInfo` with a 4xx or 5xx status.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from doselabel.study import Registration
+
+
+class Frozen(BaseModel):
+    """Base of everything on the wire: immutable, unknown fields ignored so that versions may differ."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", protected_namespaces=())
+
+
+class ErrorInfo(Frozen):
+    """Why something failed: ``code`` for programs, ``message`` and ``hint`` for people."""
+
+    code: str
+    message: str
+    hint: str = ""
+
+
+# ---- studies and labels
+
+
+class LabelVersion(Frozen):
+    """One submitted (or predicted) label map; versions count from 1 and are never overwritten."""
+
+    image_id: str
+    version: int
+    created: datetime
+    author: str = ""
+    comment: str = ""
+    origin: Literal["model", "corrected", "imported"] = "corrected"
+    started_from: str = ""
+    """Hash of the model, or the version, that the correction started from."""
+    sha256: str = ""
+    approved: bool = False
+    organs_ml: dict[str, float] = Field(default_factory=dict)
+
+
+class LabelSubmission(Frozen):
+    """What goes with a submitted label map."""
+
+    author: str = ""
+    comment: str = ""
+    origin: Literal["model", "corrected", "imported"] = "corrected"
+    started_from: str = ""
+
+
+class ImageInfo(Frozen):
+    """One annotatable CT."""
+
+    image_id: str
+    file: str
+    role: Literal["diagnostic", "time_point"]
+    time_h: float | None = None
+    labelled: bool = False
+    versions: int = 0
+
+
+class TimePointInfo(Frozen):
+    """One SPECT/CT: which CT, which SPECT, when."""
+
+    index: int
+    time_h: float
+    image_id: str
+    spect: str
+    exclude: dict[str, str] = Field(default_factory=dict)
+    spect_to_ct: Registration = Field(default_factory=Registration)
+
+
+class StudyInfo(Frozen):
+    """A patient as the plugin sees it."""
+
+    patient_id: str
+    nuclide: str
+    injected_activity_mbq: float
+    images: list[ImageInfo]
+    time_points: list[TimePointInfo]
+    organs_absent: list[str] = Field(default_factory=list)
+    error: ErrorInfo | None = None
+    """Set when the study can't be used; it is then listed with what is wrong, not left out."""
+
+
+class ServerInfo(Frozen):
+    """Who answers."""
+
+    name: str = "doselabel"
+    version: str
+    studies: int
+    labelled: int
+    images: int
+    infers: list[str]
+    trainers: list[str]
+    strategies: list[str]
+    model: ModelInfo | None = None
+    organs: dict[str, int] = Field(default_factory=dict)
+
+
+class ModelInfo(Frozen):
+    """Which network answers."""
+
+    name: str
+    sha256: str
+    profile: str
+    created: datetime | None = None
+    card: dict[str, Any] = Field(default_factory=dict)
+
+
+class NextCase(Frozen):
+    """The case to annotate next, and why; ``image_id`` is None when all are done."""
+
+    image_id: str | None
+    reason: str = ""
+    remaining: int = 0
+
+
+# ---- jobs
+
+
+class JobRequest(Frozen):
+    """What to do: ``image_id`` names a CT (for dosimetry any CT of the patient); none for training."""
+
+    image_id: str | None = None
+    user: str = ""
+    params: dict[str, Any] = Field(default_factory=dict)
+
+
+JobState = Literal["queued", "running", "done", "failed", "cancelled"]
+
+
+class JobStatus(Frozen):
+    """How far a job is; ``fraction`` runs from 0 to 1 over the whole job."""
+
+    id: str
+    task: str
+    image_id: str | None = None
+    user: str = ""
+    state: JobState
+    stage: str = ""
+    fraction: float = 0.0
+    message: str = ""
+    created: datetime
+    started: datetime | None = None
+    ended: datetime | None = None
+    error: ErrorInfo | None = None
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing more will happen."""
+        return self.state in ("done", "failed", "cancelled")
+
+
+class JobResult(Frozen):
+    """What a job made: ``files`` maps a role ("labels", "dose", "report", …) to a file name to fetch."""
+
+    id: str
+    task: str
+    files: dict[str, str] = Field(default_factory=dict)
+    segmentation: SegmentationSummary | None = None
+    dose: DoseResults | None = None
+    training: TrainingSummary | None = None
+
+
+# ---- segmentation and training
+
+
+class OrganSegmentation(Frozen):
+    """What the network says of one organ."""
+
+    volume_ml: float
+    score: float
+    slices: int
+    slices_interpolated: int = 0
+    plane_disagreement: float | None = None
+    flags: list[str] = Field(default_factory=list)
+
+
+class SegmentationSummary(Frozen):
+    """What goes with a predicted label map."""
+
+    organs: dict[str, OrganSegmentation]
+    flags: list[str] = Field(default_factory=list)
+    model_sha256: str = ""
+    profile: str = ""
+    planes: list[str] = Field(default_factory=list)
+    seconds: float = 0.0
+
+
+class TrainingSummary(Frozen):
+    """What a training run ended with."""
+
+    steps: int
+    cases: int
+    loss: list[float] = Field(default_factory=list)
+    dice_before: dict[str, float] = Field(default_factory=dict)
+    dice_after: dict[str, float] = Field(default_factory=dict)
+    promoted: bool = False
+    reason: str = ""
+    model_sha256: str = ""
+
+
+# ---- dose: results.json
+
+
+class DvhCurve(Frozen):
+    """Cumulative dose-volume histogram and its usual numbers; dose in Gy, volume in percent."""
+
+    dose_gy: list[float]
+    volume_percent: list[float]
+    d_gy: dict[str, float]
+    """``{"D2": …, "D30": …, "D50": …, "D70": …, "D90": …, "D98": …}``."""
+    min_gy: float
+    max_gy: float
+    mean_gy: float
+
+
+class TimeActivity(Frozen):
+    """One organ's fitted time-activity curve."""
+
+    model: str
+    parameters: dict[str, float]
+    parameter_sd: dict[str, float] = Field(default_factory=dict)
+    time_h: list[float]
+    activity_mbq: list[float]
+    activity_sd_mbq: list[float] = Field(default_factory=list)
+    residual_mbq: list[float]
+    curve_time_h: list[float]
+    curve_activity_mbq: list[float]
+    extrapolated_fraction: float
+    degrees_of_freedom: int
+    tia_mbq_h_by_model: dict[str, float] = Field(default_factory=dict)
+
+
+class OrganDose(Frozen):
+    """All numbers of one organ. Activities are at the time of measurement; masses from the un-expanded mask."""
+
+    volume_ml: float
+    density_g_cm3: float
+    mass_g: float
+    activity_mbq: list[float]
+    recovery_coefficient: list[float] = Field(default_factory=list)
+    tia_mbq_h: float
+    tia_sd_mbq_h: float
+    effective_half_life_h: float
+    mean_dose_gy: float
+    dose_sd_gy: float
+    dose_gy_by_engine: dict[str, float]
+    dose_gy_per_gbq: float
+    bed_gy: float | None = None
+    eqd2_gy: float | None = None
+    dvh: DvhCurve
+    tac: TimeActivity
+    uncertainty_percent: dict[str, float] = Field(default_factory=dict)
+    warnings: list[str] = Field(default_factory=list)
+
+
+class DoseResults(Frozen):
+    """`results.json`, schema ``doselabel.results/1``."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", populate_by_name=True)
+
+    schema_: Literal["doselabel.results/1"] = Field("doselabel.results/1", alias="schema")
+    patient_id: str
+    nuclide: str
+    injected_activity_mbq: float
+    time_h: list[float]
+    organs: dict[str, OrganDose]
+    options: dict[str, Any]
+    registration: list[dict[str, Any]] = Field(default_factory=list)
+    labels_origin: str = ""
+    """Where the masks came from, and whether somebody reviewed them."""
+    reviewed: bool = False
+    warnings: list[str] = Field(default_factory=list)
+    provenance: dict[str, Any]
+
+
+ServerInfo.model_rebuild()
+JobResult.model_rebuild()

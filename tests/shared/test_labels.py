@@ -1,0 +1,62 @@
+"""Organ names and the numbers that stand for them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from doselabel.errors import LabelError
+from doselabel.geometry import Geometry, Volume, write_image
+from doselabel.labels import ORGANS, LabelMap, organ, read_labels, write_labels
+
+GRID = Geometry((3, 4, 5), (2.0, 1.0, 1.0))
+
+
+def label_map(names=None) -> LabelMap:
+    array = np.zeros(GRID.shape, np.uint8)
+    array[0] = 1
+    array[1, 0] = 7
+    return LabelMap(array, GRID, names or {1: "liver", 7: "left_kidney"})
+
+
+@pytest.mark.parametrize("suffix", [".nii.gz", ".nii", ".nrrd", ".mha"])
+def test_label_files_carry_their_names(tmp_path, suffix):
+    path = write_labels(tmp_path / f"labels{suffix}", label_map())
+    read = read_labels(path)
+    assert read.names == {1: "liver", 7: "left_kidney"}
+    np.testing.assert_array_equal(read.array, label_map().array)
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_renumbered_map_uses_the_table():
+    renumbered = label_map().renumbered()
+    assert set(np.unique(renumbered.array)) == {0, organ("liver").index, organ("left_kidney").index}
+    assert renumbered.volume_ml("liver") == pytest.approx(20 * 2 / 1000)
+
+
+def test_a_map_without_names_is_read_by_the_table(tmp_path):
+    array = np.zeros(GRID.shape, np.uint8)
+    array[0] = 3
+    assert read_labels(write_image(tmp_path / "a.nii.gz", Volume(array, GRID))).present() == ("liver",)
+
+
+def test_values_without_a_name_are_refused(tmp_path):
+    path = write_image(tmp_path / "a.nii.gz", Volume(np.full(GRID.shape, 99, np.uint8), GRID))
+    with pytest.raises(LabelError, match="99"):
+        read_labels(path)
+
+
+def test_a_ct_is_not_a_label_map(tmp_path):
+    path = write_image(tmp_path / "ct.nii.gz", Volume(np.full(GRID.shape, -1000, np.int16), GRID))
+    with pytest.raises(LabelError, match="-1000"):
+        read_labels(path)
+
+
+def test_organs_are_found_by_name_alias_and_index():
+    assert organ("Left kidney") is organ(1) is organ("kidney_left")
+    with pytest.raises(LabelError, match="left_kidney"):
+        organ("heart")
+
+
+def test_indices_and_names_are_unique():
+    assert len({o.index for o in ORGANS}) == len({o.name for o in ORGANS}) == len(ORGANS)
