@@ -116,9 +116,7 @@ class Geometry:
 
     def same_place(self, other: Geometry, tol_mm: float = SAME_PLACE_TOL_MM) -> bool:
         """Whether both grids have the same shape and all corners within ``tol_mm``."""
-        return self.shape == other.shape and bool(
-            np.abs(self.corners_lps() - other.corners_lps()).max() <= tol_mm
-        )
+        return self.shape == other.shape and bool(np.abs(self.corners_lps() - other.corners_lps()).max() <= tol_mm)
 
     def overlaps(self, other: Geometry) -> bool:
         """Whether the boxes around both grids share any point of patient space."""

@@ -215,6 +215,4 @@ def _read_names(path: Path) -> dict[int, str]:
     try:
         return {int(value): str(name) for value, name in json.loads(text.rstrip("\x00 ")).items()}
     except (ValueError, AttributeError) as error:
-        raise LabelError(
-            f"{path}: its label names can't be read ({error}).", "Save the map again."
-        ) from error
+        raise LabelError(f"{path}: its label names can't be read ({error}).", "Save the map again.") from error

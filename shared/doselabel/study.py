@@ -11,6 +11,7 @@ It knows files, units and their plausibility; it knows no networks and computes 
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import re
@@ -124,9 +125,7 @@ class Study(_Strict):
     @classmethod
     def _plain_id(cls, value: str) -> str:
         if not ID_PATTERN.fullmatch(value) or "__" in value:
-            raise ValueError(
-                "expected 1–63 letters, digits, '-' and single '_', starting with a letter or digit"
-            )
+            raise ValueError("expected 1–63 letters, digits, '-' and single '_', starting with a letter or digit")
         return value
 
     @field_validator("nuclide")
@@ -156,10 +155,8 @@ class Study(_Strict):
     @model_validator(mode="after")
     def _in_order(self) -> Study:
         times = [point.time_h for point in self.time_points]
-        if any(b <= a for a, b in zip(times, times[1:], strict=False)):
-            raise ValueError(
-                f"time_points: times {times} h are not increasing; list each time point once, in order"
-            )
+        if any(b <= a for a, b in itertools.pairwise(times)):
+            raise ValueError(f"time_points: times {times} h are not increasing; list each time point once, in order")
         return self
 
     # ---- disk
@@ -335,9 +332,7 @@ def read_field(study: Study, field: str, name: str) -> Volume:
     try:
         return read_image(study.path(name))
     except DoselabelError as error:
-        raise StudyError(
-            f"{study.folder / MANIFEST}: field '{field}': {error.message}", error.hint
-        ) from error
+        raise StudyError(f"{study.folder / MANIFEST}: field '{field}': {error.message}", error.hint) from error
 
 
 def check_ct(volume: Volume, where: str) -> None:

@@ -12,9 +12,7 @@ from doselabel.errors import GeometryError
 from doselabel.geometry import Geometry, Volume, canonical, read_image, resample, restore, write_image
 
 ORIENTATIONS = [
-    "".join(letters)
-    for axes in itertools.permutations(("RL", "AP", "SI"))
-    for letters in itertools.product(*axes)
+    "".join(letters) for axes in itertools.permutations(("RL", "AP", "SI")) for letters in itertools.product(*axes)
 ]
 
 
@@ -23,9 +21,7 @@ def volume_in(orientation: str, oblique_deg: float = 0.0) -> Volume:
     image = sitk.GetImageFromArray(array)
     image.SetSpacing((0.8, 1.5, 3.0))
     image.SetOrigin((-10.0, 20.0, 30.5))
-    direction = np.reshape(
-        sitk.DICOMOrientImageFilter.GetDirectionCosinesFromOrientation(orientation), (3, 3)
-    )
+    direction = np.reshape(sitk.DICOMOrientImageFilter.GetDirectionCosinesFromOrientation(orientation), (3, 3))
     tilt = sitk.Euler3DTransform((0, 0, 0), *np.deg2rad([oblique_deg, -oblique_deg / 2, oblique_deg / 3]))
     image.SetDirection((np.reshape(tilt.GetMatrix(), (3, 3)) @ direction).ravel().tolist())
     return Volume.from_sitk(image)
