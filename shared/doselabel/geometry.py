@@ -25,6 +25,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
+import nibabel
 import numpy as np
 import SimpleITK as sitk
 
@@ -160,7 +161,7 @@ def read_image(path: str | Path) -> Volume:
     Raises
     ------
     GeometryError
-        When the file is missing, is not an image, is not 3D, or holds vectors.
+        When the file is missing, is not an image, is not 3D, or holds vectors, NaN or infinity.
     """
     path = Path(path)
     if not path.is_file():
@@ -185,7 +186,24 @@ def read_image(path: str | Path) -> Volume:
             "component(s) per voxel; expected a 3D image with one.",
             "Split a time series into one file per time point.",
         )
-    return Volume.from_sitk(image)
+    volume = Volume.from_sitk(image)
+    _refuse_non_finite(path, volume)
+    return volume
+
+
+def _refuse_non_finite(path: Path, volume: Volume) -> None:
+    if volume.array.dtype.kind != "f":
+        return
+    array = volume.array
+    if path.name.lower().endswith((".nii", ".nii.gz")):
+        # ITK's NIfTI reader turns NaN and infinity into 0 without a word, so look at the file itself.
+        array = np.asanyarray(nibabel.nifti1.Nifti1Image.from_filename(path).dataobj)
+    bad = array.size - np.count_nonzero(np.isfinite(array))
+    if bad:
+        raise GeometryError(
+            f"{path}: holds {bad} value(s) that are not finite (NaN or infinity).",
+            "Export it again; a mask of 'no data' must be 0 in a SPECT and −1000 HU in a CT.",
+        )
 
 
 def write_image(path: str | Path, volume: Volume, metadata: dict[str, str] | None = None) -> Path:

@@ -1,0 +1,36 @@
+# make demo   the main job from first to last on sample patients; ends in demo/report.html
+# make test   the whole test suite
+# Both do all the set-up first; a second run finds it done.
+
+SHELL := /bin/bash
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+DISPLAY_RUN := .ci/with-display
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint constraints clean
+
+help:
+	@sed -n 's/^# //p' Makefile
+
+setup: $(READY)
+
+$(READY): pyproject.toml constraints.txt .ci/setup .ci/system-packages
+	@PYTHON="$(PYTHON)" .ci/setup $(VENV)
+
+demo: $(READY)
+	$(DISPLAY_RUN) $(BIN)/doselabel demo --out demo
+
+test: $(READY)
+	$(DISPLAY_RUN) $(BIN)/python -m pytest $(PYTEST_ARGS)
+
+lint: $(READY)
+	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
+
+constraints: $(READY)
+	$(BIN)/uv pip compile pyproject.toml --all-extras --python-version 3.11 \
+		--no-header --no-annotate --no-emit-index-url --upgrade --quiet --output-file constraints.txt
+
+clean:
+	rm -rf $(VENV) demo build dist

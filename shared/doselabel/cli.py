@@ -1,0 +1,252 @@
+"""The command `doselabel`: each subcommand is one call of the room that does the work.
+
+It knows arguments, the terminal and exit codes: 0 done, 1 failed (or a check that did not pass), 2 bad input,
+130 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from doselabel import __version__
+from doselabel.errors import DoselabelError, Progress
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one subcommand; bad input prints what was found and what to do, never a traceback."""
+    args = _parser().parse_args(argv)
+    try:
+        return int(args.run(args) or 0)
+    except DoselabelError as error:
+        print(f"doselabel: {error.message}", file=sys.stderr)
+        if error.hint:
+            print(f"  → {error.hint}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\ndoselabel: interrupted", file=sys.stderr)
+        return 130
+
+
+# ---- subcommands
+
+
+def _sample(args: argparse.Namespace) -> None:
+    from sample_data.phantom import generate
+
+    folders = generate(args.dir, patients=args.patients, seed=args.seed, full=args.full, progress=_terminal())
+    print(f"{len(folders)} synthetic patient(s) with ground truth in {args.dir}")
+
+
+def _study_check(args: argparse.Namespace) -> int:
+    from doselabel.errors import StudyError
+    from doselabel.study import Study
+
+    folders = Study.find(args.dir)
+    if not folders:
+        raise StudyError(
+            f"{args.dir}: holds no study.json, neither itself nor in its subfolders.",
+            "Give a study folder or a folder of studies; `doselabel sample DIR` makes some.",
+        )
+    failed = 0
+    for folder in folders:
+        try:
+            study = Study.load(folder)
+            warnings = study.check()
+        except DoselabelError as error:
+            failed += 1
+            print(f"{folder.name}: NOT usable: {error.message}\n  → {error.hint}", file=sys.stderr)
+            continue
+        points = ", ".join(f"{point.time_h:g}" for point in study.time_points)
+        print(f"{study.patient_id}: ok ({study.nuclide}, {study.injected_activity_mbq:g} MBq, SPECT at {points} h)")
+        for warning in warnings:
+            print(f"  warning: {warning}")
+    return 2 if failed else 0
+
+
+def _labels(args: argparse.Namespace) -> None:
+    from doselabel.labels import ORGANS
+
+    print(f"{'value':>5}  {'name':<14}{'g/cm³':>6}  colour")
+    for organ in ORGANS:
+        print(f"{organ.index:>5}  {organ.name:<14}{organ.density_g_cm3:>6.2f}  {organ.color}")
+
+
+def _segment(args: argparse.Namespace) -> None:
+    from doselabel.geometry import read_image
+    from doselabel.labels import title, write_labels
+    from doselabel.model.checkpoint import starter_path
+    from doselabel.model.predict import segment
+
+    planes = ("axial", "coronal", "sagittal") if args.consensus else ("axial",)
+    found = segment(
+        read_image(args.ct),
+        args.checkpoint or starter_path(),
+        planes=planes,
+        score_threshold=args.score,
+        progress=_terminal(),
+    )
+    write_labels(args.out, found.labels)
+    for name, organ in found.summary.organs.items():
+        print(f"{title(name):<14}{organ.volume_ml:>8.0f} mL   score {organ.score:.2f}   {'; '.join(organ.flags)}")
+    for flag in found.summary.flags:
+        print(f"note: {flag}")
+    print(f"labels in {args.out} (not reviewed)")
+
+
+def _train(args: argparse.Namespace) -> None:
+    from doselabel.model.profiles import PROFILES
+    from doselabel.model.train import cases_from, train
+
+    result = train(
+        cases_from(args.dir),
+        args.out,
+        start=args.start,
+        profile=PROFILES[args.profile],
+        steps=args.steps,
+        seed=args.seed,
+        validation=cases_from(args.validation) if args.validation else (),
+        progress=_terminal(),
+    )
+    print(f"checkpoint in {result.checkpoint}")
+
+
+def _evaluate(args: argparse.Namespace) -> None:
+    from doselabel.model.checkpoint import starter_path
+    from doselabel.model.evaluate import evaluate, table
+    from doselabel.model.train import cases_from
+
+    print(table(evaluate(args.checkpoint or starter_path(), cases_from(args.dir), progress=_terminal())))
+
+
+def _serve(args: argparse.Namespace) -> int:
+    command = [sys.executable, "-m", "monailabel_app.launch", "--studies", str(args.studies)]
+    command += ["--host", args.host, "--port", str(args.port)]
+    for key, value in args.conf or []:
+        command += ["--conf", key, value]
+    return subprocess.run(command, check=False).returncode
+
+
+def _doctor(args: argparse.Namespace) -> int:
+    from doselabel.doctor import examine
+
+    findings = examine(port=args.port)
+    for finding in findings:
+        print(f"{finding.mark} {finding.what}: {finding.found}")
+        if finding.remedy:
+            print(f"      → {finding.remedy}")
+    return int(any(finding.state == "broken" for finding in findings))
+
+
+def _demo(args: argparse.Namespace) -> int:
+    from doselabel.demo import run
+
+    return run(args.out, patients=args.patients, seed=args.seed, steps=args.steps)
+
+
+# ---- the parser
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="doselabel",
+        description="Organ contours and patient-specific dosimetry on SPECT/CT. Research use only.",
+    )
+    parser.add_argument("--version", action="version", version=f"doselabel {__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+
+    demo = _command(commands, "demo", _demo, "the main job from first to last on sample patients")
+    demo.add_argument("--out", type=Path, default=Path("demo"), help="where everything goes (default: demo)")
+    demo.add_argument("--patients", type=_count, default=2)
+    demo.add_argument("--seed", type=int, default=0)
+    demo.add_argument("--steps", type=_count, default=6, help="training steps on the correction (default: 6)")
+
+    sample = _command(commands, "sample", _sample, "make synthetic patients with ground truth")
+    sample.add_argument("dir", type=Path)
+    sample.add_argument("--patients", type=_count, default=4, help="how many (default: 4)")
+    sample.add_argument("--seed", type=int, default=0, help="same seed, same patients (default: 0)")
+    sample.add_argument("--full", action="store_true", help="clinical matrix: CT 512×512 in plane")
+
+    study = commands.add_parser("study", help="look after studies on disk")
+    check = _command(
+        study.add_subparsers(required=True), "check", _study_check, "validate one study or a folder of them"
+    )
+    check.add_argument("dir", type=Path)
+
+    _command(commands, "labels", _labels, "print the label table")
+
+    serve = _command(commands, "serve", _serve, "start the MONAI Label server on a folder of studies")
+    serve.add_argument("studies", type=Path)
+    serve.add_argument("--host", default="127.0.0.1", help="address to listen on (default: this machine only)")
+    serve.add_argument("--port", type=int, default=8000)
+    serve.add_argument("--conf", nargs=2, action="append", metavar=("KEY", "VALUE"), help="option of the app")
+
+    segment = _command(commands, "segment", _segment, "find kidneys and liver on a CT")
+    segment.add_argument("ct", type=Path)
+    segment.add_argument("--out", type=Path, required=True, help="label map to write (.nii.gz, .nrrd)")
+    segment.add_argument("--checkpoint", type=Path, help="default: the starter model")
+    segment.add_argument("--consensus", action="store_true", help="all three planes (about three times slower)")
+    segment.add_argument("--score", type=_fraction, default=0.5, help="score threshold (default: 0.5; the paper: 0.9)")
+
+    train = _command(commands, "train", _train, "train the network on CTs with label maps")
+    train.add_argument("dir", type=Path, help="studies with truth/ or submitted labels, or image/label pairs")
+    train.add_argument("--out", type=Path, required=True, help="folder of the run")
+    train.add_argument("--start", type=Path, help="checkpoint to go on from")
+    train.add_argument("--profile", choices=("fast", "paper"), default="fast")
+    train.add_argument("--steps", type=_count, default=2000)
+    train.add_argument("--seed", type=int, default=0)
+    train.add_argument("--validation", type=Path, help="folder of cases never trained on")
+
+    evaluate = _command(commands, "evaluate", _evaluate, "Dice, surface Dice, HD95, volume and mass error of a model")
+    evaluate.add_argument("dir", type=Path)
+    evaluate.add_argument("--checkpoint", type=Path, help="default: the starter model")
+
+    doctor = _command(commands, "doctor", _doctor, "what is installed, what is missing, and how to mend it")
+    doctor.add_argument("--port", type=int, default=8000, help="port the server would use (default: 8000)")
+    return parser
+
+
+def _command(commands: Any, name: str, run: Any, text: str) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = commands.add_parser(name, help=text, description=text)
+    parser.set_defaults(run=run)
+    return parser
+
+
+def _count(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{value} is not at least 1")
+    return value
+
+
+def _fraction(text: str) -> float:
+    value = float(text)
+    if not 0 < value < 1:
+        raise argparse.ArgumentTypeError(f"{value} is not between 0 and 1")
+    return value
+
+
+def _terminal() -> Progress:
+    """One line that is rewritten on a terminal; elsewhere, one line for each stage."""
+    live = sys.stderr.isatty()
+    last = ["", 0.0]
+
+    def show(stage: str, fraction: float) -> None:
+        now = time.monotonic()
+        if live and (stage != last[0] or now - float(last[1]) > 0.1 or fraction >= 1):
+            print(f"\r\033[K{fraction:5.0%}  {stage}", end="\n" if fraction >= 1 else "", file=sys.stderr, flush=True)
+            last[1] = now
+        elif not live and stage != last[0]:
+            print(f"{fraction:5.0%}  {stage}", file=sys.stderr, flush=True)
+        last[0] = stage
+
+    return show
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,47 @@
+"""The command: exit codes and messages a person can act on."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from doselabel.cli import main
+
+
+def test_study_check_passes_a_good_study(small_study, capsys):
+    assert main(["study", "check", str(small_study.folder.parent)]) == 0
+    assert "P-001: ok (Lu-177, 7400 MBq, SPECT at 0.5, 6, 24, 72 h)" in capsys.readouterr().out
+
+
+def test_bad_input_exits_2_without_a_traceback(small_study):
+    (small_study.folder / "spect_tp2.nii.gz").unlink()
+    done = subprocess.run(
+        [sys.executable, "-m", "doselabel.cli", "study", "check", str(small_study.folder)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert "time_points[1].spect" in done.stderr
+    assert "spect_tp2.nii.gz" in done.stderr
+    assert "→" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_an_empty_folder_says_how_to_make_a_study(tmp_path, capsys):
+    assert main(["study", "check", str(tmp_path)]) == 2
+    assert "doselabel sample" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("args", [["sample", "x", "--patients", "0"], ["dose"], ["nonsense"]])
+def test_wrong_arguments_exit_2(args):
+    with pytest.raises(SystemExit) as caught:
+        main(args)
+    assert caught.value.code == 2
+
+
+def test_labels_prints_the_table(capsys):
+    assert main(["labels"]) == 0
+    assert "left_kidney" in capsys.readouterr().out
