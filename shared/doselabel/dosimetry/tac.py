@@ -1,0 +1,356 @@
+"""Time-activity fits of one region: model, guards, uncertainty, spread over models. Knows no images or organs.
+
+Activities are decay-*un*corrected (the activity truly present at that time), so an effective rate is biological
+plus physical, and every model here keeps it at or above the physical one. All models and guards: the design's
+dosimetry chapter; criteria of a good fit: Kletting et al., Med. Phys. 40:102504 (2013), coefficient of variation
+below 50 % and |correlation| below 0.8; single time point: Hänscheid et al., J. Nucl. Med. 59:75 (2018).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from doselabel.dosimetry.nuclides import Nuclide
+from doselabel.dosimetry.tac_estimates import (
+    Estimate,
+    Head,
+    Tail,
+    exponential,
+    hanscheid,
+    hanscheid_ratio,
+    population,
+    trapezoid,
+)
+from doselabel.dosimetry.tac_models import PARAMETER_NAMES, Array, Curve
+from doselabel.dosimetry.tac_points import ASSUMED_RELATIVE_SD, Points, UptakeLimb, make_points
+from doselabel.errors import FitError
+
+__all__ = ["ModelSpread", "TacFit", "fit", "fit_all", "hanscheid_ratio", "inadmissible_because"]
+
+Model = Literal["uptake", "mono", "bi", "trapezoid", "hanscheid", "population"]
+
+FEWEST_POINTS = {"uptake": 3, "mono": 2, "bi": 4, "trapezoid": 2, "hanscheid": 1, "population": 1}
+LARGEST_CV = 0.5
+LARGEST_CORRELATION = 0.8
+LARGEST_EXTRAPOLATION = 0.2
+
+
+@dataclass(frozen=True, eq=False)
+class TacFit:
+    """One region's fitted time-activity curve and everything a report or a dose needs of it.
+
+    Attributes
+    ----------
+    model, nuclide : str
+    times_h, activity_mbq, sd_mbq : ndarray, shape (n,)
+        What was measured, and its standard deviation as given or assumed.
+    used : ndarray of bool, shape (n,)
+        Points that entered the fit.
+    params : Mapping[str, float]
+        Fitted numbers with units in their names; the order is that of ``covariance`` and ``correlation``.
+    covariance, correlation : ndarray, shape (p, p)
+    cv : Mapping[str, float]
+        Standard deviation over value of each parameter; infinite where the data do not determine it.
+    tia_mbq_h, tia_sd_mbq_h : float
+        Time-integrated activity from 0 to infinity and its standard deviation for this model (k = 1).
+    tia_gradient_h : ndarray, shape (n,)
+        d(TIA)/d(activity of each point), which carries any other error of the points into the TIA.
+    effective_half_life_h : float
+        Of the slowest term, the terminal slope; the assumed one for single-time-point models.
+    extrapolated_fraction : float
+        Share of the TIA after the last time point.
+    degrees_of_freedom : int
+        Points used minus parameters; 0 means the curve passes through the points and nothing was tested.
+    residuals_mbq : ndarray, shape (n,)
+        Measured minus curve, for every point.
+    chi_squared : float
+        Sum over the used points of (residual / sd)².
+    curve : Curve
+        The curve itself, as knots and exponentials.
+    warnings : tuple of str
+        ``"code: text"``, each a guard of the design that did not hold.
+    """
+
+    model: str
+    nuclide: str
+    times_h: Array
+    activity_mbq: Array
+    sd_mbq: Array
+    used: np.ndarray
+    params: Mapping[str, float]
+    covariance: Array
+    correlation: Array
+    cv: Mapping[str, float]
+    tia_mbq_h: float
+    tia_sd_mbq_h: float
+    tia_gradient_h: Array
+    effective_half_life_h: float
+    extrapolated_fraction: float
+    degrees_of_freedom: int
+    residuals_mbq: Array
+    chi_squared: float
+    curve: Curve
+    warnings: tuple[str, ...] = ()
+
+    def activity(self, times_h: ArrayLike) -> Array:
+        """Fitted activity at the given times (h), MBq, same shape."""
+        return self.curve.activity_mbq(times_h)
+
+    def tia_sd_from(self, sd_mbq: ArrayLike) -> float:
+        """Standard deviation of the TIA (MBq·h) due to independent errors ``sd_mbq`` (n,) of the points."""
+        return float(np.sqrt(np.sum((self.tia_gradient_h * np.asarray(sd_mbq, dtype=float)) ** 2)))
+
+
+@dataclass(frozen=True, eq=False)
+class ModelSpread:
+    """How far the models that are admissible for the same points disagree.
+
+    Attributes
+    ----------
+    chosen : TacFit
+        The fit of the model asked for.
+    fits : Mapping[str, TacFit]
+        Every model that could be fitted.
+    admissible : tuple of str
+        Models whose TIA enters the spread; the chosen one is always among them.
+    rejected : Mapping[str, str]
+        Why each of the others does not.
+    relative_sd : float
+        Half the range of the admissible TIAs over √3 (rectangular, GUM 4.3.7), relative to the chosen TIA.
+    """
+
+    chosen: TacFit
+    fits: Mapping[str, TacFit]
+    admissible: tuple[str, ...]
+    rejected: Mapping[str, str]
+    relative_sd: float
+
+
+def fit(
+    times_h: ArrayLike,
+    activity_mbq: ArrayLike,
+    *,
+    nuclide: str | Nuclide,
+    model: Model = "uptake",
+    weights: str | ArrayLike | None = None,
+    sd_mbq: ArrayLike | None = None,
+    assumed_relative_sd: float = ASSUMED_RELATIVE_SD,
+    uptake_limb: UptakeLimb = "refuse",
+    tail: Tail = "effective",
+    head: Head = "constant",
+    time_h: float | None = None,
+    population_half_life_h: float | None = None,
+    population_half_life_sd_h: float = 0.0,
+) -> TacFit:
+    """Fit a time-activity curve and integrate it from injection to infinity.
+
+    Parameters
+    ----------
+    times_h : array_like, shape (n,)
+        Hours after injection, increasing, not negative.
+    activity_mbq : array_like, shape (n,)
+        Activity present at those times (not decay corrected), MBq.
+    nuclide : str or Nuclide
+        Sets the physical rate, below which no effective rate can go.
+    model : str
+        ``uptake``: A (e^-λ1 t - e^-λ2 t), the default for four points. ``mono``: A e^-λ1 t.
+        ``bi``: A1 e^-λ1 t + A2 e^-λ2 t with A1 >= 0 and A(0) >= 0. ``trapezoid``: straight lines, then a tail.
+        ``hanscheid``: 2 t A(t) / ln 2 from one point. ``population``: A(t) e^(λ t) / λ with a known half-life.
+    weights : {"equal", "relative", "poisson"} or array_like of shape (n,), optional
+        1, 1/A², 1/A, or given (as 1/σ²; 0 leaves a point out). Without it 1/sd² if ``sd_mbq`` is given, else
+        equal.
+    sd_mbq : array_like, shape (n,), optional
+        Standard deviation of each activity. Without it ``assumed_relative_sd`` of each, and at least 1 % of the
+        largest. Either is widened by √(χ²/dof) where the residuals say it is too small.
+    uptake_limb : {"refuse", "exclude", "keep"}
+        What ``mono`` does with first points that lie below what later points and physical decay imply.
+    tail, head : str
+        ``trapezoid`` only: after the last point the log-slope of the last (up to 3) points since the peak or
+        physical decay alone; before the first point its activity held constant, or a line from zero.
+    time_h : float, optional
+        Single-point models: the time point to use. Default: the one nearest 96 h (``hanscheid``), or nearest
+        the mean life, where the TIA depends least on the half-life (``population``).
+    population_half_life_h, population_half_life_sd_h : float
+        ``population`` only: effective half-life and its standard deviation between patients.
+
+    Returns
+    -------
+    TacFit
+
+    Raises
+    ------
+    FitError
+        For points that are not finite, negative, all zero, out of order, or too few for the model; for ``mono``
+        on an uptake limb; for an option the model needs and does not have. The hint says what to do.
+    """
+    if model not in get_args(Model):
+        raise FitError(f"Unknown model {model!r}, expected one of {', '.join(get_args(Model))}.")
+    points = make_points(times_h, activity_mbq, nuclide, weights, sd_mbq, assumed_relative_sd)
+    found, needed = int(points.used.sum()), FEWEST_POINTS[model]
+    if found < needed:
+        raise FitError(
+            f"Model {model!r} needs at least {needed} time points, found {found}.",
+            "Add time points, or choose " + _models_for(found) + ".",
+        )
+    if model == "trapezoid":
+        estimate = trapezoid(points, tail, head)
+    elif model == "hanscheid":
+        estimate = hanscheid(points, time_h)
+    elif model == "population":
+        estimate = population(points, time_h, population_half_life_h, population_half_life_sd_h)
+    else:
+        estimate = exponential(points, model, uptake_limb)
+    return _finish(points, model, estimate)
+
+
+def fit_all(
+    times_h: ArrayLike,
+    activity_mbq: ArrayLike,
+    *,
+    nuclide: str | Nuclide,
+    model: Model = "uptake",
+    models: Sequence[Model] = ("uptake", "mono", "bi"),
+    uptake_limb: UptakeLimb = "exclude",
+    **options: object,
+) -> ModelSpread:
+    """Fit several models to the same points; their spread is an uncertainty the one chosen cannot show.
+
+    AICc is undefined for four points and three parameters, so models are not ranked: a model counts when it is
+    admissible (`inadmissible_because`). Trapezoid and single-point estimates are biased by construction
+    and stay out unless named in ``models``.
+
+    Parameters
+    ----------
+    model : str
+        The chosen one; it always counts, and its failure to fit is raised.
+    models : sequence of str
+        The candidates. The other parameters are those of `fit`.
+    """
+    common = {"nuclide": nuclide, "uptake_limb": uptake_limb, **options}
+    chosen = fit(times_h, activity_mbq, model=model, **common)  # type: ignore[arg-type]
+    fits: dict[str, TacFit] = {model: chosen}
+    rejected: dict[str, str] = {}
+    name: str
+    for name in dict.fromkeys(models):
+        if name == model:
+            continue
+        try:
+            fits[name] = fit(times_h, activity_mbq, model=name, **common)  # type: ignore[arg-type]
+        except FitError as error:
+            rejected[name] = str(error)
+    for name, candidate in fits.items():
+        reason = inadmissible_because(candidate)
+        if reason and name != model:
+            rejected[name] = reason
+    admissible = tuple(name for name in fits if name not in rejected)
+    areas = [fits[name].tia_mbq_h for name in admissible]
+    half_range = (max(areas) - min(areas)) / 2.0
+    return ModelSpread(
+        chosen=chosen,
+        fits=fits,
+        admissible=admissible,
+        rejected=rejected,
+        relative_sd=half_range / math.sqrt(3.0) / chosen.tia_mbq_h,
+    )
+
+
+def inadmissible_because(tac: TacFit) -> str:
+    """Why a fit must not stand beside others, or ``""`` if nothing speaks against it.
+
+    Parameters beyond n - 1, any coefficient of variation of 50 % or more, or residuals that noise makes with
+    a probability below 1 % (χ² above its mean by more than 2.6 standard deviations).
+    """
+    n, p = int(tac.used.sum()), len(tac.params)
+    if tac.model in PARAMETER_NAMES and p > n - 1:
+        return f"{p} parameters for {n} points leave nothing to test the model with"
+    loose = [f"{name} {value:.0%}" for name, value in tac.cv.items() if not value < LARGEST_CV]
+    if loose:
+        return "coefficient of variation of " + ", ".join(loose)
+    dof = tac.degrees_of_freedom
+    if dof and tac.chi_squared > dof + 2.6 * math.sqrt(2.0 * dof):
+        return f"residuals too large for the noise: chi-squared {tac.chi_squared:.1f} with {dof} degrees of freedom"
+    return ""
+
+
+def _models_for(points: int) -> str:
+    return ", ".join(name for name, needed in FEWEST_POINTS.items() if needed <= points) or "nothing: no point is left"
+
+
+def _finish(points: Points, model: str, e: Estimate) -> TacFit:
+    """Carry the noise of the points through the estimate, and say which guards do not hold."""
+    n, p = int(e.used.sum()), len(e.params)
+    dof = max(n - p, 0) if model in PARAMETER_NAMES else 0
+    residuals = points.activity - e.curve.activity_mbq(points.times)
+    chi_squared = float(np.sum((residuals[e.used] / points.sd[e.used]) ** 2))
+    widen = max(1.0, chi_squared / dof) if dof else 1.0
+    covariance = (e.param_gradient * points.sd**2) @ e.param_gradient.T * widen
+    tia = e.curve.integral_mbq_h()
+    tia_variance = float(np.sum((e.tia_gradient * points.sd) ** 2)) * widen + e.method_sd_mbq_h**2
+    sd = np.sqrt(np.diag(covariance))
+    cv = {
+        name: math.inf if name in e.undetermined else float(s / abs(v)) if v else math.inf
+        for (name, v), s in zip(e.params.items(), sd, strict=True)
+    }
+    known = np.where(sd > 0, sd, np.nan)
+    correlation = covariance / np.outer(known, known)
+    rate = min(e.curve.rates_per_h)
+    extrapolated = e.curve.integral_mbq_h(float(points.times[-1])) / tia
+    return TacFit(
+        model=model,
+        nuclide=points.nuclide.name,
+        times_h=points.times,
+        activity_mbq=points.activity,
+        sd_mbq=points.sd,
+        used=e.used,
+        params=e.params,
+        covariance=covariance,
+        correlation=correlation,
+        cv=cv,
+        tia_mbq_h=tia,
+        tia_sd_mbq_h=math.sqrt(tia_variance),
+        tia_gradient_h=e.tia_gradient,
+        effective_half_life_h=math.log(2.0) / rate,
+        extrapolated_fraction=extrapolated,
+        degrees_of_freedom=dof,
+        residuals_mbq=residuals,
+        chi_squared=chi_squared,
+        curve=e.curve,
+        warnings=(*e.warnings, *_quality_warnings(model, n, p, dof, cv, correlation, list(e.params), extrapolated)),
+    )
+
+
+def _quality_warnings(
+    model: str,
+    n: int,
+    p: int,
+    dof: int,
+    cv: Mapping[str, float],
+    correlation: Array,
+    names: list[str],
+    extrapolated: float,
+) -> list[str]:
+    warnings = []
+    if model in PARAMETER_NAMES and p > n - 1:
+        warnings.append(f"parameters: {p} parameters for {n} points, more than {n - 1}")
+    if model in PARAMETER_NAMES and dof == 0:
+        warnings.append("zero_degrees_of_freedom: the curve was not tested; its sd is that of the points alone")
+    loose = [f"{name} {value:.0%}" for name, value in cv.items() if not value < LARGEST_CV]
+    if loose:
+        warnings.append("cv: coefficient of variation of 50 % or more: " + ", ".join(loose))
+    pairs = [
+        f"{names[i]} and {names[j]} {correlation[i, j]:+.2f}"
+        for i in range(p)
+        for j in range(i)
+        if abs(correlation[i, j]) >= LARGEST_CORRELATION
+    ]
+    if pairs:
+        warnings.append("correlation: parameters correlated by 0.8 or more: " + ", ".join(pairs))
+    if extrapolated > LARGEST_EXTRAPOLATION:
+        warnings.append(f"extrapolated: {extrapolated:.0%} of the time-integrated activity is after the last point")
+    return warnings
