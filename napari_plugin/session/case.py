@@ -1,0 +1,183 @@
+"""The case being annotated: one CT, the SPECT that belong to it, and the labels it starts with.
+
+Fetches through a client and reads files; knows no Qt and no napari.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from doselabel.errors import Progress, StudyError, no_progress
+from doselabel.geometry import Geometry, Volume, canonical, read_image, restore
+from doselabel.labels import LabelMap, read_labels
+from doselabel.wire import ImageInfo, LabelVersion, StudyInfo
+from napari_plugin.client import Client, inside
+from napari_plugin.session.placement import onto_frame
+from napari_plugin.session.recovery import Draft, Recovery
+
+
+@dataclass(frozen=True)
+class SpectFrame:
+    """A SPECT on axes parallel to the case's CT, Bq/mL.
+
+    ``registered`` says whether it was brought onto *this* CT: false for time points seen on the diagnostic CT,
+    of which only the low-dose CT's relation is known.
+    """
+
+    time_h: float
+    name: str
+    volume: Volume
+    registered: bool
+
+
+@dataclass(frozen=True)
+class Case:
+    """One CT with everything needed to annotate it.
+
+    Attributes
+    ----------
+    ct : Volume
+        Canonical, HU.
+    native : Geometry
+        The CT's own grid: labels go back on it voxel for voxel.
+    labels : LabelMap
+        Canonical, on the CT's grid, values of `doselabel.labels.ORGANS`: what to start from.
+    versions : tuple of LabelVersion
+        What the server has, newest first.
+    origin : {"model", "corrected", "imported"}
+        What the starting labels are.
+    started_from : str
+        The model's hash, or "version N".
+    restored : str
+        When the unsaved work was saved that ``labels`` hold; "" when they come from the server.
+    """
+
+    image_id: str
+    study: StudyInfo
+    image: ImageInfo
+    ct: Volume
+    native: Geometry
+    spects: tuple[SpectFrame, ...]
+    labels: LabelMap
+    versions: tuple[LabelVersion, ...]
+    origin: str = "corrected"
+    started_from: str = ""
+    restored: str = ""
+
+    @property
+    def title(self) -> str:
+        """Short name for people."""
+        role = "diagnostic CT" if self.image.role == "diagnostic" else f"CT at {self.image.time_h:g} h"
+        return f"{self.study.patient_id} · {role}"
+
+    def to_native(self, array: np.ndarray) -> LabelMap:
+        """Put a label array of this case's canonical grid back on the CT file's own grid."""
+        back = restore(Volume(array, self.ct.geometry), self.native)
+        return LabelMap(back.array, self.native)
+
+
+def to_canonical(labels: LabelMap, native: Geometry, where: str) -> LabelMap:
+    """Bring a label map drawn on a CT's own grid to canonical orientation and the label table's values."""
+    if not labels.geometry.same_place(native):
+        raise StudyError(
+            f"{where}: lies on a grid of {labels.geometry.shape} (z, y, x), not on its CT's {native.shape}.",
+            "Was the CT exchanged after it was labelled? Label it anew.",
+        )
+    upright = canonical(Volume(labels.renumbered().array, native))
+    return LabelMap(upright.array, upright.geometry)
+
+
+def find_image(studies: Sequence[StudyInfo], image_id: str) -> tuple[StudyInfo, ImageInfo]:
+    """Find a CT in the server's list."""
+    for study in studies:
+        for image in study.images:
+            if image.image_id == image_id:
+                return study, image
+    raise StudyError(f"The server does not list a case '{image_id}'.", "Reconnect to refresh the list.")
+
+
+def open_case(
+    client: Client,
+    studies: Sequence[StudyInfo],
+    image_id: str,
+    folder: Path,
+    recovery: Recovery,
+    progress: Progress = no_progress,
+) -> Case:
+    """Fetch a case into ``folder`` and read it; unsaved work of an earlier session is taken up again.
+
+    Raises
+    ------
+    ServerError, StudyError, GeometryError, LabelError
+        When something can't be fetched or is not what it should be.
+    """
+    study, image = find_image(studies, image_id)
+    if study.error is not None:
+        raise StudyError(study.error.message, study.error.hint)
+    wanted = _spects_of(study, image)
+    files = [image.file, *(point.spect for point in wanted)]
+    paths = []
+    for i, name in enumerate(files):
+        stage = f"fetching {name}"
+        progress(stage, 0.8 * i / len(files))
+        paths.append(
+            client.study_file(
+                study.patient_id,
+                name,
+                inside(folder, study.patient_id),
+                lambda part, i=i, stage=stage: progress(stage, 0.8 * (i + part) / len(files)),
+            )
+        )
+    progress("reading the CT", 0.8)
+    native_ct = read_image(paths[0])
+    ct = canonical(native_ct)
+    progress("reading the SPECT", 0.85)
+    spects = []
+    for point, path in zip(wanted, paths[1:], strict=True):
+        matrix = np.asarray(point.spect_to_ct.matrix)
+        volume = onto_frame(read_image(path), ct.geometry, matrix)
+        own = image.role == "time_point"
+        spects.append(SpectFrame(point.time_h, point.spect, volume, registered=own))
+    progress("fetching the labels", 0.92)
+    versions = client.label_versions(image_id)
+    labels, origin, started_from, restored = _starting_labels(
+        client, image_id, versions, folder, recovery, native_ct.geometry, ct.geometry
+    )
+    progress("done", 1.0)
+    return Case(
+        image_id, study, image, ct, native_ct.geometry, tuple(spects), labels, tuple(versions),
+        origin, started_from, restored,
+    )  # fmt: skip
+
+
+def _spects_of(study: StudyInfo, image: ImageInfo) -> list:
+    """Find the time points to show with a CT: its own, or all of them with the diagnostic CT."""
+    if image.role == "time_point":
+        return [point for point in study.time_points if point.image_id == image.image_id]
+    return list(study.time_points)
+
+
+def _starting_labels(
+    client: Client,
+    image_id: str,
+    versions: Sequence[LabelVersion],
+    folder: Path,
+    recovery: Recovery,
+    native: Geometry,
+    grid: Geometry,
+) -> tuple[LabelMap, str, str, str]:
+    draft: Draft | None = recovery.load(image_id)
+    if draft is not None and draft.labels.geometry.same_place(native):
+        labels = to_canonical(draft.labels, native, "unsaved work")
+        return labels, draft.origin, draft.started_from, draft.saved.astimezone().strftime("%Y-%m-%d %H:%M")
+    if versions:
+        newest = versions[0]
+        path = inside(folder, f"labels/{image_id}_{newest.version}.nii.gz")
+        client.label_file(image_id, newest.version, path)
+        labels = to_canonical(read_labels(path), native, f"label version {newest.version} of {image_id}")
+        return labels, newest.origin, f"version {newest.version}", ""
+    return LabelMap(np.zeros(grid.shape, np.uint8), grid), "corrected", "", ""

@@ -1,0 +1,26 @@
+"""Correction tools: pure functions from a label array to a `Change`. Know numpy and scipy; no napari, no Qt, no files.
+
+Every tool works on the organ's bounding box plus a margin, writes over no other organ, and gives one `Change`,
+which the viewer applies as one undo step.
+"""
+
+from napari_plugin.tools.brush import brush_indices
+from napari_plugin.tools.crop import Change
+from napari_plugin.tools.islands import keep_largest, remove_small
+from napari_plugin.tools.shape import fill_holes, limit_to_hu, margin, smooth
+from napari_plugin.tools.sides import mirror, swap
+from napari_plugin.tools.slices import fill_between_slices
+
+__all__ = [
+    "Change",
+    "brush_indices",
+    "fill_between_slices",
+    "fill_holes",
+    "keep_largest",
+    "limit_to_hu",
+    "margin",
+    "mirror",
+    "remove_small",
+    "smooth",
+    "swap",
+]

@@ -1,0 +1,61 @@
+"""Boxes around organs and the changes tools make in them. Knows array indices only."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+Box = tuple[slice, slice, slice]
+Spacing = tuple[float, float, float]
+
+
+@dataclass(frozen=True)
+class Change:
+    """Voxels to set: ``indices`` is a tuple (z, y, x) of integer arrays, ``values`` the new label of each."""
+
+    indices: tuple[np.ndarray, np.ndarray, np.ndarray]
+    values: np.ndarray
+
+    @property
+    def voxels(self) -> int:
+        """How many voxels change."""
+        return int(self.values.size)
+
+
+def box_of(labels: np.ndarray, value: int, margin_voxels: tuple[int, int, int] = (1, 1, 1)) -> Box | None:
+    """Bounding box of a label plus a margin, cut at the image's edge; None when the label is nowhere."""
+    found = labels == value
+    rows = found.any(axis=2)
+    z, y = rows.any(axis=1).nonzero()[0], rows.any(axis=0).nonzero()[0]
+    if not z.size:
+        return None
+    x = found[z[0] : z[-1] + 1, y[0] : y[-1] + 1].any(axis=(0, 1)).nonzero()[0]
+    spans = ((z[0], z[-1]), (y[0], y[-1]), (x[0], x[-1]))
+    a, b, c = (
+        slice(max(0, int(low) - m), min(size, int(high) + 1 + m))
+        for (low, high), m, size in zip(spans, margin_voxels, labels.shape, strict=True)
+    )
+    return a, b, c
+
+
+def voxels_for(distance_mm: float, spacing_mm: Spacing) -> tuple[int, int, int]:
+    """Number of voxels (z, y, x) that cover a distance, and one to spare."""
+    z, y, x = (int(np.ceil(distance_mm / s)) + 1 for s in spacing_mm)
+    return z, y, x
+
+
+def difference(labels: np.ndarray, box: Box, new: np.ndarray) -> Change | None:
+    """Change that turns ``labels[box]`` into ``new``; None when they are the same."""
+    z, y, x = (new != labels[box]).nonzero()
+    if not z.size:
+        return None
+    return Change((z + box[0].start, y + box[1].start, x + box[2].start), new[z, y, x])
+
+
+def reshape_organ(labels: np.ndarray, box: Box, value: int, mask: np.ndarray) -> Change | None:
+    """Change that gives an organ the shape ``mask`` inside ``box``, without taking voxels of other organs."""
+    old = labels[box]
+    new = np.where(old == value, 0, old).astype(labels.dtype)
+    new[mask & (new == 0)] = value
+    return difference(labels, box, new)

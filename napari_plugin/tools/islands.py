@@ -1,0 +1,38 @@
+"""Connected components of an organ: keep the largest, remove the small. Faces connect, edges do not."""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy import ndimage
+
+from napari_plugin.tools.crop import Box, Change, Spacing, box_of, reshape_organ
+
+
+def keep_largest(labels: np.ndarray, value: int) -> Change | None:
+    """Remove all but the largest connected part of an organ."""
+    found = _components(labels, value)
+    if found is None:
+        return None
+    box, components, sizes = found
+    return reshape_organ(labels, box, value, components == int(sizes.argmax()))
+
+
+def remove_small(labels: np.ndarray, value: int, spacing_mm: Spacing, *, smallest_ml: float) -> Change | None:
+    """Remove the connected parts of an organ that are smaller than ``smallest_ml``."""
+    found = _components(labels, value)
+    if found is None:
+        return None
+    box, components, sizes = found
+    kept = sizes * (np.prod(spacing_mm) / 1000.0) >= smallest_ml
+    return reshape_organ(labels, box, value, kept[components])
+
+
+def _components(labels: np.ndarray, value: int) -> tuple[Box, np.ndarray, np.ndarray] | None:
+    """Box, component number of each voxel in it, and voxels of each component (0 for the background)."""
+    box = box_of(labels, value)
+    if box is None:
+        return None
+    components, _ = ndimage.label(labels[box] == value)
+    sizes = np.bincount(components.ravel())
+    sizes[0] = 0
+    return box, components, sizes
