@@ -259,7 +259,7 @@ def _read_cached(
 ) -> VoxelSKernel | None:
     """The cached kernel, or None if there is none, or it is damaged, or its energy does not add up."""
     try:
-        with np.load(path, allow_pickle=False) as stored:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
             octant, budget, digest = stored["octant"], json.loads(str(stored["energy"])), str(stored["sha256"])
         kernel = _kernel(radial, spacing, octant, KernelEnergy(**budget))
         if kernel.sha256 != digest or octant.shape != tuple(n + 1 for n in half) or octant.dtype != np.float32:
@@ -351,7 +351,7 @@ def self_s_value(
     stretch = np.linalg.norm(directions / axes, axis=1)
     absorbed_kev = 0.0
     for shells in radial.shells.values():
-        radii, energies = shells.merged(axes.min() / 100)
+        radii, energies = shells.merged(axes.min() / 100, 2 * axes.max())
         s = np.minimum(radii[:, None] * stretch, 2.0)
         absorbed_kev += float(energies @ ((1 - s / 2) ** 2 * (1 + s / 4) @ weights))
     return absorbed_kev * MGY_PER_MBQ_S_G_PER_KEV / (shape.volume_ml * density_g_cm3)

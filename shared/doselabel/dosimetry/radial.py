@@ -60,12 +60,13 @@ class Shells:
 
         Wide shells, of bremsstrahlung or of far photons, are smooth: they are cut to four times the width only.
         """
-        widths = np.diff(self.edges_mm)
+        shells = slice(0, int(np.searchsorted(self.edges_mm, up_to_mm)))
+        widths, energy_kev = np.diff(self.edges_mm)[shells], self.energy_kev[shells]
         parts = np.ceil(widths / (4 * width_mm)).astype(int)
         index = np.repeat(np.arange(widths.size), parts)
         within = np.arange(index.size) - np.repeat(np.cumsum(parts) - parts, parts)
         radius = self.edges_mm[index] + (within + 0.5) * (widths / parts)[index]
-        energy = (self.energy_kev / parts)[index]
+        energy = (energy_kev / parts)[index]
         keep = (radius < up_to_mm) & (energy > 0)
         radius, energy = radius[keep], energy[keep]
         group = (radius / width_mm).astype(int)
