@@ -1,0 +1,1 @@
+"""What leaves the house for people: reports, comparisons and their figures. Computes no doses, changes no study."""

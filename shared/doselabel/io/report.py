@@ -1,0 +1,228 @@
+"""The dose report of one patient as `report.html` and `report.pdf`. Knows results and images; computes no doses.
+
+What it states follows Table 4 of the EANM guidance on dosimetry reporting (2024) as listed in docs/dosimetry.md:
+administration, calibration, acquisition, volumes and masses, fit and its goodness, extrapolated fraction, S-values
+and their source, uncertainty with its coverage factor, software, models, hashes and every manual edit.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from doselabel.errors import DoseError, Progress, no_progress
+from doselabel.geometry import Volume, read_image
+from doselabel.io import figures
+from doselabel.io import report_tables as tables
+from doselabel.io.document import Block, Document, Figure, Heading, Note, to_html
+from doselabel.io.numbers import significant
+from doselabel.io.pdf import to_pdf
+from doselabel.labels import LabelMap, title
+from doselabel.study import Study
+from doselabel.wire import DoseResults
+
+SMALL_PRINT = "Research use only. Not a medical device. Not for diagnosis or for decisions on treatment."
+NOT_REVIEWED = (
+    "THE ORGAN MASKS HAVE NOT BEEN REVIEWED BY ANYBODY. Look at every contour and correct it before any number "
+    "of this report is used."
+)
+
+
+@dataclass(frozen=True)
+class ReportFiles:
+    """Where the report lies."""
+
+    html: Path
+    pdf: Path
+
+
+def write_report(
+    results: DoseResults,
+    study: Study,
+    labels: Mapping[str, LabelMap],
+    dose: Volume,
+    out: str | Path,
+    *,
+    truth: str | Path | Mapping[str, Any] | None = None,
+    progress: Progress = no_progress,
+) -> ReportFiles:
+    """Write ``report.html`` (self-contained) and ``report.pdf`` (A4) with the same content.
+
+    Parameters
+    ----------
+    results : DoseResults
+        What the pipeline computed.
+    study : Study
+        The study it was computed from; CTs and SPECTs are read for the overlays.
+    labels : mapping of str to LabelMap
+        The masks used, by the CT's file name in the manifest. A time point without one is shown without contours.
+    dose : Volume
+        Absorbed dose, Gy, anywhere in the frame of the CT named in the results' provenance (see `dose_ct`).
+    out : path
+        Folder to write into.
+    truth : path or mapping, optional
+        A phantom's ``truth.json``: adds a comparison with it.
+
+    Raises
+    ------
+    DoseError
+        When the truth file can't be read.
+    StudyError, GeometryError
+        When an image can't be read.
+    """
+    out = Path(out)
+    out.mkdir(parents=True, exist_ok=True)
+    progress("report: images", 0.0)
+    document = build(results, study, labels, dose, truth=truth)
+    progress("report: html", 0.2)
+    html = out / "report.html"
+    temporary = html.with_name(".writing-report.html")
+    temporary.write_text(to_html(document), encoding="utf-8")
+    temporary.replace(html)
+    progress("report: pdf", 0.6)
+    pdf = to_pdf(document, out / "report.pdf")
+    progress("report", 1.0)
+    return ReportFiles(html, pdf)
+
+
+def build(
+    results: DoseResults,
+    study: Study,
+    labels: Mapping[str, LabelMap],
+    dose: Volume,
+    *,
+    truth: str | Path | Mapping[str, Any] | None = None,
+) -> Document:
+    """The report's blocks, before they become a page."""
+    truth_organs = read_truth(truth) if truth is not None else None
+    blocks: list[Block] = [*_banners(results), tables.key_facts(results, study)]
+    blocks += [Heading("Absorbed dose"), tables.summary(results)]
+    if results.organs:
+        curves = {name: result.dvh for name, result in results.organs.items()}
+        blocks.append(
+            Figure(
+                lambda fig: figures.dvh(fig, curves), 150, 68,
+                "Cumulative dose-volume histograms. Dots: D70 and D30, the dose that 70 % and 30 % of the volume "
+                "receives at least.", "Cumulative dose-volume histograms of all organs",
+            )
+        )  # fmt: skip
+    if truth_organs is not None:
+        blocks += _truth(results, truth_organs)
+    reference = dose_ct(results, study)
+    ct = read_image(study.path(reference))
+    for name in results.organs:
+        blocks += _organ(results, name, ct, labels.get(reference), dose)
+    blocks += _registration(results, study, labels)
+    blocks += [Heading("How it was done", new_page=True), tables.protocol(results, study)]
+    blocks += [Heading("Provenance"), *tables.provenance(results)]
+    subtitle = (
+        f"Patient {results.patient_id}  ·  {results.nuclide}  ·  {significant(results.injected_activity_mbq, 4)} MBq"
+    )
+    return Document("Absorbed-dose report", subtitle, SMALL_PRINT, blocks, tables.created(results))
+
+
+def dose_ct(results: DoseResults, study: Study) -> str:
+    """File name of the CT in whose frame the dose map lies: ``provenance["dose_map"]["ct"]``, else the diagnostic."""
+    named = results.provenance.get("dose_map")
+    name = named.get("ct") if isinstance(named, Mapping) else None
+    return str(name) if name in study.cts().values() else study.ct
+
+
+def read_truth(truth: str | Path | Mapping[str, Any]) -> Mapping[str, Mapping[str, Any]]:
+    """Organs of a phantom's ``truth.json``, given as a path or already read."""
+    content: Any = truth
+    if isinstance(truth, str | Path):
+        try:
+            content = json.loads(Path(truth).read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise DoseError(f"{truth}: the truth can't be read ({error}).", "Give a phantom's truth.json.") from error
+    organs = content.get("organs") if isinstance(content, Mapping) else None
+    if not isinstance(organs, Mapping):
+        raise DoseError(f"{truth if isinstance(truth, str | Path) else 'The truth'}: has no 'organs'.")
+    return organs
+
+
+def _banners(results: DoseResults) -> list[Block]:
+    blocks: list[Block] = []
+    if not results.reviewed:
+        blocks.append(Note(NOT_REVIEWED, "alarm"))
+    blocks += [Note(text, "warning") for text in tables.all_warnings(results)]
+    return blocks
+
+
+def _truth(results: DoseResults, truth: Mapping[str, Mapping[str, Any]]) -> list[Block]:
+    rows = tables.truth_differences(results, truth)
+    if not rows:
+        return [Heading("Against the phantom's truth"), Note("The truth knows none of these organs.", "hint")]
+    chart = [(title(name), difference, sd) for name, difference, sd in rows]
+    return [
+        Heading("Against the phantom's truth"),
+        tables.truth(results, truth),
+        Figure(
+            lambda fig: figures.differences(fig, chart), 150, 16 + 9 * len(chart),
+            "Computed minus true mean absorbed dose.", "Differences from the truth in percent",
+        ),
+    ]  # fmt: skip
+
+
+def _organ(results: DoseResults, name: str, ct: Volume, labels: LabelMap | None, dose: Volume) -> list[Block]:
+    result = results.organs[name]
+    blocks: list[Block] = [Heading(title(name), new_page=True)]
+    blocks += [Note(text, "warning") for text in result.warnings]
+    if labels is not None and labels.mask(name).any():
+        blocks.append(
+            Figure(
+                lambda fig: figures.dose_overlay(fig, ct, labels, name, dose, result.dvh.mean_gy, result.dvh.max_gy),
+                178, 66, "CT, contours of all organs and isodose lines on three planes through the organ's centre.",
+                f"Isodose lines on three planes through the {title(name).lower()}", vector=False,
+            )
+        )  # fmt: skip
+    lower = title(name).lower()
+    blocks += [
+        Figure(
+            lambda fig: figures.organ_charts(fig, result), 178, 56,
+            "Time-activity curve (activities as measured, not decay-corrected; bars k = 1), its extrapolation, and the "
+            f"dose-volume histogram with its differential form as a tint. {tables.parameters_text(result)}",
+            f"Time-activity curve, residuals and dose-volume histogram of the {lower}",
+        ),
+        tables.activities(result),
+        tables.dose_numbers(results, name),
+    ]  # fmt: skip
+    return blocks
+
+
+def _registration(results: DoseResults, study: Study, labels: Mapping[str, LabelMap]) -> list[Block]:
+    frames = []
+    for i, point in enumerate(study.time_points):
+        entry = tables.registration_entry(results, i)
+        frames.append(
+            figures.SpectFrame(
+                point.time_h,
+                read_image(study.path(point.ct)),
+                read_image(study.path(point.spect)),
+                labels.get(point.ct),
+                np.asarray(entry.get("matrix", point.spect_to_ct.matrix), dtype=float),
+                str(entry.get("method", point.spect_to_ct.method)),
+            )
+        )
+    caption = (
+        "SPECT over CT at each time point with the organ contours of that CT: uptake that leaves its contour on one "
+        "side shows misalignment. Each picture has its own colour scale, up to the 99.5th percentile."
+    )
+    width, height = figures.spect_size_mm(frames)
+    return [
+        Heading("SPECT and CT together", new_page=True),
+        tables.registration(results, study),
+        Figure(lambda fig: figures.spect_overlay(fig, frames), width, height, caption,
+               "SPECT and CT overlays per time point", vector=False),
+    ]  # fmt: skip
+
+
+def sections(document: Document) -> Sequence[str]:
+    """Titles of the report's parts, in order."""
+    return [block.text for block in document.blocks if isinstance(block, Heading) and block.level == 2]
