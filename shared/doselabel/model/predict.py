@@ -1,0 +1,291 @@
+"""From a CT to a label map in its own geometry, with an honest summary. Knows one network; no server, no training.
+
+The steps: canonical orientation, HU check, every n-th slice to locate the organs, every slice of their range,
+(two more planes), joining in 3D (`join`), back to the image's own grid.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+
+from doselabel.errors import ModelError, Progress, no_progress
+from doselabel.geometry import Volume, canonical, restore
+from doselabel.labels import LabelMap, organ
+from doselabel.model import checkpoint as checkpoints
+from doselabel.model.checkpoint import Checkpoint
+from doselabel.model.join import Detection, join
+from doselabel.model.network import bf16_pays, class_groups, paste
+from doselabel.model.slices import (
+    PLANES,
+    body_box,
+    channel_step,
+    frame_of,
+    in_plane,
+    resampled,
+    stack,
+    windowed,
+)
+from doselabel.wire import SegmentationSummary
+
+LOCATOR_STEP_MM = 10.0
+"""Organs are looked for on slices this far apart first; the slices are kept, so locating costs nothing twice."""
+
+RANGE_MM = 15.0
+"""Slices this far beyond where an organ was seen are looked at too."""
+
+OTHER_PLANE_STEP_MM = 3.0
+"""Sagittal and coronal cuts are taken this far apart (about the thickness of an axial slice) and interpolated."""
+
+ALONG_Z_MM = 40.0
+"""How much beyond the organs sagittal and coronal cuts reach along z."""
+
+
+@dataclass(frozen=True)
+class Segmentation:
+    """A label map on the CT's own grid and what is to be known of it."""
+
+    labels: LabelMap
+    summary: SegmentationSummary
+
+
+def segment(
+    volume: Volume,
+    checkpoint: Path | Checkpoint,
+    *,
+    planes: Sequence[str] = ("axial",),
+    consensus: Literal["mean", "vote"] = "mean",
+    score_threshold: float | None = None,
+    device: str = "cpu",
+    threads: int | None = 1,
+    progress: Progress = no_progress,
+) -> Segmentation:
+    """Segment a CT.
+
+    Parameters
+    ----------
+    volume : Volume
+        CT in HU, in any orientation.
+    checkpoint : Path or Checkpoint
+    planes : sequence of {"axial", "coronal", "sagittal"}
+        One ("axial") or all three.
+    consensus : {"mean", "vote"}
+        How three planes agree: averaged probabilities, or 2 of 3 (Nazari 2021, Appendix A.2).
+    score_threshold : float, optional
+        Least score of a detection; default: the profile's. One above 0.9 must be linked to it in 3D.
+    device : str
+    threads : int or None
+        Torch threads while this runs: more than one is slower on a shared machine. None leaves it to the caller.
+    progress : Progress
+        Called for every slice; raising `Cancelled` stops.
+
+    Returns
+    -------
+    Segmentation
+        An organ that was not found has a volume of 0 and a flag; nothing found at all is the first flag.
+
+    Raises
+    ------
+    ModelError
+        When the image is not a CT in HU, or planes are not known.
+    """
+    began = time.perf_counter()
+    _check_planes(planes)
+    check_hu(volume.array)
+    ready = checkpoint if isinstance(checkpoint, Checkpoint) else checkpoints.load(checkpoint)
+    image = canonical(volume)
+    with torch.inference_mode(), _threads(threads):
+        looker = _Looker(image, ready, score_threshold, torch.device(device))
+        _look_axial(looker, progress)
+        for plane in planes:
+            if plane != "axial":
+                _look_across(looker, plane, progress)
+    progress("joining", 0.0)
+    joined, organs, flags = join(
+        looker.probabilities,
+        looker.detections,
+        image.array,
+        image.geometry.spacing_mm,
+        ready.profile,
+        midline_box=looker.box,
+        consensus=consensus,
+    )
+    classes = ready.profile.classes
+    lut = np.array([0, *(organ(name).index for name in classes)], np.uint8)
+    labels = restore(Volume(lut[joined], image.geometry), volume.geometry)
+    summary = SegmentationSummary(
+        organs=organs,
+        flags=flags,
+        model_sha256=ready.sha256,
+        profile=ready.profile.name,
+        planes=list(planes),
+        seconds=round(time.perf_counter() - began, 2),
+    )
+    names = {organ(name).index: name for name in classes}
+    progress("joining", 1.0)
+    return Segmentation(LabelMap(labels.array, volume.geometry, names), summary)
+
+
+def check_hu(array: np.ndarray) -> None:
+    """Refuse what is not a CT in Hounsfield units, saying what was found.
+
+    Raises
+    ------
+    ModelError
+    """
+    if not np.isfinite(array).all():
+        raise ModelError("The image holds values that are not numbers.", "Export the CT again.")
+    low, high = float(array.min()), float(array.max())
+    found = f"The image's values run from {low:g} to {high:g}"
+    expected = "; a CT in HU has fat near −100, soft tissue near 50 and usually air near −1000."
+    if low >= -50:
+        hint = "Stored values are often HU + 1024: apply rescale slope and intercept when converting the CT."
+        if high < 50 or high > 5000:
+            hint = "Is it a SPECT or a dose map, or was the CT normalised? Give the CT in HU."
+        raise ModelError(found + expected, hint)
+    if high - low < 200 or high < 0 or low < -20000 or high > 60000:
+        raise ModelError(found + expected, "Give the CT in HU, not scaled or normalised.")
+    sample = array[tuple(slice(None, None, max(1, n // 64)) for n in array.shape)]
+    soft = float(np.mean((sample > -200) & (sample < 300)))
+    if soft < 0.01:
+        raise ModelError(
+            f"{found}, but only {100 * soft:.1f} % of the voxels are soft tissue (−200 to 300 HU)" + expected,
+            "Check the rescale slope and intercept of the CT.",
+        )
+
+
+def _check_planes(planes: Sequence[str]) -> None:
+    if not planes or "axial" not in planes or len(planes) not in (1, 3) or set(planes) - set(PLANES):
+        raise ModelError(
+            f"Found the planes {tuple(planes)}; expected ('axial',) or all of {tuple(PLANES)}.",
+            "Two planes can't outvote each other: use one or three.",
+        )
+
+
+class _Looker:
+    """Looks at single slices and collects what it sees: probabilities 0–255 per plane and kind of organ."""
+
+    def __init__(self, image: Volume, ready: Checkpoint, score_threshold: float | None, device: torch.device) -> None:
+        self.hu = image.array
+        self.spacing = image.geometry.spacing_mm
+        self.profile = ready.profile
+        self.accept = self.profile.score_accept if score_threshold is None else score_threshold
+        self.model = ready.model.to(device)
+        self.device = device
+        self.groups = class_groups(self.profile.classes)
+        self.group_of = {index: name for name, members in self.groups.items() for index in members}
+        self.box = body_box(self.hu)
+        self.probabilities: dict[str, dict[str, np.ndarray]] = {}
+        self.detections: list[Detection] = []
+
+    def look(self, plane: str, index: int, box: tuple[slice, ...] | None = None) -> bool:
+        """Look at one slice; whether any organ was seen."""
+        if plane not in self.probabilities:
+            self.probabilities[plane] = {name: np.zeros(self.hu.shape, np.uint8) for name in self.groups}
+        axis = PLANES[plane]
+        spacing, shape = in_plane(self.spacing, plane), in_plane(self.hu.shape, plane)
+        rows_columns = in_plane(box or self.box, plane)
+        frame = frame_of(self.profile, spacing, rows_columns, shape)
+        slices = stack(self.hu, plane, index, self.profile.in_slices, channel_step(self.profile, self.spacing[axis]))
+        picture = windowed(resampled(slices, frame), self.profile).to(self.device)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type != "cpu" or bf16_pays()):
+            (seen,) = self.model([picture])
+        any_seen = False
+        for corners, label, score, mask in zip(
+            *(seen[key].cpu() for key in ("boxes", "labels", "scores", "masks")), strict=True
+        ):
+            if score < self.accept:
+                continue
+            region = []
+            for k, (low, high) in enumerate(((corners[1], corners[3]), (corners[0], corners[2]))):
+                first = int(np.ceil(frame.offset[k] + frame.scale[k] * float(low)))
+                last = int(np.floor(frame.offset[k] + frame.scale[k] * float(high)))
+                region.append(slice(max(0, first), min(shape[k], last + 1)))
+            if any(part.stop <= part.start for part in region):
+                continue
+            rows, columns = (
+                torch.from_numpy(frame.to_network(np.arange(part.start, part.stop), k)).float()
+                for k, part in enumerate(region)
+            )
+            values = (paste(mask[0].float(), corners, rows, columns) * 255).round().byte().numpy()
+            name = self.group_of[int(label)]
+            where = (*region[:axis], slice(index, index + 1), *region[axis:])
+            target = self.probabilities[plane][name][where]
+            np.maximum(target, np.expand_dims(values, axis), out=target)
+            self.detections.append(Detection(plane, index, name, int(label), float(score), where))
+            any_seen = True
+        return any_seen
+
+
+def _look_axial(looker: _Looker, progress: Progress) -> None:
+    """Locate on a coarse run of slices, then look at every slice near what was seen."""
+    count, spacing = looker.hu.shape[0], looker.spacing[0]
+    step = max(1, round(LOCATOR_STEP_MM / spacing))
+    coarse = list(range(step // 2, count, step)) or [0]
+    seen = []
+    for number, index in enumerate(coarse):
+        progress("locating organs", number / len(coarse))
+        if looker.look("axial", index):
+            seen.append(index)
+    reach = max(step, round(RANGE_MM / spacing))
+    near = {k for index in seen for k in range(max(0, index - reach), min(count, index + reach + 1))}
+    # Nothing seen may mean a very small field of view: then look everywhere before saying so.
+    fine = sorted((near or set(range(count))) - set(coarse))
+    for number, index in enumerate(fine):
+        progress("axial slices", number / len(fine))
+        looker.look("axial", index)
+
+
+def _look_across(looker: _Looker, plane: str, progress: Progress) -> None:
+    """Look at coronal or sagittal cuts through what the axial plane found, and fill in between them."""
+    found = [d.where for d in looker.detections if d.plane == "axial"]
+    looker.probabilities.setdefault(plane, {n: np.zeros(looker.hu.shape, np.uint8) for n in looker.groups})
+    if not found:
+        return
+    axis = PLANES[plane]
+    margin = [round(RANGE_MM / mm) for mm in looker.spacing]
+    low = min(where[axis].start for where in found) - margin[axis]
+    high = max(where[axis].stop for where in found) + margin[axis]
+    reach_z = round(ALONG_Z_MM / looker.spacing[0])
+    z_range = slice(
+        max(0, min(where[0].start for where in found) - reach_z),
+        min(looker.hu.shape[0], max(where[0].stop for where in found) + reach_z),
+    )
+    step = max(1, round(OTHER_PLANE_STEP_MM / looker.spacing[axis]))
+    cuts = list(range(max(0, low), min(looker.hu.shape[axis], high), step))
+    for number, index in enumerate(cuts):
+        progress(f"{plane} slices", number / len(cuts))
+        looker.look(plane, index, (z_range, *looker.box[1:]))
+    if step > 1:
+        for volume in looker.probabilities[plane].values():
+            _fill_between(np.moveaxis(volume, axis, 0), cuts)
+
+
+def _fill_between(volume: np.ndarray, cuts: list[int]) -> None:
+    """Interpolate linearly between the slices that were looked at, in place."""
+    for before, after in pairwise(cuts):
+        first, last = volume[before], volume[after]
+        if not (first.any() or last.any()):
+            continue
+        for index in range(before + 1, after):
+            weight = (index - before) / (after - before)
+            volume[index] = np.round((1 - weight) * first.astype(np.float32) + weight * last)
+
+
+@contextmanager
+def _threads(count: int | None) -> Iterator[None]:
+    before = torch.get_num_threads()
+    try:
+        if count is not None:
+            torch.set_num_threads(count)
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -1,0 +1,203 @@
+"""What the network sees becomes organs: sides by patient space, gaps filled, nothing silent.
+
+The detector here finds bright blobs and calls every kidney "left": only the geometry is under test.
+"""
+
+import dataclasses
+from itertools import permutations, product
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+import torch
+from scipy import ndimage
+from torchvision.ops import roi_align
+
+from doselabel.errors import Cancelled, ModelError
+from doselabel.geometry import Geometry, Volume
+from doselabel.model.checkpoint import Checkpoint
+from doselabel.model.evaluate import compare, dice, surface_agreement
+from doselabel.model.join import fill_gaps
+from doselabel.model.network import mask_boxes
+from doselabel.model.predict import check_hu, segment
+from doselabel.model.profiles import FAST
+
+PROFILE = dataclasses.replace(FAST, pixel_mm=5.0)
+ORIENTATIONS = [
+    "".join(axes)
+    for order in permutations(("LR", "PA", "SI"))
+    for axes in product(*order)
+]  # fmt: skip
+
+
+class BrightBlobs(torch.nn.Module):
+    """Finds blobs of kidney (0.7–0.8) and liver (about 0.6) brightness; believes every kidney is a left one."""
+
+    def __init__(self, score=0.95, blind=()):
+        super().__init__()
+        self.score, self.blind, self.seen = score, blind, 0
+
+    def forward(self, images):
+        middle = images[0][1].numpy()
+        self.seen += 1
+        masks, labels = [], []
+        for label, low, high in ((1, 0.68, 0.85), (3, 0.5, 0.66)):
+            parts, count = ndimage.label((middle > low) & (middle < high))
+            for number in range(1, count + 1):
+                if (parts == number).sum() >= 12:
+                    masks.append(torch.from_numpy(parts == number))
+                    labels.append(label)
+        if not masks or self.seen in self.blind:
+            empty = torch.zeros(0)
+            return [{"boxes": torch.zeros(0, 4), "labels": empty, "scores": empty, "masks": torch.zeros(0, 1, 28, 28)}]
+        stacked = torch.stack(masks)
+        boxes = mask_boxes(stacked)
+        targets = torch.cat(
+            [roi_align(m[None, None].float(), [b[None]], 28, 1.0) for m, b in zip(stacked, boxes, strict=True)]
+        )
+        return [
+            {
+                "boxes": boxes,
+                "labels": torch.tensor(labels),
+                "scores": torch.full((len(labels),), self.score),
+                "masks": targets,
+            }
+        ]
+
+
+def ready(**options):
+    return Checkpoint(BrightBlobs(**options), PROFILE, {}, "fake")
+
+
+@pytest.mark.parametrize("orientation", ORIENTATIONS)
+def test_left_is_left_in_every_orientation(patient, orientation):
+    ct, truth = patient
+    turned = Volume.from_sitk(sitk.DICOMOrient(ct.to_sitk(), orientation))
+    expected = sitk.GetArrayFromImage(sitk.DICOMOrient(truth.volume.to_sitk(), orientation))
+    result = segment(turned, ready())
+    assert result.labels.geometry == turned.geometry
+    for value, name in ((1, "left_kidney"), (2, "right_kidney")):
+        assert dice(result.labels.mask(name), expected == value) > 0.85
+    assert any("side conflict" in flag for flag in result.summary.organs["right_kidney"].flags)
+    assert not any("side conflict" in flag for flag in result.summary.organs["left_kidney"].flags)
+
+
+def test_an_oblique_image_gets_labels_on_its_own_grid(patient):
+    angle = np.deg2rad(12)
+    turn = (np.cos(angle), -np.sin(angle), 0, np.sin(angle), np.cos(angle), 0, 0, 0, 1)
+    g = patient[0].geometry
+    oblique = Geometry(g.shape, g.spacing_mm, g.origin_mm, tuple(float(v) for v in turn))
+    result = segment(Volume(patient[0].array, oblique), ready())
+    assert result.labels.geometry == oblique
+    assert dice(result.labels.mask("left_kidney"), patient[1].mask("left_kidney")) > 0.85
+
+
+@pytest.mark.parametrize("consensus", ["mean", "vote"])
+def test_three_planes_agree_on_what_all_see(patient, consensus):
+    result = segment(patient[0], ready(), planes=("axial", "coronal", "sagittal"), consensus=consensus)
+    assert dice(result.labels.mask("left_kidney"), patient[1].mask("left_kidney")) > 0.85
+    assert result.summary.organs["left_kidney"].plane_disagreement < 0.2
+    assert result.summary.planes == ["axial", "coronal", "sagittal"]
+
+
+def test_a_slice_the_network_missed_is_filled_and_said_so(patient):
+    complete = segment(patient[0], ready())
+    network = BrightBlobs()
+    z = np.flatnonzero(patient[1].mask("left_kidney").any((1, 2)))
+    middle_canonical = patient[0].geometry.shape[0] - 1 - int(z.mean())
+    network.blind = (middle_canonical + 1,)  # 10 mm slices: every slice is a locator slice, in order
+    result = segment(patient[0], Checkpoint(network, PROFILE, {}, ""))
+    organ = result.summary.organs["left_kidney"]
+    assert organ.slices_interpolated == 1
+    assert any("interpolation" in flag for flag in organ.flags)
+    assert organ.slices == complete.summary.organs["left_kidney"].slices
+    assert dice(result.labels.mask("left_kidney"), complete.labels.mask("left_kidney")) > 0.97
+
+
+def test_an_empty_result_is_said_loudly(patient):
+    water = Volume(np.where(patient[0].array > -300, 0, patient[0].array), patient[0].geometry)
+    result = segment(water, ready())
+    assert not result.labels.array.any()
+    assert result.summary.flags[0].startswith("NOTHING WAS FOUND")
+    assert all(organ.volume_ml == 0 and organ.flags for organ in result.summary.organs.values())
+
+
+def test_unsure_detections_are_kept_with_a_flag_and_dropped_below_the_threshold(patient):
+    unsure = segment(patient[0], ready(score=0.6))
+    assert any("low confidence" in flag for flag in unsure.summary.organs["left_kidney"].flags)
+    assert not segment(patient[0], ready(score=0.4)).labels.array.any()
+
+
+def test_volumes_in_the_summary_are_those_of_the_map(patient):
+    result = segment(patient[0], ready())
+    for name, organ in result.summary.organs.items():
+        assert organ.volume_ml == pytest.approx(result.labels.volume_ml(name), abs=0.01)
+
+
+@pytest.mark.parametrize(
+    ("array", "found"),
+    [
+        (np.linspace(0, 2.4e6, 1000), "0 to 2.4e\\+06"),
+        (np.linspace(0, 3000, 1000), "0 to 3000"),
+        (np.linspace(-1, 1, 1000), "-1 to 1"),
+        (np.where(np.arange(1000) == 5, -1000, 1200), "soft tissue"),
+        (np.array([np.nan, -1000, 40]), "not numbers"),
+    ],
+)
+def test_what_is_not_hu_is_refused_with_what_was_found(array, found):
+    with pytest.raises(ModelError, match=found):
+        check_hu(np.asarray(array, float).reshape(-1, 1, 1))
+
+
+def test_hu_in_any_number_type_is_accepted(patient):
+    for kind in (np.int16, np.int32, np.float32):
+        check_hu(patient[0].array.astype(kind))
+
+
+def test_two_planes_or_unknown_ones_are_refused(patient):
+    for planes in ((), ("axial", "coronal"), ("oblique",)):
+        with pytest.raises(ModelError, match="planes"):
+            segment(patient[0], ready(), planes=planes)
+
+
+def test_prediction_stops_when_cancelled_and_restores_the_threads(patient):
+    def stop(stage, fraction):
+        if stage == "axial slices" or fraction > 0.3:
+            raise Cancelled
+
+    before = torch.get_num_threads()
+    with pytest.raises(Cancelled):
+        segment(patient[0], ready(), progress=stop)
+    assert torch.get_num_threads() == before
+
+
+def test_gaps_are_filled_by_the_shape_between():
+    y, x = np.meshgrid(np.arange(40), np.arange(40), indexing="ij")
+    cone = np.stack([(y - 20) ** 2 + (x - 20) ** 2 < (16 - 2 * k) ** 2 for k in range(5)])
+    broken = cone.copy()
+    broken[2] = False
+    filled, count = fill_gaps(broken, 3.0)
+    assert count == 1
+    assert dice(filled[2], cone[2]) > 0.97
+    assert np.array_equal(filled[[0, 1, 3, 4]], cone[[0, 1, 3, 4]])
+    assert fill_gaps(broken, 30.0)[1] == 0
+
+
+def test_scores_of_a_shifted_cube_are_those_known_by_hand():
+    a, b = np.zeros((2, 20, 20, 20), bool)
+    a[5:15, 5:15, 5:15] = True
+    b[5:15, 5:15, 7:17] = True
+    assert dice(a, b) == pytest.approx(0.8)
+    surface, hd95 = surface_agreement(a, b, (1.0, 1.0, 1.0))
+    assert surface == 1.0
+    assert hd95 == pytest.approx(2.0)
+    assert surface_agreement(a, b, (1.0, 1.0, 3.0))[1] == pytest.approx(6.0)
+
+
+def test_volume_and_mass_errors_are_signed(patient):
+    truth = patient[1]
+    shrunk = dataclasses.replace(truth, array=np.where(truth.array == 3, 0, truth.array))
+    rows = {row.organ: row for row in compare(shrunk, truth, FAST.classes)}
+    assert rows["liver"].volume_error_percent == -100
+    assert rows["liver"].mass_error_g == pytest.approx(-1.05 * truth.volume_ml("liver"))
+    assert rows["left_kidney"].dice == 1

@@ -1,0 +1,133 @@
+"""Training learns, stops when asked, and leaves a checkpoint that says what it is."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+import torch
+
+from doselabel.errors import Cancelled, ModelError
+from doselabel.geometry import Volume
+from doselabel.model import checkpoint as checkpoints
+from doselabel.model.evaluate import evaluate
+from doselabel.model.predict import segment
+from doselabel.model.profiles import FAST
+from doselabel.model.train import TrainCase, train
+
+SMALL = dataclasses.replace(FAST, pixel_mm=4.0, anchors_px=((8, 12), (18, 26), (36, 48)))
+STEPS = 60
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, case):
+    torch.set_num_threads(1)
+    out = tmp_path_factory.mktemp("model") / "tiny.safetensors"
+    seen = []
+    result = train(
+        [case], out, profile=SMALL, steps=STEPS, batch=3, seed=1, progress=lambda stage, f: seen.append((stage, f))
+    )
+    return result, seen
+
+
+def test_a_few_steps_on_one_case_lower_the_losses(trained):
+    history = trained[0].history
+    assert [row["step"] for row in history] == [20, 40, 60]
+    assert history[-1]["loss_mask"] < 0.75 * history[0]["loss_mask"]
+    assert history[-1]["loss_objectness"] < 0.5 * history[0]["loss_objectness"]
+
+
+def test_progress_runs_from_loading_to_the_end(trained):
+    seen = trained[1]
+    assert seen[0] == ("loading", 0.0)
+    assert seen[-1] == ("training", 1.0)
+    assert all(0 <= fraction <= 1 for _, fraction in seen)
+
+
+def test_the_checkpoint_says_what_it_is(trained):
+    ready = checkpoints.load(trained[0].checkpoint)
+    assert ready.profile == SMALL
+    assert ready.card["steps"] == STEPS
+    assert ready.card["patients"] == ["tiny"]
+    assert "Research use only" in ready.card["intended_use"]
+    assert ready.sha256 == checkpoints.file_hash(trained[0].checkpoint)
+    assert trained[0].checkpoint.stat().st_size < 30e6
+
+
+@pytest.mark.parametrize("orientation", ["LPS", "LPI", "RAS", "SLA", "PIR", "AIL"])
+def test_prediction_is_the_same_in_every_orientation_and_lies_on_the_native_grid(trained, patient, orientation):
+    ready = checkpoints.load(trained[0].checkpoint)
+    turned = Volume.from_sitk(sitk.DICOMOrient(patient[0].to_sitk(), orientation))
+    result = segment(turned, ready, score_threshold=0.3)
+    reference = segment(patient[0], ready, score_threshold=0.3)
+    assert result.labels.geometry == turned.geometry
+    back = sitk.GetArrayFromImage(sitk.DICOMOrient(result.labels.volume.to_sitk(), "LPS"))
+    assert np.array_equal(back, reference.labels.array)
+
+
+def test_the_same_seed_gives_the_same_weights(tmp_path, case):
+    first, second = (
+        checkpoints.load(train([case], tmp_path / name, profile=SMALL, steps=2, batch=1, seed=3).checkpoint)
+        for name in ("a.safetensors", "b.safetensors")
+    )
+    other = second.model.state_dict()
+    assert all(torch.equal(value, other[name]) for name, value in first.model.state_dict().items())
+
+
+def test_cancelling_leaves_a_usable_checkpoint(tmp_path, case, patient):
+    def stop(stage, fraction):
+        if stage == "training" and fraction >= 0.5:
+            raise Cancelled
+
+    with pytest.raises(Cancelled):
+        train([case], tmp_path / "early.safetensors", profile=SMALL, steps=4, batch=1, progress=stop)
+    ready = checkpoints.load(tmp_path / "early.safetensors")
+    assert ready.card["steps"] == 2
+    assert ready.card["cancelled"]
+    assert segment(patient[0], ready).labels.geometry == patient[0].geometry
+
+
+def test_training_goes_on_from_a_checkpoint_with_replay(tmp_path, trained, case):
+    start = trained[0].checkpoint
+    replay = [dataclasses.replace(case, patient="old")]
+    result = train([case], tmp_path, start=start, steps=1, batch=1, replay=replay)
+    ready = checkpoints.load(result.checkpoint)
+    assert ready.card["started_from"] == checkpoints.file_hash(start)
+    assert ready.card["patients"] == ["old", "tiny"]
+    before = checkpoints.load(start).model.state_dict()
+    change = max(float((value - before[name]).abs().max()) for name, value in ready.model.state_dict().items())
+    assert change < 2e-3
+
+
+def test_a_profile_that_does_not_fit_the_checkpoint_is_refused(tmp_path, trained, case):
+    with pytest.raises(ModelError, match="profile"):
+        train([case], tmp_path, start=trained[0].checkpoint, profile=FAST, steps=1)
+
+
+def test_validating_on_a_trained_patient_is_refused(tmp_path, case):
+    with pytest.raises(ModelError, match="both trained on and validated"):
+        train([case], tmp_path, steps=1, validation=[case])
+
+
+def test_no_cases_is_refused(tmp_path):
+    with pytest.raises(ModelError, match="No cases"):
+        train([], tmp_path)
+
+
+def test_evaluation_gives_a_row_per_organ_the_expert_drew(trained, case):
+    rows = evaluate(trained[0].checkpoint, [TrainCase(case.ct, case.labels, "tiny")], score_threshold=0.3)
+    assert [row.organ for row in rows] == ["left_kidney", "right_kidney", "liver"]
+    assert all(0 <= row.dice <= 1 for row in rows)
+
+
+@pytest.mark.parametrize("content", [b"", b"text, not tensors", b"\x08\x00\x00\x00\x00\x00\x00\x00{}      "])
+def test_a_file_that_is_no_checkpoint_is_named(tmp_path, content):
+    path = tmp_path / "wrong.safetensors"
+    path.write_bytes(content)
+    with pytest.raises(ModelError, match=r"wrong\.safetensors"):
+        checkpoints.load(path)
+
+
+def test_a_missing_checkpoint_is_named(tmp_path):
+    with pytest.raises(ModelError, match="no such checkpoint"):
+        checkpoints.load(tmp_path / "none.safetensors")
