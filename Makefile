@@ -20,7 +20,7 @@ $(READY): pyproject.toml constraints.txt .ci/setup .ci/system-packages
 	@PYTHON="$(PYTHON)" .ci/setup $(VENV)
 
 demo: $(READY)
-	$(DISPLAY_RUN) $(BIN)/doselabel demo --out demo
+	$(BIN)/doselabel demo --out demo
 
 test: $(READY)
 	$(DISPLAY_RUN) $(BIN)/python -m pytest $(PYTEST_ARGS)
