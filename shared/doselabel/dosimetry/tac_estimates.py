@@ -44,7 +44,8 @@ class Estimate:
 
 
 def exponential(points: Points, model: str, uptake_limb: UptakeLimb) -> Estimate:
-    used, warnings = points.used.copy(), []
+    used = points.used.copy()
+    warnings: list[str] = []
     if model == "mono":
         used, warnings = without_uptake_limb(points, uptake_limb)
     t, a, w = points.times[used], points.activity[used], points.root_weights[used]

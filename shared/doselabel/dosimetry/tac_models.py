@@ -10,6 +10,7 @@ The exponential models are parameterised so that no effective rate can fall belo
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -18,6 +19,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import OptimizeResult, least_squares, nnls
 
 Array = NDArray[np.float64]
+Bounds = tuple[list[float], list[float]]
 
 PARAMETER_NAMES = {
     "mono": ("amplitude_mbq", "lambda1_per_h"),
@@ -76,7 +78,7 @@ class Curve:
             area += (at_start + a1) / 2.0 * (t1 - start)
         return float(area)
 
-    def _terms(self) -> zip[tuple[float, float]]:
+    def _terms(self) -> Iterator[tuple[float, float]]:
         return zip(self.amplitudes_mbq, self.rates_per_h, strict=True)
 
 
@@ -178,9 +180,9 @@ def solve(model: str, times_h: Array, activity_mbq: Array, root_weights: Array, 
 
     starts = _starts(model, times_h, y, w, physical_per_h, fastest, closest)
     valley = min((refined(start, 1e-8, 60) for start in starts), key=lambda found: found.cost)
-    best = refined(valley.x, 1e-14, 300)
+    best = refined(valley.x, 1e-14, 200)
+    x = _polished(best.x, residuals, jacobian, bounds)
     # The reflective search stays strictly inside; where the floor itself is as good, the answer is the floor.
-    x = best.x.copy()
     floored = x.copy()
     floored[1] = 0.0
     if x[1] < 1e-6 * physical_per_h and 0.5 * float(np.sum(residuals(floored) ** 2)) <= best.cost + 1e-15:
@@ -195,6 +197,24 @@ def solve(model: str, times_h: Array, activity_mbq: Array, root_weights: Array, 
     in_mbq = np.array([scale if name.endswith("_mbq") else 1.0 for name in PARAMETER_NAMES[model]])
     values, chain = values * in_mbq, chain * in_mbq[:, None]
     return Solution(values, jacobian_of(model, values, times_h) @ chain, chain, _free(model, x, bounds))
+
+
+def _polished(
+    x: Array, residuals: Callable[[Array], Array], jacobian: Callable[[Array], Array], bounds: Bounds
+) -> Array:
+    """A few Gauss-Newton steps, judged by the gradient: the cost is flat to rounding before the parameters are."""
+
+    def gradient(at: Array) -> float:
+        j = jacobian(at)
+        return float(np.linalg.norm(j.T @ residuals(at) / np.maximum(np.linalg.norm(j, axis=0), 1e-300)))
+
+    for _ in range(4):
+        tried = x - np.linalg.lstsq(jacobian(x), residuals(x), rcond=1e-10)[0]
+        inside = np.all(tried > bounds[0]) and np.all(tried < bounds[1])
+        if not inside or gradient(tried) >= gradient(x):
+            break
+        x = tried
+    return x
 
 
 # Inside `solve`, x is (amplitude, b) for mono, (amplitude, b, ln d) for uptake, and (a1, b, a0, ln d) for bi
@@ -220,7 +240,7 @@ def _chain(model: str, x: Array) -> Array:
     return np.array([[1.0, 0, 0, 0], [0, 1, 0, 0], [-1, 0, 1, 0], [0, 1, 0, d]])
 
 
-def _bounds(model: str, fastest: float, closest: float) -> tuple[list[float], list[float]]:
+def _bounds(model: str, fastest: float, closest: float) -> Bounds:
     log_closest, log_fastest = float(np.log(closest)), float(np.log(fastest))
     if model == "mono":
         return [0.0, 0.0], [np.inf, fastest]
@@ -229,7 +249,7 @@ def _bounds(model: str, fastest: float, closest: float) -> tuple[list[float], li
     return [0.0, 0.0, 0.0, log_closest], [np.inf, fastest, np.inf, log_fastest]
 
 
-def _free(model: str, x: Array, bounds: tuple[list[float], list[float]]) -> NDArray[np.bool_]:
+def _free(model: str, x: Array, bounds: Bounds) -> NDArray[np.bool_]:
     free = np.ones(len(x), dtype=bool)
     if model != "mono":
         low, high = bounds[0][-1], bounds[1][-1]
@@ -256,12 +276,12 @@ def _starts(
             e2 = np.exp(-(physical + b + d) * times)
             basis = [e1 - e2] if model == "uptake" else [e1 - e2, e2]
         amplitudes, norm = nnls(w[:, None] * np.stack(basis, axis=1), w * y)
-        x = [amplitudes[0], b]
+        coordinates = [amplitudes[0], b]
         if model == "bi":
-            x.append(amplitudes[1])
+            coordinates.append(amplitudes[1])
         if model != "mono":
-            x.append(np.log(d))
-        ranked.append((norm, np.asarray(x, dtype=float)))
+            coordinates.append(np.log(d))
+        ranked.append((norm, np.asarray(coordinates, dtype=float)))
     ranked.sort(key=lambda item: item[0])
     chosen: list[Array] = []
     for _, x in ranked:

@@ -166,12 +166,14 @@ class _Search:
         used = reference.used
         times, root_weights = reference.times_h[used][:, None], np.sqrt(weights[used] / weights.max())[:, None]
         closest, fastest = rate_limits(times[:, 0], physical)
-        slow, difference = np.geomspace(physical, fastest / 4, 24), np.geomspace(2 * closest, fastest / 2, 24)
+        slow, difference = np.geomspace(physical, fastest / 4, 32), np.geomspace(physical / 2, fastest / 2, 32)
         if reference.model == "mono":
             lowest, highest, cells = np.array([[physical]]), np.array([[physical + fastest]]), slow[None]
         else:
             lowest, highest = np.array([[physical], [closest]]), np.array([[physical + fastest], [fastest]])
             cells = np.stack([g.ravel() for g in np.meshgrid(slow, difference)])
+            # Nearly equal rates all look alike: a search begun there crawls, one begun outside still gets there.
+            cells = cells[:, cells[1] > cells[0] / 2]
         basis = root_weights * cls._curve(cells, times)
         directions = (basis / np.linalg.norm(basis, axis=0)).T.astype(np.float32)
         return cls(reference, times, root_weights, lowest, highest, cells, directions)
