@@ -9,6 +9,8 @@ Beside MONAI Label's own REST API the server offers (JSON unless said otherwise)
     GET    /doselabel/labels/{image_id}             → list[LabelVersion], newest first
     GET    /doselabel/labels/{image_id}/{version}   → the label file
     POST   /doselabel/labels/{image_id}             multipart: file, params = LabelSubmission → LabelVersion
+    PUT    /doselabel/labels/{image_id}/{version}/review   LabelReview → LabelVersion
+    POST   /doselabel/model/rollback                → ModelInfo (the model before the last promotion answers again)
     GET    /doselabel/next?strategy=NAME&user=NAME  → NextCase
     POST   /jobs/{task}        JobRequest → JobStatus   (task: an infer task's name, "train")
     GET    /jobs               → list[JobStatus]
@@ -70,6 +72,14 @@ class LabelSubmission(Frozen):
     comment: str = ""
     origin: Literal["model", "corrected", "imported"] = "corrected"
     started_from: str = ""
+
+
+class LabelReview(Frozen):
+    """What a reviewer says of a version; the newest approved version counts, or the newest when none is."""
+
+    approved: bool
+    reviewer: str = ""
+    comment: str = ""
 
 
 class ImageInfo(Frozen):

@@ -1,0 +1,278 @@
+"""The MONAI Label app: which datastore, tasks and strategies there are, and where a request goes. Knows no HTTP."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from monailabel.config import settings
+from monailabel.interfaces.app import MONAILabelApp
+from monailabel.interfaces.tasks.batch_infer import BatchInferTask
+from monailabel.interfaces.tasks.infer_v2 import InferTask
+from monailabel.interfaces.tasks.strategy import Strategy
+from monailabel.interfaces.tasks.train import TrainTask
+
+import doselabel
+from doselabel.errors import DoselabelError
+from doselabel.geometry import SUFFIXES
+from doselabel.labels import NAMES
+from doselabel.wire import ErrorInfo, JobStatus, NextCase, ServerInfo
+from monailabel_app.conf import Conf
+from monailabel_app.datastore import StudyDatastore
+from monailabel_app.jobs.manager import JobManager
+from monailabel_app.refusals import JobFailed, Refused, not_found
+from monailabel_app.strategies import Doubtful, First, Random, todo
+from monailabel_app.tasks import TRAIN, Tasks
+from monailabel_app.versions import FINAL, ORIGINAL
+
+logger = logging.getLogger(__name__)
+
+RESERVED_S = 30 * 60
+"""A CT handed to one annotator is not offered to another for this long."""
+
+NOT_FROM_OUTSIDE = ("image", "label", "model", "out", "progress", "taken", "session", "folder")
+"""Keys of a request that the server sets; a client's params may not."""
+
+
+class DoselabelApp(MONAILabelApp):
+    """Kidneys, liver and their dose on patient folders.
+
+    Parameters
+    ----------
+    app_dir : str
+        MONAI Label's folder for logs; nothing of ours is in it.
+    studies : str
+        Folder of patient folders.
+    conf : dict
+        See `monailabel_app.conf.Conf`.
+    """
+
+    def __init__(self, app_dir: str, studies: str, conf: dict[str, str]) -> None:
+        self.options = Conf.read(studies, conf)
+        self.tasks = Tasks(self.options)
+        self.jobs: JobManager | None = None
+        self._reserved: dict[str, tuple[str, float]] = {}
+        self._reserving = threading.Lock()
+        super().__init__(
+            app_dir=app_dir,
+            studies=studies,
+            conf=conf,
+            name="doselabel",
+            description="Organ contours and patient-specific dosimetry on SPECT/CT. Research use only.",
+            version=doselabel.__version__,
+        )
+
+    # ---- what MONAI Label asks for at its start
+
+    def init_datastore(self) -> StudyDatastore:
+        """Patient folders."""
+        return StudyDatastore(self.options.studies)
+
+    def init_infers(self) -> dict[str, InferTask]:
+        """Infer tasks."""
+        return self.tasks.infers
+
+    def init_trainers(self) -> dict[str, TrainTask]:
+        """Train tasks."""
+        return self.tasks.trainers
+
+    def init_strategies(self) -> dict[str, Strategy]:
+        """Active learning strategies."""
+        return {"first": First(), "random": Random(), "doubtful": Doubtful()}
+
+    def init_batch_infer(self) -> Callable[..., Any]:
+        """Batch inference that also works without a GPU and survives a CT that fails."""
+        return _BatchInfer()
+
+    def datastore(self) -> StudyDatastore:
+        """The datastore."""
+        return self._datastore  # type: ignore[return-value]
+
+    def on_init_complete(self) -> None:
+        """Open our doors, in the server process only."""
+        from monailabel.app import app as server
+
+        from monailabel_app.front import Front
+        from monailabel_app.routes import make_api
+
+        super().on_init_complete()
+        self.jobs = JobManager(
+            self.options.state / "jobs",
+            self.tasks.lanes,
+            self._worker_command,
+            finish=self._finish,
+            grace_s=self.options.grace_s,
+        )
+        self.jobs.start("infer")
+        server.middleware_stack = Front(server.middleware_stack, make_api(self))
+
+    def _worker_command(self, lane: str) -> list[str]:
+        module = "monailabel_app.jobs.worker"
+        return [sys.executable, "-m", module, "--conf", self.options.to_json(), "--lane", lane]
+
+    # ---- requests
+
+    def infer(self, request: dict[str, Any], datastore: StudyDatastore | None = None) -> dict[str, Any]:
+        """Run an infer task on a CT of the datastore (never on a path that a client names).
+
+        In the server process the work is done by the worker; elsewhere (batch inference) right here.
+        """
+        image_id = str(request.get("image", ""))
+        case = self.datastore().case(image_id)
+        if request.get("save_label") and request.get("label_tag") == FINAL:
+            raise Refused(
+                "A prediction is not kept as 'final': that tag is for label maps somebody has looked at.",
+                "Use the tag 'original'.",
+            )
+        result = self.infer_file(str(request.get("model", "")), case.path, request, image_id=image_id)
+        if request.get("save_label") and result["file"]:
+            tag = request.get("label_tag") or ORIGINAL
+            info = {"model": request["model"], "params": result["params"]}
+            result["label"] = self.datastore().save_label(image_id, result["file"], tag, info)
+        return result
+
+    def infer_file(
+        self, model: str, path: Path, request: dict[str, Any], *, image_id: str | None = None
+    ) -> dict[str, Any]:
+        """Run an infer task on a file that the server itself put somewhere."""
+        if model not in self._infers:
+            raise not_found("model", model, f"There are {', '.join(self._infers)}.")
+        request = {key: value for key, value in request.items() if key not in NOT_FROM_OUTSIDE}
+        request["image"] = str(path)
+        if self.jobs is None:
+            file, params = self._infers[model](request)
+        else:
+            file, params = self._infer_as_job(self.jobs, model, request, image_id)
+        return {"label": file, "tag": ORIGINAL, "file": file, "params": params}
+
+    def _infer_as_job(
+        self, jobs: JobManager, model: str, request: dict[str, Any], image_id: str | None
+    ) -> tuple[str | None, dict[str, Any]]:
+        job = jobs.submit(model, request, image_id=image_id, user=str(request.get("client_id") or ""))
+        status = jobs.wait(job.id, settings.MONAI_LABEL_INFER_TIMEOUT)
+        try:
+            if not status.is_over:
+                raise JobFailed(
+                    ErrorInfo(
+                        code="timeout",
+                        message=f"{model} took longer than {settings.MONAI_LABEL_INFER_TIMEOUT} s.",
+                        hint=f"Use POST /jobs/{model}, which has no limit.",
+                    )
+                )
+            if status.state != "done":
+                raise JobFailed(status.error or ErrorInfo(code="cancelled", message="The job was cancelled."))
+            result = jobs.result(job.id)
+            role = self._infers[model].role  # type: ignore[attr-defined]
+            file = _temporary_copy(jobs.file(job.id, result.files[role])) if role in result.files else None
+            return file, result.model_dump(
+                mode="json", by_alias=True, include={"segmentation", "dose"}, exclude_none=True
+            )
+        finally:
+            jobs.cancel(job.id)
+
+    def submit(self, task: str, image_id: str | None, params: dict[str, Any], user: str = "") -> JobStatus:
+        """Queue a job.
+
+        Raises
+        ------
+        Refused
+            On an unknown task or image, or params that only the server may set.
+        """
+        if self.jobs is None:
+            raise Refused("Jobs are run by the server process only.", status=503)
+        if task not in self.jobs.tasks:
+            raise not_found("task", task, f"There are {', '.join(self.jobs.tasks)}.")
+        request = dict(params)
+        if wrong := [key for key in request if key in NOT_FROM_OUTSIDE]:
+            raise Refused(f"params may not hold '{wrong[0]}'.", "Name the CT by image_id.")
+        if task != TRAIN:
+            request["image"] = str(self.datastore().case(image_id or "").path)
+        return self.jobs.submit(task, request, image_id=image_id, user=user)
+
+    def _finish(self, status: JobStatus, outcome: dict[str, Any], folder: Path) -> dict[str, Any]:
+        """In the server process: promote what training made, keep what a model predicted."""
+        if status.task == TRAIN:
+            training = dict(outcome["training"])
+            if outcome.get("promote"):
+                self.tasks.models.promote(folder / outcome["files"]["model"], training["reason"], status.user)
+                training["promoted"] = True
+            return outcome | {"training": training}
+        if status.task == "kidney_liver" and status.image_id:
+            case = self.datastore().case(status.image_id)
+            params = {"segmentation": outcome["segmentation"]}
+            case.labels.put_tag(ORIGINAL, folder / outcome["files"]["labels"], {"model": status.task, "params": params})
+        return outcome
+
+    # ---- the next case
+
+    def next_sample(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Choose a CT and keep it for its annotator for a while."""
+        strategy = request.get("strategy") or "first"
+        if strategy not in self._strategies:
+            raise not_found("strategy", str(strategy), f"There are {', '.join(self._strategies)}.")
+        user = str(request.get("user") or request.get("client_id") or "")
+        with self._reserving:
+            now = time.monotonic()
+            self._reserved = {k: v for k, v in self._reserved.items() if now - v[1] < RESERVED_S}
+            taken = {k for k, (owner, _) in self._reserved.items() if owner != user}
+            found = self._strategies[strategy](request | {"taken": taken}, self.datastore())
+            if found and user:
+                self._reserved[found["id"]] = (user, now)
+        return found | {"path": self.datastore().get_image_uri(found["id"])} if found else {}
+
+    def next_case(self, strategy: str, user: str) -> NextCase:
+        """The same, for our own client."""
+        found = self.next_sample({"strategy": strategy, "user": user})
+        remaining = len(todo({}, self.datastore()))
+        if found:
+            return NextCase(image_id=found["id"], reason=found["reason"], remaining=remaining)
+        reason = f"others are working on the last {remaining}" if remaining else "every CT has a label map"
+        return NextCase(image_id=None, reason=reason, remaining=remaining)
+
+    def server_info(self) -> ServerInfo:
+        """Who answers, for our own client."""
+        status = self.datastore().status()
+        return ServerInfo(
+            version=doselabel.__version__,
+            studies=len(self.datastore().studies()),
+            labelled=status["completed"],
+            images=status["total"],
+            infers=list(self._infers),
+            trainers=[TRAIN],
+            strategies=list(self._strategies),
+            model=self.tasks.models.info(),
+            organs={name: value for value, name in NAMES.items()},
+        )
+
+    def infer_wsi(self, request: dict[str, Any], datastore: Any = None) -> dict[str, Any]:
+        """Refuse: there are no microscopy slides here."""
+        raise not_found("model for slides", str(request.get("model", "")))
+
+
+class _BatchInfer(BatchInferTask):
+    def __call__(self, request: dict[str, Any], datastore: Any, infer: Callable[..., Any]) -> dict[str, Any]:
+        def one(single: dict[str, Any], store: Any) -> dict[str, Any]:
+            try:
+                return infer(single, store)
+            except DoselabelError as error:
+                logger.warning("%s: %s", single.get("image"), error)
+                return {"error": str(error)}
+
+        return super().__call__(request | {"multi_gpu": False, "device": "cpu", "max_workers": 1}, datastore, one)
+
+
+def _temporary_copy(file: Path) -> str:
+    """Copy a result to where MONAI Label may delete it after its reply."""
+    suffix = next((s for s in SUFFIXES if file.name.endswith(s)), file.suffix)
+    handle, path = tempfile.mkstemp(prefix="doselabel-", suffix=suffix)
+    os.close(handle)
+    shutil.copyfile(file, path)
+    return path

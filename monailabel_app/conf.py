@@ -1,0 +1,99 @@
+"""What the server was told at its start (`--conf key value`). Knows names and defaults, nothing of what they do."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+from doselabel.errors import ServerError
+
+STATE = ".doselabel"
+"""Folder beside the patients that holds models, jobs and logs: what is learned belongs to the studies."""
+
+TOKEN = "DOSELABEL_TOKEN"
+"""Environment variable; when it is set, every request must bring it as ``Authorization: Bearer …``."""
+
+ORIGINS = "DOSELABEL_ORIGINS"
+"""Environment variable: web origins that may call the server, with commas. MONAI Label's own setting for this,
+MONAI_LABEL_CORS_ORIGINS, ends its 0.8.5 at the start (its URLs can't be logged as JSON)."""
+
+PLANES = {"axial": ("axial",), "all": ("axial", "coronal", "sagittal")}
+
+
+@dataclass(frozen=True)
+class Conf:
+    """Options of the server.
+
+    Attributes
+    ----------
+    studies : str
+        Folder of patient folders.
+    checkpoint : str
+        Model to start with; empty: the starter model of the package.
+    planes : str
+        "axial" (fast) or "all" (consensus of three planes).
+    device : str
+        "cpu", "cuda", "cuda:1".
+    train_steps : int
+        Steps of a retraining, unless the request says otherwise.
+    replay : str
+        Folder of earlier cases (see `doselabel.model.train.cases_from`) mixed into every retraining.
+    grace_s : float
+        How long a cancelled job may take to stop by itself before its worker is ended.
+    """
+
+    studies: str
+    checkpoint: str = ""
+    planes: str = "axial"
+    device: str = "cpu"
+    train_steps: int = 200
+    replay: str = ""
+    grace_s: float = 10.0
+
+    @property
+    def state(self) -> Path:
+        """Folder for models, jobs and logs."""
+        return Path(self.studies) / STATE
+
+    @classmethod
+    def read(cls, studies: str, options: Mapping[str, str]) -> Conf:
+        """Read MONAI Label's ``--conf`` pairs.
+
+        Raises
+        ------
+        ServerError
+            On an option that is not known, or a value that can't be read.
+        """
+        known = {field.name: field for field in fields(cls) if field.name != "studies"}
+        values: dict[str, str | int | float] = {}
+        for key, text in options.items():
+            if key == "server_mode":  # MONAI Label's own
+                continue
+            if key not in known:
+                raise ServerError(
+                    f"--conf {key}: is not an option of this app; it has {', '.join(known)}.",
+                    "Correct the name.",
+                )
+            kind = type(known[key].default)
+            try:
+                values[key] = kind(text)
+            except ValueError as error:
+                raise ServerError(f"--conf {key}: found '{text}', expected {kind.__name__}.") from error
+        conf = cls(str(Path(studies).resolve()), **values)  # type: ignore[arg-type]
+        if conf.planes not in PLANES:
+            raise ServerError(f"--conf planes: found '{conf.planes}', expected {' or '.join(PLANES)}.")
+        for key in ("checkpoint", "replay"):
+            if (path := getattr(conf, key)) and not Path(path).exists():
+                raise ServerError(f"--conf {key}: there is no '{path}'.", "Give an absolute path that exists.")
+        return conf
+
+    def to_json(self) -> str:
+        """Write down for a worker process."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> Conf:
+        """Read what `to_json` wrote."""
+        return cls(**json.loads(text))

@@ -1,0 +1,147 @@
+"""Dose of one patient: a request → label maps → `doselabel.dosimetry.pipeline.run` → dose map, results, report.
+
+Label maps are the submitted ones. Where one is missing the model may fill in, but only when asked for
+(``labels: "model"``), and the result then says that nobody reviewed it.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from monailabel.interfaces.tasks.infer_v2 import InferTask, InferType
+
+from doselabel.errors import LabelError, Progress
+from doselabel.labels import write_labels
+from doselabel.study import MANIFEST, Study
+from doselabel.wire import DoseResults
+from monailabel_app.datastore import cases_of
+from monailabel_app.infers.kidney_liver import KidneyLiver
+from monailabel_app.refusals import not_found
+from monailabel_app.request import choice, fresh_file, plain, progress_of
+from monailabel_app.versions import FINAL
+
+_NOT_OPTIONS = {"image", "labels", "out", "progress", "device", "description", "model", "client_id", "user"} | {
+    "save_label",
+    "label_tag",
+    "result_extension",
+    "result_dtype",
+}
+"""Keys of a request that are no `DoseOptions`; any other that it does not know is refused, never ignored."""
+
+
+class Dosimetry(InferTask):
+    """Absorbed dose of the organs of a patient.
+
+    Parameters
+    ----------
+    kidney_liver : KidneyLiver
+        Fills in label maps that nobody has submitted.
+    """
+
+    role = "dose"
+
+    def __init__(self, kidney_liver: KidneyLiver) -> None:
+        super().__init__(
+            type=InferType.OTHERS,
+            labels=[],
+            dimension=3,
+            description="Absorbed dose of the patient's organs (any CT of the patient); research use only",
+            config={"labels": ["final", "model"]},
+        )
+        self._kidney_liver = kidney_liver
+
+    def is_valid(self) -> bool:
+        """Dosimetry needs no model."""
+        return True
+
+    def __call__(self, request: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+        """Compute the dose of the patient that the CT ``request["image"]`` belongs to.
+
+        ``labels`` is "final" (a time point without a submitted label map gets the diagnostic CT's, registered) or
+        "model" (what was not submitted is predicted, and said to be not reviewed). All other keys that
+        `DoseOptions` knows are its options.
+
+        Returns
+        -------
+        str, dict
+            The dose map's file, and the `DoseResults` under "dose".
+        """
+        from doselabel.dosimetry.pipeline import run
+
+        from doselabel.dosimetry.masks import resolve
+        from doselabel.dosimetry.options import DoseOptions
+        from doselabel.geometry import read_image
+        from doselabel.io.report import write_report
+
+        progress = progress_of(request)
+        study = Study.load(_study_folder(Path(request["image"])))
+        options = DoseOptions.read({k: v for k, v in request.items() if k not in _NOT_OPTIONS})
+        with tempfile.TemporaryDirectory(prefix="doselabel-dose-") as scratch:
+            labels: str | Path = FINAL
+            predicted: list[str] = []
+            share = 0.0
+            if choice(request, "labels", FINAL, (FINAL, "model")) == "model":
+                labels, share = Path(scratch) / "labels", 0.5
+                predicted = self._complete(study, labels, _part(progress, 0.0, share))
+            elif not any(case.labels.count() for case in cases_of(study) if case.file == study.ct):
+                raise LabelError(
+                    f"{study.patient_id}: no label map of the diagnostic CT '{study.ct}' has been submitted.",
+                    "Segment, correct and submit it; or ask for labels = model, and get an unreviewed dose.",
+                )
+            out = Path(request.get("out") or scratch)
+            results = run(study, labels, options, out=out, progress=_part(progress, share, 0.9))
+            if predicted:
+                results = _not_reviewed(results, predicted, out)
+            dose = out / "dose.nii.gz"
+            maps = resolve(study, labels).maps
+            write_report(results, study, maps, read_image(dose), out, progress=_part(progress, 0.9, 1.0))
+            files = {"results": "results.json", "report": "report.html", "report_pdf": "report.pdf"}
+            if "out" not in request:  # a plain call: MONAI Label takes one file, and deletes it
+                dose = shutil.copyfile(dose, fresh_file(request, "dose", ".nii.gz"))
+                files = {}
+        return str(dose), plain({"dose": results.model_dump(mode="json", by_alias=True), "files": files})
+
+    def _complete(self, study: Study, folder: Path, progress: Progress) -> list[str]:
+        """Fill a folder with label maps named like the CTs: submitted ones, else predicted; name the predicted."""
+        folder.mkdir()
+        predicted = []
+        cases = list(cases_of(study))
+        for number, case in enumerate(cases):
+            target = folder / f"{case.stem}.nii.gz"
+            if submitted := case.labels.tagged(FINAL):
+                shutil.copyfile(submitted, target)
+                continue
+            part = _part(progress, number / len(cases), (number + 1) / len(cases))
+            labels, _ = self._kidney_liver.segment(case.path, {"progress": part})
+            write_labels(target, labels)
+            predicted.append(case.stem)
+        return predicted
+
+
+def _not_reviewed(results: DoseResults, predicted: list[str], out: Path) -> DoseResults:
+    """Say in the results, and in their file, which masks nobody has looked at."""
+    warning = f"The label maps of {', '.join(predicted)} were predicted by the model and not reviewed by anybody."
+    results = results.model_copy(
+        update={
+            "reviewed": False,
+            "labels_origin": f"submitted label maps, completed by the model for {', '.join(predicted)}",
+            "warnings": [warning, *results.warnings],
+        }
+    )
+    (out / "results.json").write_text(results.model_dump_json(by_alias=True, indent=2), "utf-8")
+    return results
+
+
+def _study_folder(ct: Path) -> Path:
+    folder = next((parent for parent in ct.parents if (parent / MANIFEST).is_file()), None)
+    if folder is None:
+        raise not_found("study around", ct.name, "A dose needs a patient of the studies folder.")
+    return folder
+
+
+def _part(progress: Progress, low: float, high: float) -> Progress:
+    """Progress of a part of the work, as a fraction of the whole."""
+    return lambda stage, fraction: progress(stage, low + (high - low) * fraction)

@@ -1,0 +1,100 @@
+"""Kidneys and liver on one CT: a request → `doselabel.model.predict.segment` → a label map and its summary."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from monailabel.interfaces.tasks.infer_v2 import InferTask, InferType
+
+from doselabel.geometry import Volume, read_image, write_image
+from doselabel.labels import SEGMENTED, LabelMap, organ, write_labels
+from doselabel.wire import SegmentationSummary
+from monailabel_app.conf import PLANES
+from monailabel_app.models import ModelStore
+from monailabel_app.refusals import Refused
+from monailabel_app.request import choice, fresh_file, label_suffix, number, plain, progress_of
+
+
+class KidneyLiver(InferTask):
+    """Segment kidneys and liver.
+
+    Parameters
+    ----------
+    models : ModelStore
+        Says which checkpoint answers; a new champion is noticed at the next request.
+    planes : str
+        Default of the request's "planes": "axial" or "all".
+    device : str
+        Where the network runs.
+    """
+
+    role = "labels"
+
+    def __init__(self, models: ModelStore, planes: str = "axial", device: str = "cpu") -> None:
+        super().__init__(
+            type=InferType.SEGMENTATION,
+            labels={name: organ(name).index for name in SEGMENTED},
+            dimension=3,
+            description="Kidneys and liver on CT, by the 2.5D Mask R-CNN; research use only",
+            config={"planes": sorted(PLANES, key=lambda name: name != planes)},
+        )
+        self._models = models
+        self._planes = planes
+        self._device = device
+        self._loaded: tuple[tuple[str, int], Any] | None = None
+
+    def is_valid(self) -> bool:
+        """Whether a model is there."""
+        return self._models.info() is not None
+
+    def get_path(self, validate: bool = True) -> str:
+        """The checkpoint that answers."""
+        return str(self._models.champion())
+
+    def warm_up(self) -> None:
+        """Load torch and the network before the first request."""
+        self._checkpoint()
+
+    def _checkpoint(self) -> Any:
+        from doselabel.model import checkpoint
+
+        path = self._models.champion()
+        key = (str(path), path.stat().st_mtime_ns)
+        if self._loaded is None or self._loaded[0] != key:
+            self._loaded = (key, checkpoint.load(path))
+        return self._loaded[1]
+
+    def segment(self, ct: Path, request: dict[str, Any]) -> tuple[LabelMap, SegmentationSummary]:
+        """Segment one CT as a request wants it."""
+        from doselabel.model.predict import segment
+
+        result = segment(
+            read_image(ct),
+            self._checkpoint(),
+            planes=PLANES[choice(request, "planes", self._planes, tuple(PLANES))],
+            score_threshold=number(request, "score_threshold", None, 0.0, 1.0),
+            device=self._device,
+            progress=progress_of(request),
+        )
+        return result.labels, result.summary
+
+    def __call__(self, request: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+        """Segment ``request["image"]``; return a fresh file and the `SegmentationSummary` under "segmentation"."""
+        suffix, dtype = label_suffix(request), _dtype(request)
+        labels, summary = self.segment(Path(request["image"]), request)
+        file = fresh_file(request, "labels", suffix)
+        if dtype == np.uint8:
+            write_labels(file, labels)
+        else:
+            write_image(file, Volume(labels.array.astype(dtype), labels.geometry))
+        answer = {"label_names": {name: value for value, name in labels.names.items()}}
+        return str(file), plain(answer | {"segmentation": summary.model_dump(mode="json")})
+
+
+def _dtype(request: dict[str, Any]) -> np.dtype:
+    name = str(request.get("result_dtype") or "uint8")
+    if name not in ("uint8", "uint16", "int16", "int32"):
+        raise Refused(f"'result_dtype' is '{name[:20]}'; expected uint8, uint16, int16 or int32.", "Correct it.")
+    return np.dtype(name)

@@ -1,0 +1,86 @@
+"""Reading what a request says: kinds of values, file kinds, and answers that JSON can hold. Knows no task."""
+
+from __future__ import annotations
+
+import math
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from doselabel.errors import Progress, no_progress
+from doselabel.geometry import SUFFIXES
+from monailabel_app.refusals import Refused
+
+
+def progress_of(request: Mapping[str, Any]) -> Progress:
+    """Whom to tell how far the work is: the job, or nobody."""
+    return request.get("progress") or no_progress
+
+
+def number(request: Mapping[str, Any], key: str, default: float | None, low: float, high: float) -> float | None:
+    """A number of the request, or its default.
+
+    Raises
+    ------
+    Refused
+        When it is no number between ``low`` and ``high``.
+    """
+    value = request.get(key)
+    if value is None or value == "":
+        return default
+    try:
+        result = float(value)
+    except (TypeError, ValueError):
+        result = math.nan
+    if isinstance(value, bool) or not low <= result <= high:
+        raise Refused(f"'{key}' is {value!r}; expected a number from {low:g} to {high:g}.", "Correct it.")
+    return result
+
+
+def choice(request: Mapping[str, Any], key: str, default: str, allowed: tuple[str, ...]) -> str:
+    """One of several words (a client that shows a menu may send the whole menu: its first entry counts)."""
+    value = request.get(key, default)
+    if isinstance(value, list | tuple):
+        value = value[0] if value else default
+    if value not in allowed:
+        raise Refused(f"'{key}' is {value!r}; expected {' or '.join(allowed)}.", "Correct it.")
+    return str(value)
+
+
+def yes(request: Mapping[str, Any], key: str) -> bool:
+    """Whether a switch is on."""
+    return str(request.get(key, "")).lower() in ("true", "1", "yes")
+
+
+def label_suffix(request: Mapping[str, Any]) -> str:
+    """The kind of file wanted for a label map: 3D Slicer asks for ``.nrrd``."""
+    suffix = str(request.get("result_extension") or ".nii.gz")
+    suffix = suffix if suffix.startswith(".") else f".{suffix}"
+    if suffix not in SUFFIXES or suffix == ".mhd":
+        raise Refused(
+            f"'result_extension' is '{suffix[:20]}'; expected one of {', '.join(s for s in SUFFIXES if s != '.mhd')}.",
+            "Correct it.",
+        )
+    return suffix
+
+
+def fresh_file(request: Mapping[str, Any], name: str, suffix: str) -> Path:
+    """A new file for a result: in the job's folder, or a temporary one that MONAI Label deletes after its reply."""
+    if folder := request.get("out"):
+        return Path(folder) / f"{name}{suffix}"
+    handle, path = tempfile.mkstemp(prefix=f"doselabel-{name}-", suffix=suffix)
+    os.close(handle)
+    return Path(path)
+
+
+def plain(value: Any) -> Any:
+    """Make a value fit for strict JSON: what is not finite becomes null."""
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value

@@ -1,0 +1,81 @@
+"""Which CT to annotate next, and why. Each strategy sees unlabelled CTs only; none trains or predicts."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+from monailabel.interfaces.tasks.strategy import Strategy
+
+from monailabel_app.datastore import Case, StudyDatastore
+from monailabel_app.versions import ORIGINAL
+
+
+def todo(request: dict[str, Any], datastore: StudyDatastore) -> list[Case]:
+    """CTs without a submitted label map, less those that others are working on (``request["taken"]``)."""
+    taken = request.get("taken", ())
+    return [case for case in datastore.cases() if case.image_id not in taken and not case.labels.count()]
+
+
+def _answer(case: Case, reason: str) -> dict[str, Any]:
+    return {"id": case.image_id, "reason": reason}
+
+
+class First(Strategy):
+    """Patient by patient, the diagnostic CT first."""
+
+    def __init__(self) -> None:
+        super().__init__("Patient by patient; the diagnostic CT first, then its time points")
+
+    def __call__(self, request: dict[str, Any], datastore: StudyDatastore) -> dict[str, Any] | None:
+        """Choose."""
+        cases = todo(request, datastore)
+        if not cases:
+            return None
+        case = cases[0]
+        what = "diagnostic CT (organ masses come from it)" if case.time_h is None else f"CT at {case.time_h:g} h"
+        return _answer(case, f"next in order: {case.study.patient_id}, {what}")
+
+
+class Random(Strategy):
+    """Any CT, all alike."""
+
+    def __init__(self) -> None:
+        super().__init__("Any CT that has no label map, all alike")
+
+    def __call__(self, request: dict[str, Any], datastore: StudyDatastore) -> dict[str, Any] | None:
+        """Choose."""
+        cases = todo(request, datastore)
+        return _answer(random.choice(cases), f"drawn at random from {len(cases)}") if cases else None
+
+
+class Doubtful(Strategy):
+    """The CT whose stored prediction is least to be trusted."""
+
+    def __init__(self) -> None:
+        super().__init__("The CT whose prediction is most doubtful: flags, then the lowest score of an organ")
+
+    def __call__(self, request: dict[str, Any], datastore: StudyDatastore) -> dict[str, Any] | None:
+        """Choose; without any prediction the order of `First` holds."""
+        doubts = [(doubt, case) for case in todo(request, datastore) if (doubt := doubt_of(case)) is not None]
+        if not doubts:
+            found = First()(request, datastore)
+            return found and found | {"reason": f"{found['reason']} (no CT has a prediction to judge by)"}
+        (_, reason), case = max(doubts, key=lambda item: item[0][0])
+        return _answer(case, f"{reason}; most doubtful of {len(doubts)} predictions")
+
+
+def doubt_of(case: Case) -> tuple[float, str] | None:
+    """How doubtful a CT's stored prediction is (higher: more so) and why; None without a prediction."""
+    summary = case.labels.tag_info(ORIGINAL).get("params", {}).get("segmentation")
+    if not summary:
+        return None
+    organs = summary.get("organs", {})
+    flags = [*summary.get("flags", []), *(flag for organ in organs.values() for flag in organ.get("flags", []))]
+    name, lowest = min(
+        ((name, organ.get("score") or 0.0) for name, organ in organs.items()),
+        key=lambda item: item[1],
+        default=("", 1.0),
+    )
+    reason = f"flagged: {flags[0]}" if flags else f"lowest score {lowest:.2f} ({name.replace('_', ' ')})"
+    return len(flags) + (1.0 - lowest), reason

@@ -1,0 +1,70 @@
+"""All tasks of the server, made from its options; the server process and its workers build the same ones."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from monailabel.interfaces.tasks.infer_v2 import InferTask
+from monailabel.interfaces.tasks.train import TrainTask
+
+from doselabel.errors import Progress
+from monailabel_app.conf import Conf
+from monailabel_app.datastore import StudyDatastore
+from monailabel_app.infers.dosimetry import Dosimetry
+from monailabel_app.infers.kidney_liver import KidneyLiver
+from monailabel_app.jobs.worker import Task
+from monailabel_app.models import ModelStore
+from monailabel_app.trainers.kidney_liver import TrainKidneyLiver
+
+TRAIN = "train"
+"""Name of the training job on the wire; MONAI Label's clients know the trainer as "kidney_liver"."""
+
+
+class Tasks:
+    """What the server can do.
+
+    Attributes
+    ----------
+    models : ModelStore
+    infers, trainers : dict
+        By the names MONAI Label's clients use.
+    lanes : dict
+        Job name → lane: a training does not hold up a segmentation.
+    """
+
+    def __init__(self, conf: Conf) -> None:
+        self._conf = conf
+        self.models = ModelStore(conf.state / "model", Path(conf.checkpoint) if conf.checkpoint else None)
+        self._kidney_liver = KidneyLiver(self.models, conf.planes, conf.device)
+        self.infers: dict[str, InferTask] = {
+            "kidney_liver": self._kidney_liver,
+            "dosimetry": Dosimetry(self._kidney_liver),
+        }
+        self.trainers: dict[str, TrainTask] = {"kidney_liver": TrainKidneyLiver(self.models, conf)}
+        self.lanes = {**dict.fromkeys(self.infers, "infer"), TRAIN: "train"}
+
+    def jobs(self) -> dict[str, Task]:
+        """The tasks as a worker runs them."""
+        jobs: dict[str, Task] = {name: _infer_job(task) for name, task in self.infers.items()}
+        train = self.trainers["kidney_liver"]
+
+        def run(request: dict[str, Any], folder: Path, progress: Progress) -> dict[str, Any]:
+            return train(request | {"out": str(folder), "progress": progress}, StudyDatastore(self._conf.studies))
+
+        return {**jobs, TRAIN: run}
+
+    def warm_up(self) -> None:
+        """Pay for torch and the network before the first request."""
+        self._kidney_liver.warm_up()
+
+
+def _infer_job(task: InferTask) -> Task:
+    def run(request: dict[str, Any], folder: Path, progress: Progress) -> dict[str, Any]:
+        file, params = task(request | {"out": str(folder), "progress": progress})
+        files = dict(params.get("files", {}))
+        if file:
+            files[task.role] = Path(file).name  # type: ignore[attr-defined]
+        return {**params, "files": files}
+
+    return run

@@ -1,0 +1,1 @@
+"""Learning from submitted label maps, and deciding whether what was learned may answer."""

@@ -1,0 +1,128 @@
+"""Retraining on submitted label maps: a request → `doselabel.model.train.train` → a candidate and a decision.
+
+It works on a snapshot (label versions never change), writes only into its own folder, and promotes nothing: the
+server process does, when told to.
+"""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from monailabel.interfaces.tasks.train import TrainTask
+
+from doselabel.errors import ModelError, StudyError
+from doselabel.wire import TrainingSummary
+from monailabel_app.conf import Conf
+from monailabel_app.datastore import StudyDatastore
+from monailabel_app.models import ModelStore
+from monailabel_app.request import number, progress_of, yes
+from monailabel_app.trainers.promotion import Decision, decide
+
+VALIDATION = "validation.json"
+"""``{"patients": ["P-001", …]}`` in the studies folder: patients that are never trained on."""
+
+
+class TrainKidneyLiver(TrainTask):
+    """Retrain the kidney and liver model on what was submitted."""
+
+    def __init__(self, models: ModelStore, conf: Conf) -> None:
+        super().__init__("Retrain kidneys and liver on the submitted label maps")
+        self._models = models
+        self._conf = conf
+
+    def config(self) -> dict[str, Any]:
+        """What a client may set."""
+        return {"steps": self._conf.train_steps, "seed": 0, "promote": False}
+
+    def __call__(self, request: dict[str, Any], datastore: StudyDatastore) -> dict[str, Any]:
+        """Train; return the `TrainingSummary` under "training", the candidate's file, and whether to promote it.
+
+        With ``"promote": true`` in the request the candidate is promoted whatever the decision; this is recorded.
+        """
+        from doselabel.model.checkpoint import file_hash
+        from doselabel.model.evaluate import evaluate, summarize
+        from doselabel.model.train import TrainCase, cases_from, train
+
+        steps = int(number(request, "steps", self._conf.train_steps, 1, 100_000) or 1)
+        seed = int(number(request, "seed", 0, 0, 2**31) or 0)
+        progress = progress_of(request)
+        held_out = validation_patients(Path(self._conf.studies))
+        final = [
+            TrainCase(case.path, label, case.study.patient_id)
+            for case in datastore.cases()
+            if (label := case.labels.tagged("final"))
+        ]
+        cases = [case for case in final if case.patient not in held_out]
+        validation = [case for case in final if case.patient in held_out]
+        if not cases:
+            raise ModelError(
+                "No label map to train on has been submitted yet"
+                + (f" (those of the validation patients {', '.join(held_out)} do not count)." if held_out else "."),
+                "Correct and submit at least one case first.",
+            )
+        out = Path(request.get("out") or self._conf.state / "runs" / f"{datetime.now(UTC):%Y%m%dT%H%M%S%f}")
+        champion = self._models.champion()
+        replay = cases_from(Path(self._conf.replay)) if self._conf.replay else []
+        share = 0.9 if validation else 1.0
+        result = train(
+            cases,
+            out / "model.safetensors",
+            start=champion,
+            steps=steps,
+            seed=seed,
+            replay=[case for case in replay if case.patient not in held_out],
+            card={"name": "kidney_liver", "label_versions": [_named(case) for case in cases]},
+            progress=lambda stage, fraction: progress(stage, share * fraction),
+        )
+        before, after = [], []
+        if validation:
+            before = evaluate(champion, validation, progress=_part(progress, "old model", 0.9, 0.95))
+            after = evaluate(result.checkpoint, validation, progress=_part(progress, "new model", 0.95, 1.0))
+        decision = decide(before, after)
+        if yes(request, "promote") and not decision.promote:
+            decision = Decision(True, f"Promoted because the request said so. {decision.reason}")
+        (out / "history.json").write_text(json.dumps(result.history), "utf-8")
+        summary = TrainingSummary(
+            steps=steps,
+            cases=len(cases),
+            loss=[float(row["loss"]) for row in result.history],
+            dice_before={name: figures["dice"] for name, figures in summarize(before).items()},
+            dice_after={name: figures["dice"] for name, figures in summarize(after).items()},
+            reason=decision.reason,
+            model_sha256=file_hash(result.checkpoint),
+        )
+        return {
+            "training": summary.model_dump(mode="json"),
+            "files": {"model": result.checkpoint.name, "history": "history.json"},
+            "promote": decision.promote,
+        }
+
+
+def validation_patients(studies: Path) -> tuple[str, ...]:
+    """Patients that the studies folder keeps for validation.
+
+    Raises
+    ------
+    StudyError
+        When the list is there and can't be read.
+    """
+    path = studies / VALIDATION
+    if not path.is_file():
+        return ()
+    try:
+        return tuple(str(name) for name in json.loads(path.read_text("utf-8"))["patients"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise StudyError(
+            f"{path}: is not a list of patients ({error}).", 'Expected {"patients": ["P-001", "P-002"]}.'
+        ) from error
+
+
+def _part(progress, stage: str, low: float, high: float):
+    return lambda _, fraction: progress(stage, low + (high - low) * fraction)
+
+
+def _named(case) -> str:
+    return f"{case.patient}/{Path(case.labels).parent.name}/{Path(case.labels).name.removesuffix('.nii.gz')}"

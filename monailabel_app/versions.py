@@ -1,0 +1,258 @@
+"""Every label map that was submitted for one CT, kept for ever. Knows files; no server, no studies.
+
+``labels/versions/<ct>/v0001.nii.gz`` with ``v0001.json`` beside it is a version: the metadata are written last and
+make it count. Nothing here overwrites or removes one. ``v0001.review.json`` holds what a reviewer said.
+``labels/final/<ct>.nii.gz`` is a copy of the version that counts, for readers that know nothing of versions, and
+``labels/<tag>/<ct>…`` with its ``.json`` holds what can be made again (predictions, dose maps).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+
+from doselabel.errors import LabelError
+from doselabel.geometry import SUFFIXES
+from doselabel.labels import LabelMap, write_labels
+from doselabel.wire import LabelReview, LabelSubmission, LabelVersion
+
+FINAL = "final"
+ORIGINAL = "original"
+_RESERVED = {FINAL, "versions"}
+_TAG = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,39}")
+_VERSION = re.compile(r"v(\d{4,})\.")
+
+
+class LabelStore:
+    """The label maps of one CT.
+
+    Parameters
+    ----------
+    folder : Path
+        ``labels`` in the study folder.
+    image_id : str
+        The CT's id.
+    stem : str
+        The CT's file name without suffix.
+    """
+
+    def __init__(self, folder: Path, image_id: str, stem: str) -> None:
+        self._folder = folder
+        self._image_id = image_id
+        self._stem = stem
+        self._versions = folder / "versions" / stem
+
+    # ---- versions
+
+    def count(self) -> int:
+        """Number of versions."""
+        return len(self._numbers())
+
+    def versions(self) -> list[LabelVersion]:
+        """All versions, newest first."""
+        return [self.version(number) for number in sorted(self._numbers(), reverse=True)]
+
+    def version(self, number: int) -> LabelVersion:
+        """One version's metadata.
+
+        Raises
+        ------
+        LabelError
+            When there is no such version.
+        """
+        try:
+            known = LabelVersion.model_validate_json(self._file(number, ".json").read_bytes())
+        except FileNotFoundError as error:
+            raise LabelError(
+                f"{self._image_id}: has no label version {number}.", f"It has {sorted(self._numbers())}."
+            ) from error
+        except ValueError as error:
+            raise LabelError(
+                f"{self._file(number, '.json')}: can't be read ({error}).", "Restore the file from a backup."
+            ) from error
+        review = self.review_of(number)
+        return known.model_copy(update={"approved": bool(review and review.approved)})
+
+    def path(self, number: int) -> Path:
+        """The label map of a version."""
+        self.version(number)
+        return self._file(number, ".nii.gz")
+
+    def final(self) -> LabelVersion | None:
+        """The version that counts: the newest approved one, or the newest when none is approved."""
+        versions = self.versions()
+        return next((v for v in versions if v.approved), versions[0] if versions else None)
+
+    def add(self, labels: LabelMap, submission: LabelSubmission) -> LabelVersion:
+        """Keep a submitted label map as a new version.
+
+        Returns
+        -------
+        LabelVersion
+            Once it is returned, the map is on disk.
+        """
+        self._versions.mkdir(parents=True, exist_ok=True)
+        with self._locked():
+            number = 1 + max(self._numbers(complete=False), default=0)
+            image = write_labels(self._file(number, ".nii.gz"), labels)
+            _sync(image)
+            version = LabelVersion(
+                image_id=self._image_id,
+                version=number,
+                created=datetime.now(UTC),
+                sha256=sha256(image.read_bytes()).hexdigest(),
+                organs_ml={name: round(labels.volume_ml(name), 3) for name in labels.present()},
+                **submission.model_dump(),
+            )
+            _write(self._file(number, ".json"), version.model_dump_json(indent=2))
+            self._point()
+        return version
+
+    def review(self, number: int, review: LabelReview) -> LabelVersion:
+        """Keep what a reviewer says of a version; a later word replaces an earlier one."""
+        self.version(number)
+        with self._locked():
+            _write(self._file(number, ".review.json"), review.model_dump_json(indent=2))
+            self._point()
+        return self.version(number)
+
+    def review_of(self, number: int) -> LabelReview | None:
+        """What a reviewer said of a version."""
+        try:
+            return LabelReview.model_validate_json(self._file(number, ".review.json").read_bytes())
+        except FileNotFoundError:
+            return None
+
+    def _point(self) -> None:
+        """Let ``labels/final`` show the version that counts."""
+        final = self.final()
+        if final is None:
+            return
+        target = self._folder / FINAL / f"{self._stem}.nii.gz"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        _copy(self._file(final.version, ".nii.gz"), target)
+
+    def _numbers(self, complete: bool = True) -> set[int]:
+        """Numbers that are versions; with ``complete=False`` also those whose writing was interrupted."""
+        try:
+            names = os.listdir(self._versions)
+        except FileNotFoundError:
+            return set()
+        ours = [name for name in names if not complete or name.endswith(".json")]
+        return {int(match[1]) for name in ours if (match := _VERSION.match(name)) and ".review." not in name}
+
+    def _file(self, number: int, suffix: str) -> Path:
+        return self._versions / f"v{number:04d}{suffix}"
+
+    def _locked(self) -> FileLock:
+        return FileLock(str(self._versions / ".lock"), timeout=60)
+
+    # ---- what can be made again
+
+    def tags(self) -> list[str]:
+        """Tags under which something is kept for this CT."""
+        try:
+            folders = [entry.name for entry in os.scandir(self._folder) if entry.is_dir()]
+        except FileNotFoundError:
+            return []
+        tags = [tag for tag in folders if tag not in _RESERVED and self.tagged(tag)]
+        return sorted(tags + ([FINAL] if self.count() else []))
+
+    def tagged(self, tag: str) -> Path | None:
+        """The file of a tag; of "final" the version that counts."""
+        if tag == FINAL:
+            final = self.final()
+            return self._file(final.version, ".nii.gz") if final else None
+        folder = self._folder / check_tag(tag)
+        return next((p for s in SUFFIXES if (p := folder / f"{self._stem}{s}").is_file()), None)
+
+    def tag_info(self, tag: str) -> dict[str, Any]:
+        """What was written down with a tag's file."""
+        if tag == FINAL:
+            final = self.final()
+            return final.model_dump(mode="json") if final else {}
+        try:
+            return json.loads((self._folder / check_tag(tag) / f"{self._stem}.json").read_text("utf-8"))
+        except FileNotFoundError:
+            return {}
+
+    def put_tag(self, tag: str, file: Path, info: Mapping[str, Any]) -> None:
+        """Keep a file that can be made again; an older one of the same tag is replaced."""
+        if check_tag(tag) in _RESERVED:
+            raise LabelError(f"The tag '{tag}' is for submitted label maps.", "Choose another tag.")
+        suffix = next((s for s in SUFFIXES if file.name.lower().endswith(s)), None)
+        if suffix is None:
+            raise LabelError(f"{file.name}: is no image; expected one of {', '.join(SUFFIXES)}.")
+        folder = self._folder / tag
+        folder.mkdir(parents=True, exist_ok=True)
+        old = self.tagged(tag)
+        target = folder / f"{self._stem}{suffix}"
+        _copy(file, target)
+        _write(folder / f"{self._stem}.json", json.dumps(dict(info), indent=2))
+        if old and old != target:
+            old.unlink()
+
+    def remove_tag(self, tag: str) -> None:
+        """Remove what can be made again.
+
+        Raises
+        ------
+        LabelError
+            For submitted label maps, which are never removed.
+        """
+        if check_tag(tag) in _RESERVED:
+            raise LabelError(
+                "Submitted label maps are never removed.", "Submit a better one: the newest version counts."
+            )
+        if file := self.tagged(tag):
+            file.unlink()
+            (self._folder / tag / f"{self._stem}.json").unlink(missing_ok=True)
+
+
+def check_tag(tag: str) -> str:
+    """Return a tag that is a plain word, or refuse it: it becomes a folder's name."""
+    if not _TAG.fullmatch(tag):
+        raise LabelError(
+            f"The tag {tag[:60]!r} is not usable; expected 1–40 letters, digits, '-' and '_'.",
+            "Use 'final' for a finished label map.",
+        )
+    return tag
+
+
+def _write(path: Path, text: str) -> None:
+    handle, temporary = tempfile.mkstemp(prefix=".writing-", dir=path.parent)
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    finally:
+        Path(temporary).unlink(missing_ok=True)
+
+
+def _copy(source: Path, target: Path) -> None:
+    handle, temporary = tempfile.mkstemp(prefix=".writing-", dir=target.parent)
+    os.close(handle)
+    try:
+        shutil.copyfile(source, temporary)
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, target)
+    finally:
+        Path(temporary).unlink(missing_ok=True)
+
+
+def _sync(path: Path) -> None:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())

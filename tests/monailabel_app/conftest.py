@@ -1,0 +1,68 @@
+"""Small patients written by hand, and one real server for the whole session."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from doselabel.geometry import Geometry, Volume, write_image
+from doselabel.labels import LabelMap, write_labels
+from doselabel.study import Study
+
+GRID = Geometry((24, 48, 48), (5.0, 8.0, 8.0), (-188.0, -188.0, -60.0))
+
+
+def organs() -> np.ndarray:
+    """Two kidneys and a liver as boxes (z, y, x); x grows to the patient's left."""
+    array = np.zeros(GRID.shape, np.uint8)
+    array[8:16, 26:32, 30:35] = 1
+    array[8:16, 26:32, 13:18] = 2
+    array[4:14, 14:24, 8:24] = 3
+    return array
+
+
+def make_patient(folder: Path, patient_id: str, times_h: tuple[float, ...] = (4.0, 24.0, 72.0)) -> Study:
+    """A box-shaped patient; activity in the organs decays with 50 h."""
+    labels = organs()
+    body = np.zeros(GRID.shape, bool)
+    body[:, 6:42, 4:44] = True
+    ct = np.where(body, 20, -1000).astype(np.int16)
+    ct[labels > 0] = 60
+    write_image(folder / "ct.nii.gz", Volume(ct, GRID))
+    points = []
+    for number, time_h in enumerate(times_h, 1):
+        write_image(folder / f"ct_tp{number}.nii.gz", Volume(ct, GRID))
+        activity = np.where(labels > 0, 1e6 * 0.5 ** (time_h / 50), 0).astype(np.float32)
+        write_image(folder / f"spect_tp{number}.nii.gz", Volume(activity, GRID))
+        points.append({"time_h": time_h, "ct": f"ct_tp{number}.nii.gz", "spect": f"spect_tp{number}.nii.gz"})
+    study = Study.model_validate(
+        {
+            "schema": "doselabel.study/1",
+            "patient_id": patient_id,
+            "nuclide": "Lu-177",
+            "injected_activity_mbq": 7400,
+            "ct": "ct.nii.gz",
+            "time_points": points,
+        }
+    )
+    study.save(folder)
+    return Study.load(folder)
+
+
+@pytest.fixture
+def studies(tmp_path: Path) -> Path:
+    """Two patients and a broken one."""
+    root = tmp_path / "studies with space"
+    make_patient(root / "P-001", "P-001")
+    make_patient(root / "P-002", "P-002", times_h=(24.0,))
+    (root / "broken").mkdir()
+    (root / "broken" / "study.json").write_text('{"schema": "doselabel.study/1"}')
+    return root
+
+
+@pytest.fixture
+def label_file(tmp_path: Path) -> Path:
+    """A label map on the patients' grid."""
+    return write_labels(tmp_path / "label.nii.gz", LabelMap(organs(), GRID))
