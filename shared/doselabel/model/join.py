@@ -5,7 +5,7 @@ Everything is in canonical orientation, where index x grows to the patient's lef
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations, pairwise
 
 import numpy as np
@@ -88,6 +88,13 @@ def join(
     flags : list of str
         Of the whole image.
     """
+    whole = hu.shape
+    region = _around(detections, midline_box)
+    hu = hu[region]
+    probabilities = {p: {g: a[region] for g, a in arrays.items()} for p, arrays in probabilities.items()}
+    detections = [replace(d, where=_shifted(d.where, region)) for d in detections]
+    ends = (region[0].start == 0, region[0].stop == whole[0])
+    midline_box = _shifted(midline_box, region)
     labels = np.zeros(hu.shape, np.uint8)
     strength = np.zeros(hu.shape, np.uint8)
     organs: dict[str, OrganSegmentation] = {}
@@ -109,7 +116,7 @@ def join(
                 continue
             mask, filled = fill_gaps(mask, spacing_mm[0])
             mask = _largest(mask)
-            flags = _flags(name, mask, box, hu.shape, voxel_ml)
+            flags = _flags(name, mask, box, hu.shape[0], ends, voxel_ml)
             own = [d for d in mine if _hits(mask, box, d)]
             best = max((d.score for d in own), default=0.0)
             if best < profile.score_seed:
@@ -139,7 +146,22 @@ def join(
     flags = [f"{name}: {flag}" for name, result in organs.items() for flag in result.flags]
     if not labels.any():
         flags.insert(0, "NOTHING WAS FOUND: the label map is empty. Check that the CT shows kidneys or liver.")
-    return labels, organs, flags
+    result = np.zeros(whole, np.uint8)
+    result[region] = labels
+    return result, organs, flags
+
+
+def _around(detections: list[Detection], body: Box) -> Box:
+    """The body at the height of all detections: the rest of a scan need not be gone through."""
+    if not detections:
+        return (slice(0, 1), *body[1:])
+    boxes = [d.where for d in detections]
+    whole = [*boxes, (boxes[0][0], *body[1:])]
+    return tuple(slice(min(b[axis].start for b in whole), max(b[axis].stop for b in whole)) for axis in range(3))
+
+
+def _shifted(box: Box, region: Box) -> Box:
+    return tuple(slice(b.start - r.start, b.stop - r.start) for b, r in zip(box, region, strict=True))
 
 
 def fill_gaps(mask: np.ndarray, spacing_z_mm: float, gap_mm: float = GAP_MM) -> tuple[np.ndarray, int]:
@@ -207,12 +229,11 @@ def _midline(hu: np.ndarray, organ: np.ndarray, box: Box) -> float:
     middle = (box[2].start + box[2].stop - 1) / 2
     if not heights.size:
         return middle
-    region = (slice(heights[0], heights[-1] + 1), box[1], box[2])
-    bone = (hu[region] > BONE_HU) & (organ[region] < 64)
-    columns = bone.sum((0, 1))
+    height = slice(heights[0], heights[-1] + 1)
+    columns = ((hu[height] > BONE_HU) & (organ[height] < 64)).sum((0, 1))
     if columns.sum() < 200:
         return middle
-    return float(box[2].start + np.searchsorted(columns.cumsum(), columns.sum() / 2))
+    return float(np.searchsorted(columns.cumsum(), columns.sum() / 2))
 
 
 def _one_organ(
@@ -285,14 +306,14 @@ def _hits(mask: np.ndarray, box: Box, detection: Detection) -> bool:
     return bool(mask[region].any())
 
 
-def _flags(name: str, mask: np.ndarray, box: Box, shape: tuple[int, ...], voxel_ml: float) -> list[str]:
+def _flags(name: str, mask: np.ndarray, box: Box, count: int, ends: tuple[bool, bool], voxel_ml: float) -> list[str]:
     flags = []
     volume_ml = float(mask.sum()) * voxel_ml
     low, high = USUAL_ML.get(name, (0.0, np.inf))
     if not low <= volume_ml <= high:
         flags.append(f"unusual volume: {volume_ml:.0f} mL, usual {low:.0f} to {high:.0f} mL")
     shown = np.flatnonzero(mask.any((1, 2))) + box[0].start
-    if shown[0] == 0 or shown[-1] == shape[0] - 1:
+    if (ends[0] and shown[0] == 0) or (ends[1] and shown[-1] == count - 1):
         flags.append("touches the end of the scan: part of it may be missing")
     return flags
 
