@@ -1,0 +1,180 @@
+"""Puts a case and a dose map into a viewer as layers. Knows napari's layer model (`ViewerModel` will do); no Qt.
+
+All layers have a diagonal transform in the case's display frame (see `napari_plugin.session.placement`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from napari.components import ViewerModel
+from napari.layers import Image, Labels
+from napari.utils.colormaps import DirectLabelColormap, ensure_colormap
+
+from doselabel.geometry import Geometry, Volume, resample
+from napari_plugin.organ_labels import OrganLabels, organ_features
+from napari_plugin.session.case import Case, SpectFrame
+from napari_plugin.session.placement import onto_frame, place
+
+CT_WINDOW_HU = (-100.0, 200.0)
+AXES = ("z", "y", "x")
+MM = ("mm", "mm", "mm")
+
+
+@dataclass(frozen=True)
+class CaseLayers:
+    """The layers of one case."""
+
+    ct: Image
+    spect: Image | None
+    labels: OrganLabels
+
+    def all(self) -> tuple[Image | Labels, ...]:
+        """Every layer, bottom first."""
+        return tuple(layer for layer in (self.ct, self.spect, self.labels) if layer is not None)
+
+
+def add_case(viewer: ViewerModel, case: Case) -> CaseLayers:
+    """Add CT, SPECT and labels of a case, and look at its labels in an axial slice."""
+    where = _where(case.ct.geometry, case.ct.geometry)
+    ct = Image(
+        case.ct.array, name=f"CT · {case.title}", colormap="gray", contrast_limits=CT_WINDOW_HU, metadata=_facts(case),
+        **where,
+    )  # fmt: skip
+    ct.contrast_limits_range = (-1024.0, max(1500.0, float(case.ct.array.max())))
+    labels = OrganLabels(
+        np.ascontiguousarray(case.labels.array),
+        ct_hu=case.ct.array,
+        name="Organs",
+        features=organ_features(),
+        metadata=_facts(case),
+        opacity=0.5,
+        **where,
+    )
+    layers = CaseLayers(ct, _spect_layer(case), labels)
+    for layer in layers.all():
+        viewer.add_layer(layer)
+    labels.locked = True
+    viewer.dims.ndisplay = 2
+    viewer.dims.order = tuple(range(viewer.dims.ndim))
+    look_at(viewer, labels)
+    viewer.reset_view()
+    viewer.layers.selection.active = labels
+    return layers
+
+
+def remove(viewer: ViewerModel, layers: Sequence[Image | Labels]) -> None:
+    """Take layers out of the viewer, locked or not."""
+    for layer in layers:
+        if layer in viewer.layers:
+            layer.locked = False
+            viewer.layers.remove(layer)
+
+
+def look_at(viewer: ViewerModel, labels: OrganLabels) -> None:
+    """Move the sliders to the labels' middle, or the image's when nothing is labelled."""
+    planes = labels.data.any(axis=(1, 2)).nonzero()[0]
+    z = planes[len(planes) // 2] if planes.size else labels.data.shape[0] // 2
+    world = labels.translate + labels.scale * [z, labels.data.shape[1] // 2, labels.data.shape[2] // 2]
+    for axis, at in enumerate(world, start=viewer.dims.ndim - 3):
+        viewer.dims.set_point(axis, at)
+
+
+def spect_at(case: Case, viewer: ViewerModel) -> SpectFrame | None:
+    """The time point on screen."""
+    if not case.spects:
+        return None
+    index = viewer.dims.current_step[0] if len(case.spects) > 1 and viewer.dims.ndim > 3 else 0
+    return case.spects[min(max(int(index), 0), len(case.spects) - 1)]
+
+
+def _spect_layer(case: Case) -> Image | None:
+    if not case.spects:
+        return None
+    grid = case.spects[0].volume.geometry
+    frames = [
+        frame.volume.array if frame.volume.geometry.same_place(grid) else resample(frame.volume, grid).array
+        for frame in case.spects
+    ]
+    where = _where(grid, case.ct.geometry)
+    if len(frames) > 1:
+        data = np.stack([np.asarray(frame, np.float32) for frame in frames])
+        where = {
+            "scale": (1.0, *where["scale"]),
+            "translate": (0.0, *where["translate"]),
+            "axis_labels": ("t", *AXES),
+            "units": ("pixel", *MM),
+        }
+    else:
+        data = np.asarray(frames[0], np.float32)
+    top = float(data.max()) or 1.0
+    layer = Image(
+        data,
+        name="SPECT (Bq/mL)",
+        colormap=ensure_colormap("hot"),
+        blending="additive",
+        opacity=0.6,
+        contrast_limits=(0.0, 0.6 * top),
+        metadata={**_facts(case), "time_h": [frame.time_h for frame in case.spects]},
+        **where,
+    )
+    layer.contrast_limits_range = (0.0, top)
+    return layer
+
+
+def add_dose(viewer: ViewerModel, dose_gy: Volume, ct: Geometry, levels_gy: Sequence[float]) -> tuple[Image, Labels]:
+    """Add a dose map and its isodose lines below the labels of a case.
+
+    Parameters
+    ----------
+    dose_gy : Volume
+        Absorbed dose, Gy, on any grid.
+    ct : Geometry
+        Canonical CT grid of the case on screen.
+    levels_gy : sequence of float
+        Rising doses of the isodose lines, Gy.
+    """
+    dose = onto_frame(dose_gy, ct)
+    where = _where(dose.geometry, ct)
+    top = float(dose.array.max()) or 1.0
+    image = Image(
+        dose.array,
+        name="Dose (Gy)",
+        colormap="turbo",
+        blending="translucent_no_depth",
+        opacity=0.45,
+        contrast_limits=(0.0, top),
+        **where,
+    )
+    image.colorbar.visible = True
+    colours = ensure_colormap("turbo").map(np.asarray(levels_gy) / top)
+    lines = Labels(
+        np.digitize(dose.array, levels_gy).astype(np.uint8),
+        name="Isodose (" + " · ".join(f"{level:.3g}" for level in levels_gy) + " Gy)",
+        colormap=DirectLabelColormap(
+            color_dict={None: "transparent", 0: "transparent", **{i + 1: c for i, c in enumerate(colours)}}
+        ),
+        features={"index": range(1, len(levels_gy) + 1), "isodose": [f"≥ {level:.3g} Gy" for level in levels_gy]},
+        opacity=1.0,
+        **where,
+    )
+    lines.contour = 1
+    viewer.add_layer(image)
+    viewer.add_layer(lines)
+    return image, lines
+
+
+def isodose_levels(highest_gy: float, percent: Sequence[float] = (20, 40, 60, 80)) -> list[float]:
+    """Doses at percentages of the highest, Gy."""
+    return [highest_gy * p / 100 for p in sorted(percent)]
+
+
+def _where(geometry: Geometry, ct: Geometry) -> dict:
+    at = place(geometry, ct)
+    return {"scale": at.scale_mm, "translate": at.translate_mm, "axis_labels": AXES, "units": MM}
+
+
+def _facts(case: Case) -> dict:
+    return {"image_id": case.image_id, "patient_id": case.study.patient_id, "native_geometry": case.native}

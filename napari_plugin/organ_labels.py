@@ -1,0 +1,116 @@
+"""The labels layer an annotator paints on: named organs, a brush that can be masked by HU, one event for every edit.
+
+Knows napari's layer model; knows no Qt, no files and no server.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from napari.layers import Labels
+from napari.utils.colormaps import DirectLabelColormap
+from napari.utils.events import Event
+
+from doselabel.labels import ORGANS, title
+from napari_plugin.tools import Change, brush_indices
+
+
+class OrganLabels(Labels):
+    """Labels of one case; made anew for each case, because swapping ``data`` keeps the old undo history.
+
+    Parameters
+    ----------
+    data : (z, y, x) uint8 array
+        Edited in place.
+    ct_hu : array
+        The CT on the same grid, for the HU mask.
+
+    Events
+    ------
+    edited
+        After every stroke, fill, tool, undo and redo. (napari's ``paint`` leaves out undo and redo, its
+        ``set_data`` also fires when only another slice is shown.)
+    """
+
+    def __init__(self, data: np.ndarray, *, ct_hu: np.ndarray, **kwargs: Any) -> None:
+        super().__init__(data, colormap=organ_colormap(), **kwargs)
+        self._ct_hu = ct_hu
+        self._hu_range: tuple[float, float] | None = None
+        self.events.add(edited=Event, hu_range=Event)
+        self.events.paint.connect(self._on_paint)
+        self.preserve_labels = True
+
+    @property
+    def _type_string(self) -> str:
+        return "labels"  # napari would derive "organlabels", which no writer knows
+
+    @property
+    def hu_range(self) -> tuple[float, float] | None:
+        """Range of HU in which the brush and the eraser work; None for everywhere."""
+        return self._hu_range
+
+    @hu_range.setter
+    def hu_range(self, value: tuple[float, float] | None) -> None:
+        self._hu_range = value
+        self.events.hu_range()
+
+    @property
+    def painted_axes(self) -> tuple[int, ...]:
+        """Axes the brush extends along: those on screen, or all for the 3D brush."""
+        return tuple(self._get_shape_and_dims_to_paint()[1])
+
+    @property
+    def finest_mm(self) -> float:
+        """What one unit of ``brush_size`` is: the finest spacing along the painted axes, mm."""
+        return float(min(abs(self.scale[axis]) for axis in self.painted_axes))
+
+    @property
+    def brush_mm(self) -> float:
+        """Diameter of the brush, mm (napari's brush covers an odd number of voxels)."""
+        return (2 * np.floor(self.brush_size / 2) + 1) * self.finest_mm
+
+    @brush_mm.setter
+    def brush_mm(self, diameter_mm: float) -> None:
+        self.brush_size = max(1, round(diameter_mm / self.finest_mm))
+
+    def paint(self, coord: Any, new_label: int, refresh: bool = True) -> None:
+        """Paint a disk or sphere, only where the CT lies in ``hu_range`` when there is one."""
+        if self._hu_range is None:
+            super().paint(coord, new_label, refresh)
+            return
+        indices = brush_indices(coord, self.brush_mm / 2, np.abs(self.scale), self.data.shape, self.painted_axes)
+        low, high = self._hu_range
+        hu, old = self._ct_hu[indices], self.data[indices]
+        wanted = (hu >= low) & (hu <= high)
+        if self.preserve_labels:
+            wanted &= old == (self.selected_label if new_label == 0 else 0)
+        self.data_setitem(tuple(index[wanted] for index in indices), new_label, refresh)
+
+    def apply(self, change: Change) -> None:
+        """Apply a tool's change as one undo step."""
+        self.data_setitem(change.indices, change.values)
+
+    def undo(self) -> None:
+        """Undo the last step."""
+        super().undo()
+        self.events.edited()
+
+    def redo(self) -> None:
+        """Redo the last undone step."""
+        super().redo()
+        self.events.edited()
+
+    def _on_paint(self, _: Event) -> None:
+        self.events.edited()
+
+
+def organ_colormap() -> DirectLabelColormap:
+    """Colours of the label table; values outside it are drawn in grey, not hidden."""
+    colours: dict[int | None, Any] = {organ.index: organ.color for organ in ORGANS}
+    return DirectLabelColormap(color_dict={0: "transparent", None: "#808080", **colours})
+
+
+def organ_features() -> dict[str, list]:
+    """Table by which napari shows an organ's name under the cursor."""
+    return {"index": [organ.index for organ in ORGANS], "organ": [title(organ.name) for organ in ORGANS]}

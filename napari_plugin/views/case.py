@@ -1,0 +1,102 @@
+"""Which case to annotate: the next one by strategy, with its reason, or any from the list."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from qtpy.QtCore import Qt, Signal
+from qtpy.QtWidgets import QComboBox, QHeaderView, QLabel, QTreeWidget, QTreeWidgetItem, QWidget
+
+from doselabel.wire import StudyInfo
+from napari_plugin.session.case import Case
+from napari_plugin.views.kit import ProgressRow, button, column, note, row
+
+ID = Qt.ItemDataRole.UserRole
+
+
+class CaseView(QWidget):
+    """Next case, list of cases, and the one that is open."""
+
+    next_wanted = Signal(str)
+    open_wanted = Signal(str)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._strategy = QComboBox()
+        self._strategy.setToolTip("How the server chooses the next case")
+        self._next = button("Next case", "Key N")
+        self._next.clicked.connect(lambda: self.next_wanted.emit(self._strategy.currentText()))
+        self._reason = note()
+        self._reason.hide()
+        self._open = note("<b>No case is open.</b>")
+        self.progress = ProgressRow()
+        self._list = QTreeWidget()
+        self._list.setHeaderLabels(["Patient / CT", "Labels", "Time"])
+        self._list.header().setSectionResizeMode(0, QHeaderView.ResizeMode.Stretch)
+        self._list.header().setSectionResizeMode(1, QHeaderView.ResizeMode.ResizeToContents)
+        self._list.header().setSectionResizeMode(2, QHeaderView.ResizeMode.ResizeToContents)
+        self._list.header().setStretchLastSection(False)
+        self._list.setFixedHeight(130)
+        self._list.setToolTip("Double-click opens a case")
+        self._list.itemActivated.connect(self._activated)
+        column(
+            self,
+            row(self._next, QLabel("by"), self._strategy, stretch=2),
+            self._reason,
+            self.progress,
+            self._list,
+            self._open,
+        )
+
+    @property
+    def strategy(self) -> str:
+        """Strategy chosen."""
+        return self._strategy.currentText()
+
+    def set_strategies(self, names: Sequence[str], chosen: str = "") -> None:
+        """Offer the server's strategies."""
+        chosen = chosen or self._strategy.currentText()
+        self._strategy.clear()
+        self._strategy.addItems(list(names))
+        if chosen in names:
+            self._strategy.setCurrentText(chosen)
+
+    def set_studies(self, studies: Sequence[StudyInfo]) -> None:
+        """List patients and their CTs; those that can't be used say why."""
+        self._list.clear()
+        for study in studies:
+            done = sum(image.labelled for image in study.images)
+            top = QTreeWidgetItem([study.patient_id, f"{done} / {len(study.images)}", ""])
+            if study.error is not None:
+                top.setText(1, "unusable")
+                top.setToolTip(0, f"{study.error.message} {study.error.hint}")
+                top.setToolTip(1, top.toolTip(0))
+            for image in study.images:
+                time = "" if image.time_h is None else f"{image.time_h:g} h"
+                state = f"✓ v{image.versions}" if image.labelled else (f"v{image.versions}" if image.versions else "–")
+                name = "diagnostic CT" if image.role == "diagnostic" else image.file
+                child = QTreeWidgetItem([name, state, time])
+                child.setData(0, ID, image.image_id)
+                child.setToolTip(0, image.image_id)
+                top.addChild(child)
+            self._list.addTopLevelItem(top)
+            top.setExpanded(len(studies) <= 2)
+
+    def set_reason(self, text: str) -> None:
+        """Show why this case."""
+        self._reason.setText(f"Why this one: {text}")
+        self._reason.setVisible(bool(text))
+
+    def set_case(self, case: Case) -> None:
+        """Show which case is open."""
+        spects = ", ".join(f"{frame.time_h:g} h" for frame in case.spects)
+        study = case.study
+        self._open.setText(
+            f"<b>{case.title}</b> · {study.nuclide}, {study.injected_activity_mbq:g} MBq · "
+            f"SPECT at {spects or '–'} after injection"
+        )
+
+    def _activated(self, item: QTreeWidgetItem) -> None:
+        image_id = item.data(0, ID)
+        if image_id:
+            self.open_wanted.emit(image_id)

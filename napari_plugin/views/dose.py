@@ -1,0 +1,146 @@
+"""Ask for the patient's absorbed doses, read them with their uncertainty, warnings, time-activity and DVH plots."""
+
+from __future__ import annotations
+
+from qtpy.QtCore import Signal
+from qtpy.QtWidgets import QCheckBox, QComboBox, QFormLayout, QTabWidget, QWidget
+
+from doselabel.labels import title
+from doselabel.wire import DoseResults, OrganDose
+from napari_plugin.views.kit import ProgressRow, Table, button, column, note, number, row
+from napari_plugin.views.plots import Colours, Plot
+
+VOI = {
+    "as the server chooses": "",
+    "transfer matrix (PSF)": "gtm",
+    "mask + margin": "margin",
+    "Gaussian border": "gaussian",
+    "SPECT threshold": "threshold",
+}
+TAC = {
+    "as the server chooses": "",
+    "uptake and washout (3 parameters)": "uptake",
+    "mono-exponential": "mono",
+    "bi-exponential": "bi",
+    "trapezoid": "trapezoid",
+}
+ENGINES = {"as the server chooses": "", "voxel S values": "voxel-s", "organ S values": "organ", "local": "local"}
+
+
+class DoseView(QWidget):
+    """Options, run or cancel, numbers and curves."""
+
+    dose_wanted = Signal(dict)
+    report_wanted = Signal()
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._voi, self._tac, self._engine = _choice(VOI), _choice(TAC), _choice(ENGINES)
+        self._margin = number(3, 0, 20, "mm", step=0.5, decimals=1, tip="How far the mask is grown")
+        self._voi.currentTextChanged.connect(self._voi_changed)
+        form_holder = QWidget()
+        form = QFormLayout(form_holder)
+        form.setContentsMargins(0, 0, 0, 0)
+        form.setSpacing(4)
+        form.addRow("Activity from", row(self._voi, self._margin, stretch=0))
+        form.addRow("Curve", self._tac)
+        form.addRow("Dose engine", self._engine)
+        self._fill_in = QCheckBox("let the model label CTs nobody has submitted")
+        self._fill_in.setToolTip("The result then says that nobody reviewed these masks")
+        self._run = button("Compute doses", "From the submitted labels of the patient's CTs")
+        self._run.clicked.connect(self.ask)
+        self._report = button("Open report", "The full report in the web browser")
+        self._report.clicked.connect(self.report_wanted)
+        self._report.setEnabled(False)
+        self.progress = ProgressRow()
+        self._head = note()
+        self._table = Table(["Organ", "Dose ± 1 SD\nGy", "TIA\nMBq·h", "T½ eff\nh", "Mass\ng", "per activity\nGy/GBq"])
+        self._table.hide()
+        self._warnings = note()
+        self._warnings.hide()
+        self._curves, self._dvh = Plot(), Plot()
+        self._plots = QTabWidget()
+        self._plots.addTab(self._curves, "Time-activity")
+        self._plots.addTab(self._dvh, "Dose-volume")
+        self._plots.hide()
+        lines = column(
+            self,
+            form_holder,
+            self._fill_in,
+            row(self._run, self._report, stretch=0),
+            self.progress,
+            self._head,
+            self._table,
+            self._warnings,
+            self._plots,
+        )
+        lines.addStretch(1)
+        self._voi_changed()
+
+    def ask(self) -> None:
+        """Ask for the doses with the chosen options; what was not chosen is left to the server."""
+        options: dict[str, object] = {}
+        for key, box, table in (("voi", self._voi, VOI), ("tac", self._tac, TAC), ("engine", self._engine, ENGINES)):
+            if table[box.currentText()]:
+                options[key] = table[box.currentText()]
+        if self._margin.isVisibleTo(self):
+            options["margin_mm"] = self._margin.value()
+        if self._fill_in.isChecked():
+            options["labels"] = "model"
+        self.dose_wanted.emit(options)
+
+    def set_busy(self, busy: bool) -> None:
+        """Allow only one computation at a time."""
+        self._run.setEnabled(not busy)
+
+    def set_colours(self, colours: Colours) -> None:
+        """Follow a change of theme."""
+        self._curves.set_colours(colours)
+        self._dvh.set_colours(colours)
+
+    def set_results(self, results: DoseResults, *, has_report: bool) -> None:
+        """Show the numbers with their units, method and doubts."""
+        chosen = ", ".join(
+            f"{key} {results.options[key]}" for key in ("voi", "tac", "engine") if key in results.options
+        )
+        reviewed = "reviewed masks" if results.reviewed else "<b>masks not reviewed</b>"
+        self._head.setText(
+            f"<b>{results.patient_id}</b> · {results.nuclide}, {results.injected_activity_mbq:g} MBq · "
+            f"{results.labels_origin or 'masks'} ({reviewed})" + (f" · {chosen}" if chosen else "")
+        )
+        self._table.set_rows([_cells(name, organ) for name, organ in results.organs.items()])
+        self._table.show()
+        warnings = [f"⚠ {text}" for text in results.warnings]
+        for name, organ in results.organs.items():
+            warnings += [f"⚠ {title(name)}: {text}" for text in organ.warnings]
+        self._warnings.setText("\n".join(warnings))
+        self._warnings.setVisible(bool(warnings))
+        self._curves.show_time_activity(results)
+        self._dvh.show_dose_volume(results)
+        self._plots.show()
+        self._report.setEnabled(has_report)
+
+    def set_outdated(self) -> None:
+        """Say that the labels have changed since."""
+        if "outdated" not in self._head.text():
+            self._head.setText("<b>⚠ outdated: the labels changed; compute again.</b><br>" + self._head.text())
+
+    def _voi_changed(self, _: str = "") -> None:
+        self._margin.setVisible(VOI[self._voi.currentText()] in ("margin", "gaussian"))
+
+
+def _choice(table: dict[str, str]) -> QComboBox:
+    box = QComboBox()
+    box.addItems(list(table))
+    return box
+
+
+def _cells(name: str, organ: OrganDose) -> list[str]:
+    return [
+        title(name),
+        f"{organ.mean_dose_gy:.2f} ± {organ.dose_sd_gy:.2f}",
+        f"{organ.tia_mbq_h:.4g} ± {organ.tia_sd_mbq_h:.2g}",
+        f"{organ.effective_half_life_h:.1f}",
+        f"{organ.mass_g:.0f}",
+        f"{organ.dose_gy_per_gbq:.3f}",
+    ]

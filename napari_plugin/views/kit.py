@@ -1,0 +1,194 @@
+"""Small parts all views are made of: sections, number fields with units, a progress row, tables. Knows Qt only."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from qtpy.QtCore import Qt, Signal
+from qtpy.QtGui import QColor, QIcon, QPixmap
+from qtpy.QtWidgets import (
+    QAbstractItemView,
+    QDoubleSpinBox,
+    QFrame,
+    QHBoxLayout,
+    QHeaderView,
+    QLabel,
+    QProgressBar,
+    QPushButton,
+    QSizePolicy,
+    QTableWidget,
+    QTableWidgetItem,
+    QToolButton,
+    QVBoxLayout,
+    QWidget,
+)
+
+SPACE = 4
+
+
+class Section(QWidget):
+    """A titled part of a panel that can be folded away."""
+
+    def __init__(self, title: str, content: QWidget, *, folded: bool = False) -> None:
+        super().__init__()
+        self._head = QToolButton()
+        self._head.setText(title)
+        self._head.setCheckable(True)
+        self._head.setChecked(not folded)
+        self._head.setToolButtonStyle(Qt.ToolButtonStyle.ToolButtonTextBesideIcon)
+        self._head.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
+        self._head.setStyleSheet("QToolButton { font-weight: bold; border: none; padding: 3px; }")
+        self._head.toggled.connect(self._fold)
+        line = QFrame()
+        line.setFrameShape(QFrame.Shape.HLine)
+        self._content = content
+        column = QVBoxLayout(self)
+        column.setContentsMargins(0, 0, 0, 0)
+        column.setSpacing(SPACE)
+        for part in (line, self._head, content):
+            column.addWidget(part)
+        self._fold(not folded)
+
+    def _fold(self, open_: bool) -> None:
+        self._head.setArrowType(Qt.ArrowType.DownArrow if open_ else Qt.ArrowType.RightArrow)
+        self._content.setVisible(open_)
+
+
+class ProgressRow(QWidget):
+    """A progress bar with its stage in words and a cancel button; hidden while nothing runs."""
+
+    cancelled = Signal()
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._bar = QProgressBar()
+        self._bar.setRange(0, 1000)
+        self._bar.setTextVisible(False)
+        self._bar.setFixedHeight(10)
+        self._stage = QLabel()
+        self._stage.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Fixed)
+        self._cancel = QPushButton("Cancel")
+        self._cancel.clicked.connect(self.cancelled)
+        bars = QVBoxLayout()
+        bars.setSpacing(1)
+        bars.addWidget(self._stage)
+        bars.addWidget(self._bar)
+        row_ = QHBoxLayout(self)
+        row_.setContentsMargins(0, 0, 0, 0)
+        row_.addLayout(bars, 1)
+        row_.addWidget(self._cancel)
+        self.hide()
+
+    def start(self) -> None:
+        """Show an empty bar."""
+        self.report("starting", 0.0)
+        self.show()
+
+    def report(self, stage: str, fraction: float) -> None:
+        """Show how far the work is."""
+        self._stage.setText(f"{stage} · {100 * fraction:.0f} %")
+        self._stage.setToolTip(self._stage.text())
+        self._bar.setValue(round(1000 * fraction))
+
+    def stop(self) -> None:
+        """Hide."""
+        self.hide()
+
+
+class Table(QTableWidget):
+    """A table to read and to choose a row from, as high as its rows."""
+
+    def __init__(self, headers: Sequence[str], *, rows_shown: int | None = None) -> None:
+        super().__init__(0, len(headers))
+        self._rows_shown = rows_shown
+        self.setHorizontalHeaderLabels(list(headers))
+        self.verticalHeader().hide()
+        self.verticalHeader().setDefaultSectionSize(22)
+        header = self.horizontalHeader()
+        header.setSectionResizeMode(QHeaderView.ResizeMode.Stretch)
+        header.setSectionResizeMode(0, QHeaderView.ResizeMode.ResizeToContents)
+        header.setFixedHeight(36)
+        self.setEditTriggers(QAbstractItemView.EditTrigger.NoEditTriggers)
+        self.setSelectionBehavior(QAbstractItemView.SelectionBehavior.SelectRows)
+        self.setSelectionMode(QAbstractItemView.SelectionMode.SingleSelection)
+        self.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+        self.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
+        self.set_rows([])
+
+    def set_rows(self, rows: Sequence[Sequence[str]]) -> None:
+        """Replace all rows."""
+        self.setRowCount(len(rows))
+        for i, cells in enumerate(rows):
+            for j, text in enumerate(cells):
+                self.set_cell(i, j, text)
+        shown = max(1, len(rows) if self._rows_shown is None else self._rows_shown)
+        self.setFixedHeight(38 + 22 * shown + 2)
+
+    def set_cell(self, i: int, j: int, text: str) -> None:
+        """Change one cell, numbers to the right."""
+        item = self.item(i, j)
+        if item is None:
+            item = QTableWidgetItem()
+            side = Qt.AlignmentFlag.AlignLeft if j == 0 else Qt.AlignmentFlag.AlignRight
+            item.setTextAlignment(side | Qt.AlignmentFlag.AlignVCenter)
+            self.setItem(i, j, item)
+        item.setText(text)
+
+
+def number(
+    value: float, low: float, high: float, unit: str, *, step: float = 1.0, decimals: int = 0, tip: str = ""
+) -> QDoubleSpinBox:
+    """Field for a number with its unit."""
+    field = QDoubleSpinBox()
+    field.setRange(low, high)
+    field.setDecimals(decimals)
+    field.setSingleStep(step)
+    field.setValue(value)
+    field.setSuffix(f" {unit}" if unit else "")
+    field.setToolTip(tip)
+    field.setKeyboardTracking(False)
+    field.setMinimumWidth(76)
+    return field
+
+
+def button(text: str, tip: str = "") -> QPushButton:
+    """Button that may grow but not be clipped."""
+    made = QPushButton(text)
+    made.setToolTip(tip)
+    return made
+
+
+def note(text: str = "") -> QLabel:
+    """Text that wraps."""
+    label = QLabel(text)
+    label.setWordWrap(True)
+    label.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
+    return label
+
+
+def row(*parts: QWidget, stretch: int | None = None) -> QWidget:
+    """Widgets side by side; the one at index ``stretch`` takes what room is left."""
+    holder = QWidget()
+    line = QHBoxLayout(holder)
+    line.setContentsMargins(0, 0, 0, 0)
+    line.setSpacing(SPACE)
+    for i, part in enumerate(parts):
+        line.addWidget(part, 1 if i == stretch else 0)
+    return holder
+
+
+def column(holder: QWidget, *parts: QWidget) -> QVBoxLayout:
+    """Widgets below each other in ``holder``."""
+    lines = QVBoxLayout(holder)
+    lines.setContentsMargins(6, 0, 6, 4)
+    lines.setSpacing(SPACE)
+    for part in parts:
+        lines.addWidget(part)
+    return lines
+
+
+def swatch(color: str) -> QIcon:
+    """Small square of a colour."""
+    pixmap = QPixmap(12, 12)
+    pixmap.fill(QColor(color))
+    return QIcon(pixmap)

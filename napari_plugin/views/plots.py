@@ -1,0 +1,94 @@
+"""Time-activity, dose-volume and training curves in the window's colours. Knows matplotlib and numbers with units."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from matplotlib.backends.backend_qtagg import FigureCanvasQTAgg
+from matplotlib.figure import Figure
+from qtpy.QtWidgets import QSizePolicy
+
+from doselabel.labels import organ, title
+from doselabel.wire import DoseResults
+
+Colours = Mapping[str, str]
+"""``background``, ``text`` and ``grid`` as ``#rrggbb``."""
+DARK: Colours = {"background": "#23242b", "text": "#f0f1f2", "grid": "#565f6c"}
+
+
+class Plot(FigureCanvasQTAgg):
+    """One set of axes that follows the viewer's theme."""
+
+    def __init__(self, colours: Colours = DARK, *, height_px: int = 210) -> None:
+        super().__init__(Figure(layout="constrained"))
+        self._colours = colours
+        self._draw = lambda axes: None
+        self.axes = self.figure.add_subplot()
+        self.setMinimumHeight(height_px)
+        self.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
+        self._redraw()
+
+    def set_colours(self, colours: Colours) -> None:
+        """Follow a change of theme."""
+        self._colours = colours
+        self._redraw()
+
+    def show_time_activity(self, results: DoseResults) -> None:
+        """Plot measured activities and the fitted curve of each organ."""
+
+        def draw(axes) -> None:
+            for name, dose in results.organs.items():
+                colour, tac = _colour(name), dose.tac
+                axes.plot(tac.curve_time_h, tac.curve_activity_mbq, color=colour, label=title(name))
+                errors = tac.activity_sd_mbq or None
+                axes.errorbar(tac.time_h, tac.activity_mbq, yerr=errors, fmt="o", ms=4, color=colour, capsize=2)
+            axes.set(xlabel="time after injection (h)", ylabel="activity (MBq)")
+            axes.set_ylim(bottom=0)
+            axes.set_xlim(left=0)
+
+        self._show(draw)
+
+    def show_dose_volume(self, results: DoseResults) -> None:
+        """Plot the cumulative dose-volume histogram of each organ."""
+
+        def draw(axes) -> None:
+            for name, dose in results.organs.items():
+                axes.plot(dose.dvh.dose_gy, dose.dvh.volume_percent, color=_colour(name), label=title(name))
+            axes.set(xlabel="absorbed dose (Gy)", ylabel="volume (%)", ylim=(0, 103))
+            axes.set_xlim(left=0)
+
+        self._show(draw)
+
+    def show_loss(self, loss: Sequence[float]) -> None:
+        """Plot the training loss over its steps."""
+
+        def draw(axes) -> None:
+            axes.plot(np.arange(1, len(loss) + 1), loss, color="#46b4dc", label="training loss")
+            axes.set(xlabel="step", ylabel="loss (dimensionless)")
+
+        self._show(draw)
+
+    def _show(self, draw) -> None:
+        self._draw = draw
+        self._redraw()
+
+    def _redraw(self) -> None:
+        text, grid = self._colours["text"], self._colours["grid"]
+        self.figure.set_facecolor(self._colours["background"])
+        self.axes.clear()
+        self._draw(self.axes)
+        self.axes.set_facecolor(self._colours["background"])
+        self.axes.tick_params(colors=text, labelsize=8)
+        self.axes.grid(True, color=grid, alpha=0.4, lw=0.5)
+        for label in (self.axes.xaxis.label, self.axes.yaxis.label):
+            label.set(color=text, size=8)
+        for spine in self.axes.spines.values():
+            spine.set_color(grid)
+        if self.axes.get_legend_handles_labels()[0]:
+            self.axes.legend(fontsize=8, labelcolor=text, frameon=False)
+        self.draw_idle()
+
+
+def _colour(name: str) -> str:
+    return organ(name).color
