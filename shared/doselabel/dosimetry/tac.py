@@ -164,7 +164,7 @@ def fit(
         ``hanscheid``: 2 t A(t) / ln 2 from one point. ``population``: A(t) e^(λ t) / λ with a known half-life.
     weights : {"equal", "relative", "poisson"} or array_like of shape (n,), optional
         1, 1/A², 1/A, or given (as 1/σ²; 0 leaves a point out). Without it 1/sd² if ``sd_mbq`` is given, else
-        equal.
+        equal, as the published fits of the SNMMI challenge are.
     sd_mbq : array_like, shape (n,), optional
         Standard deviation of each activity. Without it ``assumed_relative_sd`` of each, and at least 1 % of the
         largest. Either is widened by √(χ²/dof) where the residuals say it is too small.

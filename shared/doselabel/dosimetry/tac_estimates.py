@@ -44,6 +44,7 @@ class Estimate:
 
 
 def exponential(points: Points, model: str, uptake_limb: UptakeLimb) -> Estimate:
+    """The least-squares ``uptake``, ``mono`` or ``bi`` curve."""
     used = points.used.copy()
     warnings: list[str] = []
     if model == "mono":
@@ -91,6 +92,7 @@ def _estimator(solution: Solution, root_weights: Array, sd: Array) -> tuple[Arra
 
 
 def trapezoid(points: Points, tail: Tail, head: Head) -> Estimate:
+    """Straight lines through the points, with a head before the first and an exponential tail after the last."""
     if tail not in get_args(Tail) or head not in get_args(Head):
         raise FitError(
             f"tail is {tail!r} and head {head!r}, expected tail in {get_args(Tail)} and head in {get_args(Head)}."
@@ -158,6 +160,7 @@ def hanscheid_ratio(time_over_half_life: ArrayLike) -> Array:
 
 
 def hanscheid(points: Points, time_h: float | None) -> Estimate:
+    """One point measured near the effective half-life: TIA = 2 t A(t) / ln 2 (Hänscheid et al. 2018)."""
     i = one_point(points, time_h, HANSCHEID_TIME_H)
     t, half_life = float(points.times[i]), points.nuclide.half_life_h
     low, high = t / HANSCHEID_BAND[1], min(t / HANSCHEID_BAND[0], half_life)
@@ -185,6 +188,7 @@ def hanscheid(points: Points, time_h: float | None) -> Estimate:
 
 
 def population(points: Points, time_h: float | None, half_life_h: float | None, half_life_sd_h: float) -> Estimate:
+    """One point and the effective half-life of a population: TIA = A(t) e^(λ t) / λ."""
     physical = points.nuclide.half_life_h
     if half_life_h is None or not 0 < half_life_h <= physical:
         raise FitError(

@@ -102,6 +102,11 @@ def fit_voxels(
     if model not in get_args(VoxelModel):
         raise FitError(f"Unknown voxel model {model!r}, expected one of {', '.join(get_args(VoxelModel))}.")
     data = np.asarray(activity)
+    if data.ndim < 2 or isinstance(weights, str):
+        raise FitError(
+            f"Activities have shape {data.shape}, weights are {weights!r}; expected (t, ...) and one number per time.",
+            "Use doselabel.dosimetry.tac.fit for a single curve, or for weights by name.",
+        )
     image_shape = data.shape[1:]
     inside = np.ones(image_shape, dtype=bool) if mask is None else np.asarray(mask, dtype=bool)
     if inside.shape != image_shape or not inside.any():
@@ -109,7 +114,7 @@ def fit_voxels(
             f"The mask has shape {inside.shape} and {int(inside.sum())} voxels; expected shape {image_shape} and some.",
             "Give a mask in the geometry of the activity images.",
         )
-    times, voxels = check_points(times_h, data[:, inside] if data.ndim > 1 else data[:, None])
+    times, voxels = check_points(times_h, data[:, inside])
     reference = fit(
         times,
         voxels.sum(axis=1),
@@ -139,7 +144,7 @@ def fit_voxels(
 
     def image(values: np.ndarray, kind: type) -> np.ndarray:
         out: np.ndarray = np.zeros(image_shape, dtype=kind)
-        out[inside] = values if image_shape else values[0]
+        out[inside] = values
         return out
 
     return VoxelFit(image(tia, np.float32), image(half_life, np.float32), image(~own, np.bool_), reference)

@@ -126,6 +126,8 @@ def test_the_work_reports_and_can_be_cancelled():
         (lambda a: a, {"mask": np.zeros(10, dtype=bool)}, "mask has shape"),
         (lambda a: a, {"mask": np.ones(9, dtype=bool)}, "mask has shape"),
         (lambda a: a, {"weights": [1.0]}, "4 finite numbers"),
+        (lambda a: a, {"weights": "poisson"}, "weights are 'poisson'"),
+        (lambda a: a[:, 0], {}, r"shape \(4,\)"),
     ],
 )
 def test_bad_input_is_refused_by_name(change, options, message):
