@@ -18,15 +18,16 @@ import numpy as np
 from doselabel.errors import DoseError, Progress, no_progress
 from doselabel.geometry import Volume, read_image
 from doselabel.io import figures
+from doselabel.io import report_method as method
 from doselabel.io import report_tables as tables
 from doselabel.io.document import Block, Document, Figure, Heading, Note, to_html
 from doselabel.io.numbers import significant
 from doselabel.io.pdf import to_pdf
+from doselabel.io.words import SMALL_PRINT
 from doselabel.labels import LabelMap, title
 from doselabel.study import Study
 from doselabel.wire import DoseResults
 
-SMALL_PRINT = "Research use only. Not a medical device. Not for diagnosis or for decisions on treatment."
 NOT_REVIEWED = (
     "THE ORGAN MASKS HAVE NOT BEEN REVIEWED BY ANYBODY. Look at every contour and correct it before any number "
     "of this report is used."
@@ -118,8 +119,8 @@ def build(
     for name in results.organs:
         blocks += _organ(results, name, ct, labels.get(reference), dose)
     blocks += _registration(results, study, labels)
-    blocks += [Heading("How it was done", new_page=True), tables.protocol(results, study)]
-    blocks += [Heading("Provenance"), *tables.provenance(results)]
+    blocks += [Heading("How it was done", new_page=True), method.protocol(results, study)]
+    blocks += [Heading("Provenance"), *method.provenance(results)]
     subtitle = (
         f"Patient {results.patient_id}  ·  {results.nuclide}  ·  {significant(results.injected_activity_mbq, 4)} MBq"
     )

@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from doselabel.io.document import FLAG, Column, Facts, Table
 from doselabel.io.numbers import NOTHING, fixed, percent, plus_minus, significant
+from doselabel.io.words import ENGINES, hours, injected, say, software_of, spell, split_unit
 from doselabel.labels import title
 from doselabel.study import Study
 from doselabel.wire import DoseResults, OrganDose
 
 LARGEST_ENGINE_SPREAD_PERCENT = 5.0
-ENGINES = {"organ": "organ S-value", "local": "local deposition", "voxel-s": "voxel S-value convolution"}
-_UNITS = {
-    "mm": "mm", "h": "h", "mbq": "MBq", "gy": "Gy", "g_cm3": "g/cm³", "percent": "%", "ml": "mL", "g": "g",
-    "kev": "keV", "s": "s", "seconds": "s", "mbq_h": "MBq·h", "gbq": "GBq",
-}  # fmt: skip
 
 
 def created(results: DoseResults) -> str:
@@ -54,14 +50,14 @@ def key_facts(results: DoseResults, study: Study) -> Facts:
             ("Patient (pseudonym)", results.patient_id),
             ("Radionuclide", results.nuclide),
             ("Administered activity", f"{significant(results.injected_activity_mbq, 4)} MBq"),
-            ("Administered at", _injected(study)),
-            ("SPECT/CT after injection", _hours(results.time_h)),
+            ("Administered at", injected(study)),
+            ("SPECT/CT after injection", hours(results.time_h)),
             ("Organ masks", results.labels_origin or "not stated"),
             ("Masks reviewed", "yes" if results.reviewed else "NO"),
-            ("VOI method", _value(options.get("voi"))),
-            ("Time-activity model", _value(options.get("tac"))),
-            ("Dose engine", ENGINES.get(str(options.get("engine")), _value(options.get("engine")))),
-            ("Software", _software(results)),
+            ("VOI method", say(options.get("voi"))),
+            ("Time-activity model", say(options.get("tac"))),
+            ("Dose engine", ENGINES.get(str(options.get("engine")), say(options.get("engine")))),
+            ("Software", software_of(results)),
             ("Organs absent", ", ".join(title(name) for name in study.organs_absent) or "none"),
         ]
     )
@@ -157,8 +153,9 @@ def dose_numbers(results: DoseResults, name: str) -> Table:
                Column("Uncertainty", align="left"), Column("", "k = 1")]  # fmt: skip
     caption = (
         f"Mass {significant(result.mass_g)} g at {significant(result.density_g_cm3)} g/cm³. Dx: dose that the hottest "
-        "x % of the volume receives at least. Uncertainties are relative standard uncertainties propagated after Gear et "
-        "al., EJNMMI 45:2456 (2018); parts that are correlated (volume and recovery) do not add in quadrature."
+        "x % of the volume receives at least. Uncertainties are relative standard uncertainties propagated after Gear "
+        "et al., EJNMMI 45:2456 (2018). The parts are independent and add in quadrature; 'volume' is what an error of "
+        "the contour does through counts, recovery and mass together."
     )
     return Table(columns, rows, caption)
 
@@ -194,7 +191,7 @@ def registration(results: DoseResults, study: Study) -> Table:
             [
                 f"{point.time_h:g}", point.ct, point.spect, str(entry.get("method", point.spect_to_ct.method)),
                 ", ".join(fixed(float(v), 1) for v in shift), fixed(float(angle), 1),
-                ", ".join(f"{_spell(k)} {_value(v)}" for k, v in merit.items()) or NOTHING,
+                ", ".join(f"{spell(k)} {say(v)}" for k, v in merit.items()) or NOTHING,
             ]
         )  # fmt: skip
     return Table(columns, rows)
@@ -242,153 +239,3 @@ def truth(results: DoseResults, truth_organs: Mapping[str, Mapping[str, Any]]) -
     return Table(
         columns, rows, caption + "The truth is computed with the phantom, on a finer grid and without these modules."
     )
-
-
-def protocol(results: DoseResults, study: Study) -> Table:
-    """The fields of EANM 2024, Table 4."""
-    options, made = results.options, results.provenance
-    psf = "not stated"
-    if study.psf_fwhm_mm is not None:
-        psf = " × ".join(significant(v) for v in study.psf_fwhm_mm) + " mm FWHM (z, y, x)"
-
-    def each(say: Callable[[OrganDose], str]) -> str:
-        return "; ".join(f"{title(name)} {say(organ)}" for name, organ in results.organs.items())
-
-    activity = f"{significant(results.injected_activity_mbq, 4)} MBq {results.nuclide}"
-    reviewed = "reviewed" if results.reviewed else "NOT reviewed"
-    rows = [
-        ("Administered activity and time", f"{activity}; {_injected(study)}"),
-        ("Calibration", "quantitative SPECT in Bq/mL; standard uncertainty "
-         f"{percent(study.calibration_sd_percent)} (k = 1)"),
-        ("Acquisition", f"{len(study.time_points)} SPECT/CT; camera resolution {psf}"),
-        ("Time points", _hours(results.time_h) + " after injection (middle of the scan)"),
-        ("Volumes of interest", _grouped(options, ("voi", "margin_mm", "gaussian_sigma_mm", "threshold", "psf"))),
-        ("Masses", each(lambda o: f"{significant(o.mass_g)} g")),
-        ("Density and its source", each(lambda o: f"{significant(o.density_g_cm3)} g/cm³")
-         + " (label table: ICRP 110; kidney: Nazari et al. 2021)"),
-        ("Time-activity fit", each(lambda o: f"'{o.tac.model}', degrees of freedom {o.tac.degrees_of_freedom}")),
-        ("Goodness of fit", "largest residual: " + each(lambda o: percent(largest_residual_percent(o)))),
-        ("Extrapolated part of the TIA", each(lambda o: percent(100 * o.tac.extrapolated_fraction))),
-        ("Dose engine", ENGINES.get(str(options.get("engine")), _value(options.get("engine")))),
-        ("S-values: source and version", _s_values(made)),
-        ("Uncertainty of the mean dose", "k = 1: " + each(lambda o: percent(dose_sd_percent(o)))),
-        ("Software", _software(results)),
-        ("Model that drew the masks", _value(made.get("model") or "none stated")),
-        ("Origin of the masks", f"{results.labels_origin or 'not stated'}; {reviewed}"),
-        ("Manual edits", "; ".join(manual_edits(results)) or "none recorded"),
-        ("Effective dose", "not given: it describes stochastic risk in populations, not the effects of therapy"),
-    ]  # fmt: skip
-    caption = "Fields after the EANM guidance on dosimetry reporting, 2024, Table 4."
-    return Table([Column("Field", align="left"), Column("Value", align="left")], rows, caption)
-
-
-def _injected(study: Study) -> str:
-    return study.injection_time.isoformat(" ", "minutes") if study.injection_time else "time not stated"
-
-
-def _hours(times: Sequence[float]) -> str:
-    return ", ".join(f"{t:g}" for t in times) + " h"
-
-
-def largest_residual_percent(result: OrganDose) -> float:
-    """Largest |residual| over the measured activity, percent."""
-    pairs = zip(result.tac.residual_mbq, result.tac.activity_mbq, strict=True)
-    return max((100 * abs(r) / a for r, a in pairs if a > 0), default=float("nan"))
-
-
-def manual_edits(results: DoseResults) -> list[str]:
-    """Everything a person changed by hand that the results know of."""
-    edits = results.provenance.get("manual_edits") or []
-    texts = [_value(edit) for edit in (edits if isinstance(edits, list | tuple) else [edits])]
-    for i, entry in enumerate(results.registration):
-        if "manual" in str(entry.get("method", "")):
-            comment = f" ({entry['comment']})" if entry.get("comment") else ""
-            texts.append(f"time point {i + 1}: SPECT moved by hand{comment}")
-    return texts
-
-
-def provenance(results: DoseResults) -> list[Table]:
-    """Hashes of the inputs, then all options and everything else that made the result."""
-    inputs = results.provenance.get("inputs")
-    tables = []
-    if isinstance(inputs, Mapping) and inputs:
-        rows = [[name, _hash(value)] for name, value in inputs.items()]
-        tables.append(Table([Column("Input", align="left"), Column("SHA-256", align="left")], rows, mono=[1]))
-    rest = {k: v for k, v in results.provenance.items() if k != "inputs"}
-    rows = [["option", _spell(k), _value(v)] for k, v in flatten(results.options)]
-    rows += [["provenance", _spell(k), _value(v)] for k, v in flatten(rest)]
-    rows.append(["schema", "results.json", results.schema_])
-    columns = [Column("Kind", align="left"), Column("What", align="left"), Column("Value", align="left")]
-    return [*tables, Table(columns, rows)]
-
-
-def flatten(content: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Nested mappings as dotted names."""
-    for key, value in content.items():
-        if isinstance(value, Mapping):
-            yield from flatten(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
-
-
-def split_unit(key: str) -> tuple[str, str]:
-    """Name and unit of a key such as ``lambda1_per_h`` or ``margin_mm``.
-
-    >>> split_unit("lambda1_per_h"), split_unit("margin_mm"), split_unit("voi")
-    (('λ1', '1/h'), ('margin', 'mm'), ('voi', ''))
-    """
-    words = key.split("_")
-    unit = ""
-    if len(words) > 2 and words[-2] == "per" and words[-1] in _UNITS:
-        unit, words = f"1/{_UNITS[words[-1]]}", words[:-2]
-    else:
-        for n in (2, 1):
-            if len(words) > n and "_".join(words[-n:]) in _UNITS:
-                unit, words = _UNITS["_".join(words[-n:])], words[:-n]
-                break
-    return " ".join(words).replace("lambda", "λ"), unit
-
-
-def _spell(key: str) -> str:
-    head, _, last = key.rpartition(".")
-    name, unit = split_unit(last)
-    text = f"{head.replace('_', ' ').replace('.', ', ')}, {name}" if head else name
-    return f"{text} ({unit})" if unit else text
-
-
-def _value(value: Any) -> str:
-    if value is None or value == "":
-        return NOTHING
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, int):
-        return str(value)
-    if isinstance(value, float):
-        return significant(value, 4)
-    if isinstance(value, Mapping):
-        return ", ".join(f"{_spell(str(k))} {_value(v)}" for k, v in value.items()) or NOTHING
-    if isinstance(value, list | tuple):
-        return ", ".join(_value(v) for v in value) or "none"
-    return str(value)
-
-
-def _hash(value: Any) -> str:
-    return str(value.get("sha256", _value(value))) if isinstance(value, Mapping) else str(value)
-
-
-def _grouped(options: Mapping[str, Any], keys: tuple[str, ...]) -> str:
-    known = [(k, v) for k, v in flatten(options) if k.split(".")[0] in keys and v is not None]
-    return "; ".join(f"{_spell(k)}: {_value(v)}" for k, v in known) or NOTHING
-
-
-def _software(results: DoseResults) -> str:
-    software = results.provenance.get("software") or results.provenance.get("version")
-    return _value(software) if software else "not stated"
-
-
-def _s_values(content: Mapping[str, Any]) -> str:
-    kernel = content.get("kernel") or content.get("kernels") or {}
-    if not isinstance(kernel, Mapping):
-        return _value(kernel)
-    keys = ("nuclide", "material", "medium", "density_g_cm3", "spacing_mm", "decay_data", "sha256")
-    return "; ".join(f"{_spell(k)}: {_value(kernel[k])}" for k in keys if k in kernel) or _value(kernel)

@@ -60,14 +60,16 @@ def organ_result(name: str, dose_gy: np.ndarray, volume_ml: float, scale: float)
         dose_gy_by_engine={"organ": 1.01 * mean, "local": 0.98 * mean, "voxel-s": mean},
         dose_gy_per_gbq=mean / 7.4, bed_gy=1.12 * mean, eqd2_gy=0.63 * mean, dvh=curve,
         tac=TimeActivity(
-            model="uptake", parameters=dict(fitted.params), parameter_sd={k: abs(v) * 0.1 for k, v in fitted.params.items()},
+            model="uptake", parameters=dict(fitted.params),
+            parameter_sd={k: abs(v) / 10 for k, v in fitted.params.items()},
             time_h=list(TIME_H), activity_mbq=activity.tolist(), activity_sd_mbq=(0.06 * activity).tolist(),
             residual_mbq=fitted.residuals_mbq.tolist(), curve_time_h=times.tolist(),
             curve_activity_mbq=fitted.activity(times).tolist(), extrapolated_fraction=fitted.extrapolated_fraction,
-            degrees_of_freedom=fitted.degrees_of_freedom, tia_mbq_h_by_model={"uptake": fitted.tia_mbq_h, "mono": 1.3 * fitted.tia_mbq_h},
+            degrees_of_freedom=fitted.degrees_of_freedom,
+            tia_mbq_h_by_model={"uptake": fitted.tia_mbq_h, "mono": 1.3 * fitted.tia_mbq_h},
         ),
-        uncertainty_percent={"volume": 4.2, "recovery": 3.1, "calibration": 5.0, "counts": 1.2, "fit": 8.0, "s_value": 2.0},
-        warnings=[f"extrapolation: {100 * fitted.extrapolated_fraction:.0f} % of the TIA lies after the last time point"],
+        uncertainty_percent={"volume": 4.2, "recovery": 3.1, "calibration": 5.0, "fit": 8.0, "s_value": 2.0},
+        warnings=[f"extrapolation: {100 * fitted.extrapolated_fraction:.0f} % of the TIA lies after the last point"],
     )  # fmt: skip
 
 
@@ -124,7 +126,11 @@ def example(tmp_path_factory: pytest.TempPathFactory) -> Example:
             "kernel": {"nuclide": "Lu-177", "material": "icru4", "sha256": "cd" * 32},
         },
     )  # fmt: skip
-    truth = {"organs": {name: {"mass_g": o.mass_g * 1.01, "tia_mbq_h": o.tia_mbq_h * 0.98, "mean_dose_gy": o.mean_dose_gy * 1.03}
-                        for name, o in organs.items()}}  # fmt: skip
+    truth = {
+        "organs": {
+            name: {"mass_g": o.mass_g * 1.01, "tia_mbq_h": o.tia_mbq_h * 0.98, "mean_dose_gy": o.mean_dose_gy * 1.03}
+            for name, o in organs.items()
+        }
+    }
     cts = dict.fromkeys(names, labels)
     return Example(study, cts, Volume(dose, GRID), results, truth)

@@ -1,0 +1,171 @@
+"""Doses of the same patients by two sides, or of one patient by many methods: runs the pipeline as often as it takes.
+
+A *side* is what is compared, written as ``labels=truth,voi=gtm``: pairs of key and value, comma between. ``labels`` is
+a tag, a path, or a folder inside the study such as ``truth``; ``name`` is what the tables call the side; every other
+key is an option of `doselabel.dosimetry.options.DoseOptions`, lists with ``/`` between (``psf_fwhm_mm=12/11/11``).
+What comes out, and how it is shown, is `doselabel.io.comparison`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from doselabel.dosimetry import pipeline
+from doselabel.dosimetry.options import DoseOptions
+from doselabel.errors import DoseError, DoselabelError, Progress, no_progress
+from doselabel.io.comparison import Comparison, Sensitivity, Side, Variant, write_comparison, write_sensitivity
+from doselabel.labels import organ
+from doselabel.study import Study
+from doselabel.wire import DoseResults
+
+KIDNEYS = ("left_kidney", "right_kidney")
+
+
+def parse_side(text: str, name: str) -> Side:
+    """Read ``labels=truth,voi=gtm`` into a `Side`.
+
+    Parameters
+    ----------
+    text : str
+        Pairs of key and value; ``name=…`` replaces ``name``. ``labels`` must be among them.
+    name : str
+        What to call it otherwise.
+
+    Raises
+    ------
+    DoseError
+        For a part that is no pair, a key twice, no labels, or options that `DoseOptions` refuses.
+    """
+    content: dict[str, str] = {}
+    for part in filter(None, (p.strip() for p in text.split(","))):
+        key, equals, value = (p.strip() for p in part.partition("="))
+        if not (key and equals and value):
+            raise DoseError(f"'{part}' in '{text}' is not a pair.", "Write KEY=VALUE,KEY=VALUE: labels=truth,voi=gtm.")
+        if key in content:
+            raise DoseError(f"'{key}' is given twice in '{text}'.", "Keep one of them.")
+        content[key] = value
+    labels, called = content.pop("labels", ""), content.pop("name", name)
+    if not labels:
+        raise DoseError(
+            f"'{text}' does not say whose masks to take.",
+            "Add labels=TAG, a path, or a folder of the study: labels=truth.",
+        )
+    options = {key: value.split("/") if "/" in value else value for key, value in content.items()}
+    return Side(called, labels, DoseOptions.read(options))
+
+
+def compare(
+    studies: Sequence[Study],
+    a: Side,
+    b: Side,
+    *,
+    organs: Sequence[str] = KIDNEYS,
+    out: str | Path | None = None,
+    progress: Progress = no_progress,
+) -> Comparison:
+    """Compute the doses of every patient by both sides.
+
+    Parameters
+    ----------
+    studies : sequence of Study
+    a, b : Side
+        The reference (the paper's expert), and what is compared with it (the AI).
+    organs : sequence of str
+        Those compared; an organ that a patient lacks is shown as ``*``.
+    out : path, optional
+        Folder for ``compare.csv``, ``compare.png`` and ``compare.html``.
+
+    Raises
+    ------
+    DoselabelError
+        Whatever the pipeline refuses, with the patient and the side named.
+    """
+    if not studies:
+        raise DoseError("There is no study to compare.", "Name a study folder, or a folder of studies.")
+    names = tuple(organ(name).name for name in organs)
+    found: list[list[DoseResults]] = [[], []]
+    total = 2 * len(studies)
+    for i, study in enumerate(studies):
+        for j, side in enumerate((a, b)):
+            start, stage = (2 * i + j) / total, f"{study.patient_id}, {side.name}"
+            found[j].append(_run(study, side, stage, _part(progress, start, 1 / total, stage)))
+    comparison = Comparison(a.name, b.name, tuple(found[0]), tuple(found[1]), names)
+    if out is not None:
+        write_comparison(comparison, a, b, Path(out))
+    progress("comparison", 1.0)
+    return comparison
+
+
+def sensitivity(
+    study: Study,
+    labels: str,
+    options: DoseOptions | None = None,
+    *,
+    organs: Sequence[str] | None = None,
+    out: str | Path | None = None,
+    progress: Progress = no_progress,
+) -> Sensitivity:
+    """One patient's doses with margins of 0, 3 and 6 mm, the other VOI methods, and the other fit models.
+
+    Parameters
+    ----------
+    labels : str
+        As in `Side`.
+    options : DoseOptions, optional
+        The base, which every variant changes in one respect.
+    out : path, optional
+        Folder for ``sensitivity.csv`` and ``sensitivity.html``.
+
+    Raises
+    ------
+    DoselabelError
+        When the base itself can't be computed. A variant that can't is kept, with the reason.
+    """
+    options = options or DoseOptions()
+    changes: list[tuple[str, str, dict[str, Any]]] = [
+        ("VOI", f"margin {mm:g} mm", {"voi": "margin", "margin_mm": mm}) for mm in (0.0, 3.0, 6.0)
+    ]
+    changes += [("VOI", method, {"voi": method}) for method in ("gaussian", "threshold", "gtm")]
+    changes += [("Fit", model, {"tac": model}) for model in ("uptake", "mono", "bi", "trapezoid", "hanscheid")]
+    variants = []
+    for i, (group, name, change) in enumerate([("Base", "as chosen", {}), *changes]):
+        side = Side(name, labels, options.model_copy(update=change))
+        step = 1 / (len(changes) + 1)
+        try:
+            results = _run(study, side, name, _part(progress, i * step, step, name))
+            variants.append(Variant(group, name, results))
+        except DoselabelError as error:
+            if not variants:
+                raise
+            variants.append(Variant(group, name, None, error.message.rpartition(": ")[2]))
+    base, *others = variants
+    assert base.results is not None  # the base was computed, or its error raised
+    names = tuple(organs) if organs is not None else tuple(base.results.organs)
+    result = Sensitivity(base, tuple(others), names)
+    if out is not None:
+        write_sensitivity(result, study, Path(out))
+    progress("sensitivity", 1.0)
+    return result
+
+
+def labels_of(study: Study, text: str) -> str | Path:
+    """Where a side's masks are: a folder or file inside the study when there is one, else as given."""
+    inside = study.folder / text
+    tagged = study.folder / "labels" / text
+    return inside if inside.exists() and not tagged.is_dir() else text
+
+
+def _run(study: Study, side: Side, what: str, progress: Progress) -> DoseResults:
+    try:
+        return pipeline.run(study, labels_of(study, side.labels), side.options, out=None, progress=progress)
+    except DoselabelError as error:
+        raise type(error)(f"{study.patient_id}, {what}: {error.message}", error.hint) from error
+
+
+def _part(progress: Progress, start: float, length: float, stage: str) -> Progress:
+    def report(inner: str, fraction: float) -> None:
+        progress(f"{stage}: {inner}", start + length * fraction)
+
+    return report

@@ -1,0 +1,205 @@
+"""The dose report: what it says, and that it needs nothing beside itself."""
+
+from __future__ import annotations
+
+import json
+import re
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+
+from doselabel.errors import Cancelled, DoseError
+from doselabel.io import report_tables
+from doselabel.io.document import Column, Document, Heading, Note, Table
+from doselabel.io.figures import differential
+from doselabel.io.pdf import PAGE_MM, _column_widths, _width_mm, _wrap, to_pdf
+from doselabel.io.report import NOT_REVIEWED, build, read_truth, sections, write_report
+from doselabel.io.words import SMALL_PRINT
+
+
+class Page(HTMLParser):
+    """Text and addresses of a page."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.text, self.addresses, self._skip = "", [], False
+        self.feed(html)
+
+    def handle_starttag(self, tag, attrs):
+        self._skip = tag == "style"
+        self.addresses += [value for key, value in attrs if key in ("src", "href", "srcset") and value]
+
+    def handle_endtag(self, tag):
+        self._skip = False
+
+    def handle_data(self, data):
+        self.text += "" if self._skip else data + " "
+
+
+@pytest.fixture(scope="module")
+def written(example, tmp_path_factory):
+    out = tmp_path_factory.mktemp("report")
+    return write_report(example.results, example.study, example.labels, example.dose, out, truth=example.truth)
+
+
+@pytest.fixture(scope="module")
+def html(written) -> str:
+    return written.html.read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def page(html) -> Page:
+    return Page(html)
+
+
+def test_the_page_loads_nothing_from_anywhere(html, page):
+    assert page.addresses
+    assert all(a.startswith(("data:image/", "#")) for a in page.addresses)
+    outside = re.sub(r"data:image/[^\"]*", "", html)
+    assert "http" not in outside
+    assert "url(" not in outside
+    assert "@import" not in outside
+
+
+def test_it_says_who_it_is_about_and_what_it_is_not(page):
+    assert SMALL_PRINT in page.text
+    assert "P-001" in page.text
+
+
+def test_masks_that_nobody_reviewed_raise_an_alarm(html, example):
+    assert '<p class="note alarm" role="alert">' + NOT_REVIEWED in html
+    reviewed = example.results.model_copy(update={"reviewed": True})
+    blocks = build(reviewed, example.study, example.labels, example.dose).blocks
+    assert not [b for b in blocks if isinstance(b, Note) and b.kind == "alarm"]
+
+
+def test_every_warning_is_told_and_one_that_organs_share_is_told_once(example):
+    texts = report_tables.all_warnings(example.results)
+    assert texts[0] == example.results.warnings[0]
+    assert len(texts) == 2
+    assert texts[1].startswith("Left kidney, Right kidney, Liver: extrapolation")
+
+
+def test_the_summary_gives_every_organ_with_units_and_one_standard_uncertainty(example):
+    table = report_tables.summary(example.results)
+    units = [column.unit for column in table.columns]
+    assert units == ["", "mL", "g", "MBq·h", "h", "Gy", "Gy/GBq", "Gy", "Gy", "spread"]
+    assert [row[0] for row in table.rows] == ["Left kidney", "Right kidney", "Liver"]
+    assert re.fullmatch(r"2\.\d\d ± 0\.30", table.rows[0][5])
+    assert "k = 1" in table.caption
+
+
+def test_engines_that_differ_by_more_than_five_percent_are_flagged(example):
+    kidney = example.results.organs["left_kidney"]
+    mean = kidney.mean_dose_gy
+    apart = kidney.model_copy(update={"dose_gy_by_engine": {"organ": 1.06 * mean, "voxel-s": mean}})
+    results = example.results.model_copy(update={"organs": {"left_kidney": apart}})
+    assert report_tables.summary(results).rows[0][-1] == "⚠ 6.0 %"
+    assert any("engines differ by 6.0 %" in text for text in report_tables.all_warnings(results))
+
+
+@pytest.mark.parametrize(
+    "field",
+    ["Administered activity and time", "Calibration", "Acquisition", "Time points", "Volumes of interest", "Masses",
+     "Density and its source", "Time-activity fit", "Goodness of fit", "Extrapolated part of the TIA",
+     "S-values: source and version", "Uncertainty of the mean dose", "Software", "Model that drew the masks",
+     "Manual edits"],
+)  # fmt: skip
+def test_every_field_of_the_eanm_table_is_there(page, field):
+    assert field in page.text
+
+
+def test_hashes_of_inputs_and_all_options_are_there(page, example):
+    for value in ("ab" * 32, "cd" * 32, "gtm", "doselabel.results/1"):
+        assert value in page.text
+
+
+def test_each_organ_has_its_overlay_and_its_charts(html, example):
+    for name in ("left kidney", "right kidney", "liver"):
+        assert f'alt="Isodose lines on three planes through the {name}"' in html
+        assert f'alt="Time-activity curve, residuals and dose-volume histogram of the {name}"' in html
+    assert 'alt="SPECT and CT overlays per time point"' in html
+
+
+def test_the_truth_of_a_phantom_stands_beside_the_numbers(page, example):
+    assert "Against the phantom's truth" in page.text
+    differences = report_tables.truth_differences(example.results, example.truth["organs"])
+    assert [round(d, 2) for _, d, _ in differences] == [-2.91] * 3
+    without = build(example.results, example.study, example.labels, example.dose)
+    assert "Against the phantom's truth" not in sections(without)
+
+
+def test_a_truth_that_cannot_be_read_is_refused(tmp_path):
+    (tmp_path / "truth.json").write_text("{", "utf-8")
+    with pytest.raises(DoseError, match="can't be read"):
+        read_truth(tmp_path / "truth.json")
+    (tmp_path / "other.json").write_text(json.dumps({"patients": 1}), "utf-8")
+    with pytest.raises(DoseError, match="has no 'organs'"):
+        read_truth(tmp_path / "other.json")
+
+
+def test_a_report_can_be_made_without_masks_or_extras(example, tmp_path):
+    kidney = example.results.organs["left_kidney"].model_copy(
+        update={"bed_gy": None, "eqd2_gy": None, "recovery_coefficient": []}
+    )
+    bare = example.results.model_copy(
+        update={"organs": {"left_kidney": kidney}, "registration": [], "provenance": {}, "options": {}}
+    )
+    files = write_report(bare, example.study, {}, example.dose, tmp_path)
+    assert "Left kidney" in Page(files.html.read_text("utf-8")).text
+
+
+def test_progress_is_told_and_a_cancel_leaves_no_report(example, tmp_path):
+    def stop(stage: str, fraction: float) -> None:
+        raise Cancelled
+
+    with pytest.raises(Cancelled):
+        write_report(example.results, example.study, example.labels, example.dose, tmp_path, progress=stop)
+    assert list(tmp_path.iterdir()) == []
+
+
+# ---- paper
+
+
+def test_the_pdf_has_a4_pages(written):
+    content = written.pdf.read_bytes()
+    assert content.startswith(b"%PDF")
+    boxes = re.findall(rb"/MediaBox \[ ?0 0 ([\d.]+) ([\d.]+)", content)
+    assert len(boxes) >= 5
+    for width, height in boxes:
+        assert float(width) == pytest.approx(PAGE_MM[0] / 25.4 * 72, abs=0.5)
+        assert float(height) == pytest.approx(PAGE_MM[1] / 25.4 * 72, abs=0.5)
+
+
+def test_lines_are_no_wider_than_asked_and_lose_nothing():
+    text = "Left kidney 2.32 ± 0.30 Gy, extrapolated 35.8 % " * 8 + "ab" * 64
+    lines = _wrap(text.strip(), 60.0, 8.0)
+    assert max(_width_mm(line, 8.0, False) for line in lines) <= 60.0
+    assert "".join(lines).replace(" ", "") == text.replace(" ", "")
+
+
+def test_columns_fill_the_page_and_numbers_are_never_broken():
+    table = Table([Column("Field", align="left"), Column("Dose", "Gy")], [["a long text " * 30, "2.32 ± 0.30"]])
+    left, right = _column_widths(table)
+    assert left + right == pytest.approx(178.0)
+    assert len(_wrap("2.32 ± 0.30", right - 2.4, 7.3)) == 1
+
+
+def test_a_table_longer_than_a_page_goes_on_with_its_head(tmp_path):
+    table = Table([Column("n"), Column("what", align="left")], [[str(i), "row"] for i in range(120)])
+    to_pdf(Document("t", "s", "p", [Heading("Rows"), table]), tmp_path / "long.pdf")
+    assert (tmp_path / "long.pdf").read_bytes().count(b"/Type /Page ") == 3
+
+
+def test_the_differential_histogram_is_the_slope_of_the_cumulative_one(example):
+    dose = np.linspace(0, 4, 400)
+    middle, density = differential(dose, 100 * (1 - dose / 4))
+    assert density == pytest.approx(25.0)
+    assert np.sum(density) * (middle[1] - middle[0]) == pytest.approx(100.0)
+
+
+def test_the_parts_come_in_the_order_a_reader_wants(example):
+    titles = sections(build(example.results, example.study, example.labels, example.dose, truth=example.truth))
+    assert titles == ["Absorbed dose", "Against the phantom's truth", "Left kidney", "Right kidney", "Liver",
+                      "SPECT and CT together", "How it was done", "Provenance"]  # fmt: skip
