@@ -12,10 +12,14 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from doselabel import __version__
 from doselabel.errors import DoselabelError, Progress
+
+if TYPE_CHECKING:
+    from doselabel.dosimetry.options import DoseOptions
+    from doselabel.wire import DoseResults
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -124,6 +128,82 @@ def _evaluate(args: argparse.Namespace) -> None:
     print(table(evaluate(args.checkpoint or starter_path(), cases_from(args.dir), progress=_terminal())))
 
 
+def _dose(args: argparse.Namespace) -> None:
+    from doselabel.dosimetry import pipeline
+    from doselabel.io.compare import labels_of
+    from doselabel.io.report import write_report
+    from doselabel.study import Study
+
+    study = Study.load(args.study)
+    options, progress = _dose_options(args), _terminal()
+    labels = labels_of(study, args.labels)
+    done = pipeline.compute(study, labels, options, cache=args.cache, progress=_share(progress, 0.0, 0.8))
+    pipeline.write(done, study, args.out)
+    truth = study.folder / "truth" / "truth.json"
+    report = write_report(
+        done.results,
+        study,
+        done.labels,
+        done.dose,
+        args.out,
+        truth=truth if truth.is_file() else None,
+        progress=_share(progress, 0.8, 1.0),
+    )
+    if args.store_registration:
+        pipeline.store_registration(study, done.results)
+    _print_doses(done.results)
+    print(f"report in {report.html}")
+
+
+def _dose_options(args: argparse.Namespace) -> DoseOptions:
+    from doselabel.dosimetry.options import DoseOptions
+
+    chosen: dict[str, Any] = {key: value.split("/") if "/" in value else value for key, value in args.set or []}
+    for key in ("voi", "margin_mm", "tac", "engine", "registration"):
+        if getattr(args, key) is not None:
+            chosen[key] = getattr(args, key)
+    return DoseOptions.read(chosen)
+
+
+def _print_doses(results: DoseResults) -> None:
+    from doselabel.labels import title
+
+    print(
+        f"{'organ':<14}{'mL':>8}{'g':>8}{'TIA MBq·h':>12}{'T_eff h':>9}{'Gy':>8}{'± Gy':>7}{'Gy/GBq':>8}{'BED Gy':>8}"
+    )
+    for name, organ in results.organs.items():
+        bed = f"{organ.bed_gy:.2f}" if organ.bed_gy is not None else "–"
+        print(
+            f"{title(name):<14}{organ.volume_ml:>8.0f}{organ.mass_g:>8.0f}{organ.tia_mbq_h:>12.0f}"
+            f"{organ.effective_half_life_h:>9.1f}{organ.mean_dose_gy:>8.2f}{organ.dose_sd_gy:>7.2f}"
+            f"{organ.dose_gy_per_gbq:>8.3f}{bed:>8}"
+        )
+    for warning in results.warnings:
+        print(f"warning: {warning}")
+    for name, organ in results.organs.items():
+        for warning in organ.warnings:
+            print(f"warning: {title(name)}: {warning}")
+
+
+def _compare(args: argparse.Namespace) -> None:
+    from doselabel.io.compare import compare, parse_side
+    from doselabel.study import Study
+
+    studies = [Study.load(folder) for path in args.studies for folder in Study.find(path) or [path]]
+    a, b = parse_side(args.a, "A"), parse_side(args.b, "B")
+    print(compare(studies, a, b, organs=args.organs.split(","), out=args.out, progress=_terminal()).text())
+    print(f"table, CSV and figure in {args.out}")
+
+
+def _sensitivity(args: argparse.Namespace) -> None:
+    from doselabel.io.compare import sensitivity
+    from doselabel.study import Study
+
+    study = Study.load(args.study)
+    print(sensitivity(study, args.labels, _dose_options(args), out=args.out, progress=_terminal()).text())
+    print(f"table and CSV in {args.out}")
+
+
 def _serve(args: argparse.Namespace) -> int:
     command = [sys.executable, "-m", "monailabel_app.launch", "--studies", str(args.studies)]
     command += ["--host", args.host, "--port", str(args.port)]
@@ -206,9 +286,45 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("dir", type=Path)
     evaluate.add_argument("--checkpoint", type=Path, help="default: the starter model")
 
+    dose = _command(commands, "dose", _dose, "absorbed dose of a study's organs, with a report")
+    dose.add_argument("study", type=Path)
+    dose.add_argument("--out", type=Path, required=True, help="folder for results.json, dose.nii.gz, report.html, .pdf")
+    dose.add_argument("--cache", type=Path, help="folder of intermediate results: recomputing after an edit is quick")
+    dose.add_argument("--store-registration", action="store_true", help="keep the transforms found in study.json")
+    _dose_arguments(dose)
+
+    compare = _command(commands, "compare", _compare, "the paper's tables 3 and 4 and its DVH figure, for two sides")
+    compare.add_argument("studies", type=Path, nargs="+", help="study folders, or folders of studies")
+    compare.add_argument("--a", required=True, metavar="SIDE", help="reference, e.g. labels=truth,voi=gtm,name=Ex")
+    compare.add_argument("--b", required=True, metavar="SIDE", help="compared, e.g. labels=final,voi=margin,name=AI")
+    compare.add_argument("--organs", default="left_kidney,right_kidney", help="default: left_kidney,right_kidney")
+    compare.add_argument("--out", type=Path, default=Path("compare"))
+
+    sensitivity = _command(commands, "sensitivity", _sensitivity, "one study's doses by margin, VOI method and fit")
+    sensitivity.add_argument("study", type=Path)
+    sensitivity.add_argument("--out", type=Path, default=Path("sensitivity"))
+    _dose_arguments(sensitivity)
+
     doctor = _command(commands, "doctor", _doctor, "what is installed, what is missing, and how to mend it")
     doctor.add_argument("--port", type=int, default=8000, help="port the server would use (default: 8000)")
     return parser
+
+
+def _dose_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--labels", default="final", help="tag, folder or file of label maps (default: final)")
+    parser.add_argument("--voi", help="gtm, margin, gaussian or threshold (default: gtm when the study states a PSF)")
+    parser.add_argument("--margin-mm", type=float)
+    parser.add_argument("--tac", help="uptake, mono, bi, trapezoid, hanscheid or population")
+    parser.add_argument("--engine", help="voxel-s, local or organ: whose dose is reported (all are computed)")
+    parser.add_argument("--registration", help="auto, stored, identity or organ")
+    parser.add_argument("--set", type=_pair, action="append", metavar="OPTION=VALUE", help="any other option")
+
+
+def _pair(text: str) -> tuple[str, str]:
+    key, equals, value = text.partition("=")
+    if not (key and equals and value):
+        raise argparse.ArgumentTypeError(f"'{text}' is not OPTION=VALUE")
+    return key, value
 
 
 def _command(commands: Any, name: str, run: Any, text: str) -> argparse.ArgumentParser:
@@ -229,6 +345,11 @@ def _fraction(text: str) -> float:
     if not 0 < value < 1:
         raise argparse.ArgumentTypeError(f"{value} is not between 0 and 1")
     return value
+
+
+def _share(progress: Progress, low: float, high: float) -> Progress:
+    """Progress of a part of the work, as a fraction of the whole."""
+    return lambda stage, fraction: progress(stage, low + (high - low) * fraction)
 
 
 def _terminal() -> Progress:

@@ -105,7 +105,8 @@ def _wait_for(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
 
 
 def _plugin(url: str, out: Path, steps: int) -> None:
-    command = [sys.executable, "-m", "napari_plugin.demo", "--server", url, "--out", str(out), "--steps", str(steps)]
+    command = [sys.executable, "-m", "napari_plugin.demo", "--server", url, "--studies", str(out / "studies")]
+    command += ["--out", str(out), "--steps", str(steps)]
     if sys.platform.startswith("linux") and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
         if not shutil.which("xvfb-run"):
             raise DoselabelError(
@@ -123,7 +124,9 @@ def _plugin(url: str, out: Path, steps: int) -> None:
 
 def _compare(out: Path, studies: Path) -> float:
     """Print doses beside the truth, write report.html; return the worst kidney's deviation in percent."""
+    from doselabel.geometry import read_image
     from doselabel.io.report import write_report
+    from doselabel.labels import read_labels
     from doselabel.study import Study
 
     results = DoseResults.model_validate_json((out / "dose" / "results.json").read_text("utf-8"))
@@ -137,7 +140,9 @@ def _compare(out: Path, studies: Path) -> float:
         print(f"      {name:<14}{organ.mean_dose_gy:>9.2f}{organ.dose_sd_gy:>7.2f}{true_gy:>10.2f}{percent:>+11.1f} %")
         if name.endswith("kidney"):
             worst = max(worst, abs(percent))
-    write_report(results, study, out / "dose", to=out, truth=truth)
+    masks = {file: out / "dose" / "masks" / f"{id.partition('__')[2]}.nii.gz" for id, file in study.cts().items()}
+    labels = {file: read_labels(mask) for file, mask in masks.items() if mask.is_file()}
+    write_report(results, study, labels, read_image(out / "dose" / "dose.nii.gz"), out, truth={"organs": truth})
     return worst
 
 

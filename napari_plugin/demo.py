@@ -1,0 +1,114 @@
+"""The annotator's part of `make demo`, played by a program: the same dock and controller, a real window.
+
+The annotator is an expert: where the network's contour differs most from the phantom's ground truth, they redraw it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import napari
+import numpy as np
+
+from doselabel.errors import DoselabelError
+from doselabel.geometry import canonical
+from doselabel.labels import SEGMENTED, organ, read_labels, title
+from napari_plugin import layers as scene
+from napari_plugin.controller import Controller
+from napari_plugin.dock import DoselabelDock
+from napari_plugin.session.settings import Settings
+
+SLICES_CORRECTED = 5
+AUTHOR = "demo"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Annotate one case, train on it and compute the dose; files go to ``--out``."""
+    parser = argparse.ArgumentParser(prog="python -m napari_plugin.demo", description=main.__doc__)
+    parser.add_argument("--server", required=True, help="address of a running server")
+    parser.add_argument("--studies", type=Path, required=True, help="the sample patients, with their ground truth")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--steps", type=int, default=6)
+    args = parser.parse_args(argv)
+    viewer = napari.Viewer(show=True)
+    viewer.window.resize(1400, 900)
+    dock = DoselabelDock(viewer, Settings(author=AUTHOR, folder=args.out / "napari-settings"))
+    viewer.window.add_dock_widget(dock, name="doselabel", area="right")
+    try:
+        _play(dock, args.server, args.studies, args.out, args.steps)
+    except DoselabelError as error:
+        print(f"demo: {error}", file=sys.stderr)
+        return 1
+    finally:
+        dock.controller.cleanup()
+        viewer.close()
+    return 0
+
+
+def _play(dock: DoselabelDock, server: str, studies: Path, out: Path, steps: int) -> None:
+    controller, viewer = dock.controller, dock.viewer
+    controller.connect(server)
+    info = controller.wait("connect", 60)
+    _say(f"connected: {info.studies} patients, {info.images} CTs, {info.labelled} labelled")
+
+    controller.next_case()
+    case = controller.wait("case", 120)
+    _say(f"next case: {case.image_id}")
+
+    controller.segment()
+    summary = controller.wait("segment", 900)
+    for name, found in summary.organs.items():
+        _say(f"  {title(name):<13} {found.volume_ml:6.0f} mL, score {found.score:.2f}")
+
+    changed = _correct(controller, studies)
+    _say(f"corrected {changed} voxels as the expert would draw them")
+    controller.submit(author=AUTHOR, comment="worst slices redrawn")
+    version = controller.wait("submit", 120)
+    _say(f"submitted as version {version.version}")
+
+    controller.train(steps=steps)
+    training = controller.wait("train", 1800)
+    _say(f"trained {training.steps} steps on {training.cases} case(s): {training.reason}")
+
+    controller.dose(labels="model")
+    results = controller.wait("dose", 1800)
+    for name, dose in results.organs.items():
+        _say(f"  {title(name):<13} {dose.mean_dose_gy:6.2f} ± {dose.dose_sd_gy:.2f} Gy")
+    controller.save_dose(out / "dose")
+
+    assert controller.layers is not None
+    scene.look_at(viewer, controller.layers.labels)
+    dock.show_tab("Dose")
+    viewer.screenshot(str(out / "napari.png"), canvas_only=False, flash=False)
+
+
+def _correct(controller: Controller, studies: Path) -> int:
+    """Redraw, for each organ, the slices that differ most from the truth; each is one undo step."""
+    session, layers = controller.session, controller.layers
+    assert session is not None
+    assert layers is not None
+    case = session.case
+    patient, _, stem = case.image_id.partition("__")
+    truth = canonical(read_labels(studies / patient / "truth" / f"{stem}.nii.gz").renumbered().volume).array
+    changed = 0
+    for name in SEGMENTED:
+        value = organ(name).index
+        wrong = (layers.labels.data == value) != (truth == value)
+        worst = np.argsort(wrong.sum(axis=(1, 2)))[::-1][:SLICES_CORRECTED]
+        for z in sorted(int(z) for z in worst if wrong[z].any()):
+            y, x = np.nonzero(wrong[z])
+            new = np.where(truth[z, y, x] == value, value, 0).astype(layers.labels.data.dtype)
+            layers.labels.data_setitem((np.full(y.shape, z), y, x), new)
+            changed += y.size
+    return changed
+
+
+def _say(text: str) -> None:
+    print(f"      {text}", flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
