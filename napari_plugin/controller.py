@@ -34,6 +34,7 @@ dose       `doselabel.wire.DoseResults`
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 from collections.abc import Callable
 from dataclasses import replace
@@ -42,30 +43,25 @@ from typing import Any
 
 import numpy as np
 from napari.components import ViewerModel
-from qtpy.QtCore import QObject, QTimer, Signal
+from qtpy.QtCore import QObject, Signal
 
-from doselabel.errors import DoselabelError, LabelError, Progress, ServerError
+from doselabel.errors import DoselabelError, Progress, ServerError
 from doselabel.geometry import Volume, read_image
-from doselabel.labels import ORGANS, organ, read_labels, title, write_labels
-from doselabel.wire import DoseResults, JobRequest, JobResult, JobStatus, LabelSubmission, ServerInfo, StudyInfo
+from doselabel.labels import read_labels, title, write_labels
+from doselabel.wire import DoseResults, JobRequest, JobResult, LabelSubmission, ServerInfo, StudyInfo
 from napari_plugin import layers as scene
-from napari_plugin import tools
 from napari_plugin.client import Client, inside
+from napari_plugin.editing import Editing
 from napari_plugin.layers import CaseLayers
 from napari_plugin.session.case import Case, open_case, to_canonical
-from napari_plugin.session.measure import measure
 from napari_plugin.session.recovery import Recovery
 from napari_plugin.session.settings import Settings
-from napari_plugin.session.state import Session, Snapshot
-from napari_plugin.shortcuts import wheel_over
+from napari_plugin.session.state import Session
 from napari_plugin.tasks import Tasks
 
 SEGMENT_TASK = "kidney_liver"
 DOSE_TASK = "dosimetry"
 TRAIN_TASK = "train"
-MEASURE_AFTER_MS = 300
-AUTOSAVE_AFTER_MS = 10_000
-BRUSH_MM = 12.0
 
 
 class Controller(QObject):
@@ -82,9 +78,9 @@ class Controller(QObject):
     -------
     status(text, level)
         One line for people; level is "info", "warning" or "error".
-    connected(ServerInfo, list of StudyInfo), case_opened(Case), labels_changed(), measured(list of OrganMeasure),
-    segmented(SegmentationSummary), job_status(action, JobStatus), dose_ready(DoseResults)
-        What has happened, for views.
+    connected(ServerInfo, list of StudyInfo), disconnected(), case_opened(Case), next_reason(text),
+    segmented(SegmentationSummary), trained(TrainingSummary), dose_ready(DoseResults), dose_outdated()
+        What has happened, for views; `editing` has signals of its own.
     """
 
     status = Signal(str, str)
@@ -92,48 +88,41 @@ class Controller(QObject):
     disconnected = Signal()
     case_opened = Signal(object)
     next_reason = Signal(str)
-    labels_changed = Signal()
-    measured = Signal(object)
     segmented = Signal(object)
     trained = Signal(object)
-    job_status = Signal(str, object)
     dose_ready = Signal(object)
     dose_outdated = Signal()
-    brush_changed = Signal(float, bool)
-    organ_changed = Signal(int)
 
     def __init__(self, viewer: ViewerModel, settings: Settings | None = None, parent: QObject | None = None) -> None:
         super().__init__(parent)
         self.viewer = viewer
         self.settings = Settings.load() if settings is None else settings
         self.client: Client | None = None
+        self._clients: list[Client] = []
         self.info: ServerInfo | None = None
         self.studies: list[StudyInfo] = []
-        self.session: Session | None = None
-        self.layers: CaseLayers | None = None
         self.dose_results: DoseResults | None = None
-        self.report: Path | None = None
+        self._dose_files: dict[str, Path] = {}
         self._dose_layers: tuple = ()
         self._scratch = tempfile.TemporaryDirectory(prefix="doselabel-")
-        self._statuses: dict[str, JobStatus] = {}
         self._closed = False
-        self._measured_frame: Any = None
         self.tasks = Tasks(self)
+        self.editing = Editing(viewer, self.tasks, self)
         self.started, self.progressed = self.tasks.started, self.tasks.progressed
         self.finished, self.failed, self.cancelled = self.tasks.finished, self.tasks.failed, self.tasks.cancelled
+        self.editing.status.connect(self.status)
         self.tasks.failed.connect(self._on_failed)
         self.tasks.cancelled.connect(self._on_cancelled)
-        self.tasks.progressed.connect(self._on_progressed)
-        self._measure_timer = self._single_shot(MEASURE_AFTER_MS, self._measure)
-        self._autosave_timer = self._single_shot(AUTOSAVE_AFTER_MS, self._autosave)
-        viewer.dims.events.current_step.connect(self._on_slice)
 
-    def _single_shot(self, interval_ms: int, slot: Callable[[], None]) -> QTimer:
-        timer = QTimer(self)
-        timer.setSingleShot(True)
-        timer.setInterval(interval_ms)
-        timer.timeout.connect(slot)
-        return timer
+    @property
+    def session(self) -> Session | None:
+        """State of the open case."""
+        return self.editing.session
+
+    @property
+    def layers(self) -> CaseLayers | None:
+        """Layers of the open case."""
+        return self.editing.layers
 
     def wait(self, action: str, timeout_s: float = 60.0) -> Any:
         """Process window events until an action is over; return its result or raise its error."""
@@ -154,16 +143,13 @@ class Controller(QObject):
         if self._closed:
             return
         self._closed = True
-        self._measure_timer.stop()
-        self.keep_work()
         if not leave_layers:
-            self.viewer.dims.events.current_step.disconnect(self._on_slice)
-            self._forget_layers()
-        self.session = None
+            self._forget_dose()
+        self.editing.cleanup(leave_layers=leave_layers)
         self.tasks.cleanup()
-        if self.client is not None:
-            self.client.close()
-            self.client = None
+        for client in self._clients:
+            client.close()
+        self.client = None
         self._scratch.cleanup()
 
     # ---- server and case
@@ -180,14 +166,15 @@ class Controller(QObject):
                 raise
 
         def then(found: tuple[Client, ServerInfo, list[StudyInfo]]) -> ServerInfo:
-            if self.client is not None:
-                self.client.close()
+            if self.client is not None and self.client.url != found[0].url:  # its case is not the new server's
+                self._forget_dose()
+                self.editing.close()
             self.client, self.info, self.studies = found
+            self._clients.append(self.client)
             self._remember(self.settings.with_url(self.client.url))
             self.connected.emit(self.info, self.studies)
-            self._say(
-                f"Connected: {self.info.images} CTs of {self.info.studies} patients, {self.info.labelled} labelled."
-            )
+            info = self.info
+            self._say(f"Connected: {info.images} CTs of {info.studies} patients, {info.labelled} labelled.")
             return self.info
 
         self._start("connect", work, then)
@@ -215,39 +202,26 @@ class Controller(QObject):
             return self._show(case)
 
         if self._start("case", work, then):
-            self.keep_work()
+            self.editing.keep_work()
 
     def open_case(self, image_id: str) -> None:
         """Open a case by its id."""
         if (client := self._connected()) is None:
             return
         if self._start("case", lambda progress: self._fetch(client, self.studies, image_id, progress), self._show):
-            self.keep_work()
+            self.editing.keep_work()
 
     def _fetch(self, client: Client, studies: list[StudyInfo], image_id: str, progress: Progress) -> Case:
         recovery = Recovery(self.settings.recovery_folder, client.url)
         return open_case(client, studies, image_id, Path(self._scratch.name), recovery, progress)
 
     def _show(self, case: Case) -> Case:
-        self.keep_work()  # what was painted while the case was being fetched
-        self._forget_layers()
-        self.layers = scene.add_case(self.viewer, case)
-        labels = self.layers.labels
-        self.session = Session(case, labels.data, Recovery(self.settings.recovery_folder, self._url()))
-        for event, slot in self._label_events():
-            event.connect(slot)
-        labels.mouse_wheel_callbacks.append(wheel_over(self._on_wheel))
-        labels.brush_mm = BRUSH_MM
+        self._forget_dose()
+        self.editing.show(case, Recovery(self.settings.recovery_folder, self._url()))
         self.case_opened.emit(case)
-        self.labels_changed.emit()
-        self._measure()
-        self._on_brush()
-        self._on_organ()
         if case.restored:
-            self._say(
-                f"Your unsaved work of {case.restored} is back; 'Discard edits' returns to the server's labels.",
-                "warning",
-            )
+            back = "'Discard edits' returns to the server's labels"
+            self._say(f"Your unsaved work of {case.restored} is back; {back}.", "warning")
         else:
             versions = f"{len(case.versions)} label version(s)" if case.versions else "no labels yet"
             self._say(f"{case.title}: {versions}.")
@@ -255,14 +229,12 @@ class Controller(QObject):
 
     def discard_edits(self) -> None:
         """Return to the server's labels; the draft is put aside, not deleted."""
-        if self.session is None:
+        if (session := self.session) is None:
             return
-        case = self.session.case
-        if self.session.needs_autosave:
-            self.session.autosave()
-        self.session.recovery.discard(case.image_id)
-        self.session = None
-        self.open_case(case.image_id)
+        self.editing.keep_work()
+        session.recovery.discard(session.case.image_id)
+        session.abandoned()
+        self.open_case(session.case.image_id)
 
     # ---- labels
 
@@ -275,7 +247,7 @@ class Controller(QObject):
 
         def work(progress: Progress) -> tuple[JobResult, np.ndarray]:
             request = JobRequest(image_id=case.image_id, user=self.settings.author, params=params)
-            result = self._run_job(client, "segment", SEGMENT_TASK, request, progress)
+            result = client.run_job(SEGMENT_TASK, request, progress)
             path = self._job_file(client, result, "labels", progress)
             return result, to_canonical(read_labels(path), case.native, "the server's segmentation").array
 
@@ -285,13 +257,7 @@ class Controller(QObject):
             if self.session is None or self.session.case is not case:
                 self._say(f"The segmentation of {case.title} is ready, but another case is open.", "warning")
                 return summary
-            box = tuple(slice(0, size) for size in array.shape)
-            change = tools.crop.difference(self.session.array, box, array)  # type: ignore[arg-type]
-            if change is not None:
-                self.layers.labels.apply(change)  # type: ignore[union-attr]
-            self.session.predicted(summary.model_sha256 if summary else "")
-            scene.look_at(self.viewer, self.layers.labels)  # type: ignore[union-attr]
-            self.labels_changed.emit()
+            self.editing.replace(array, summary.model_sha256 if summary else "")
             self.segmented.emit(summary)
             self._say(f"Segmented {case.title}; correct what is wrong, then submit. Ctrl+Z brings back what was there.")
             return summary
@@ -316,49 +282,15 @@ class Controller(QObject):
         int
             Number of voxels changed.
         """
-        session = self._opened()
-        if session is None or self.layers is None:
-            return 0
-        value = self.layers.labels.selected_label if organ is None else _value(organ)
-        try:
-            change = self._change(name, session, value, params)
-        except DoselabelError as error:
-            self._say(str(error), "error")
-            return 0
-        if change is None:
-            self._say(f"{_spoken(name)}: nothing to change.")
-            return 0
-        self.layers.labels.apply(change)
-        volume_ml = change.voxels * session.case.ct.geometry.voxel_volume_ml
-        self._say(f"{_spoken(name)}: {volume_ml:.1f} mL changed. Ctrl+Z undoes it.")
-        return change.voxels
-
-    def _change(self, name: str, session: Session, value: int, params: dict[str, Any]) -> tools.Change | None:
-        array, ct = session.array, session.case.ct
-        kidneys = (_value("left_kidney"), _value("right_kidney"))
-        if name == "swap":
-            return tools.swap(array, *kidneys)
-        if name == "mirror":
-            if value not in kidneys:
-                raise LabelError("Only a kidney can be mirrored.", "Select the kidney to copy to the other side.")
-            return tools.mirror(array, value, kidneys[value == kidneys[0]], ct.array)
-        if name in ("keep_largest", "fill_holes"):
-            return getattr(tools, name)(array, value)
-        if name == "limit_to_hu":
-            return tools.limit_to_hu(array, value, ct.array, **params)
-        if name in ("fill_between_slices", "remove_small", "smooth", "margin"):
-            return getattr(tools, name)(array, value, ct.geometry.spacing_mm, **params)
-        raise DoselabelError(f"There is no tool '{name}'.", "See napari_plugin.tools.")
+        return self.editing.tool(name, organ, **params)
 
     def undo(self) -> None:
         """Undo the last edit."""
-        if self.layers is not None:
-            self.layers.labels.undo()
+        self.editing.undo()
 
     def redo(self) -> None:
         """Redo the last undone edit."""
-        if self.layers is not None:
-            self.layers.labels.redo()
+        self.editing.redo()
 
     def submit(self, author: str = "", comment: str = "") -> None:
         """Store the labels on the server as a new version; only then is the draft forgotten."""
@@ -391,7 +323,7 @@ class Controller(QObject):
             if self.dose_results is not None and self.dose_results.patient_id == session.case.study.patient_id:
                 self.dose_outdated.emit()
             self.connected.emit(self.info, self.studies)
-            self.labels_changed.emit()
+            self.editing.labels_changed.emit()
             self._say(f"{session.case.title}: stored as version {version.version}. Thank you.")
             return version
 
@@ -401,64 +333,6 @@ class Controller(QObject):
     def remember_author(self, author: str) -> None:
         """Remember who annotates."""
         self._remember(replace(self.settings, author=author))
-
-    # ---- brush
-
-    @property
-    def brush_3d(self) -> bool:
-        """Whether the brush is a sphere that paints through slices."""
-        return self.layers is not None and self.layers.labels.n_edit_dimensions == 3
-
-    def set_brush_mm(self, diameter_mm: float) -> None:
-        """Set the brush's diameter, mm."""
-        if self.layers is not None:
-            self.layers.labels.brush_mm = diameter_mm
-
-    def set_brush_3d(self, on: bool) -> None:
-        """Choose between a sphere through slices and a disk in the slice on screen; the diameter is kept."""
-        if self.layers is not None:
-            labels = self.layers.labels
-            diameter_mm = labels.brush_mm
-            labels.n_edit_dimensions = 3 if on else 2
-            labels.brush_mm = diameter_mm
-
-    def set_hu_range(self, hu_range: tuple[float, float] | None) -> None:
-        """Let brush and eraser touch only voxels in a range of HU; None: all."""
-        if self.layers is not None:
-            self.layers.labels.hu_range = hu_range
-
-    def set_protect(self, on: bool) -> None:
-        """Choose whether painting spares other organs."""
-        if self.layers is not None:
-            self.layers.labels.preserve_labels = on
-
-    def select_organ(self, value: int) -> None:
-        """Choose the organ that is edited."""
-        if self.layers is not None:
-            self.layers.labels.selected_label = value
-
-    def step_organ(self, step: int) -> None:
-        """Choose the previous or next organ of the label table."""
-        if self.layers is not None:
-            values = [row.index for row in ORGANS]
-            now = self.layers.labels.selected_label
-            at = values.index(now) if now in values else 0
-            self.select_organ(values[(at + step) % len(values)])
-
-    def _on_brush(self, _: Any = None) -> None:
-        if self.layers is None:
-            return
-        labels = self.layers.labels
-        self.brush_changed.emit(labels.brush_mm, self.brush_3d)
-        self._on_slice()
-
-    def _on_organ(self, _: Any = None) -> None:
-        if self.layers is not None:
-            self.organ_changed.emit(int(self.layers.labels.selected_label))
-
-    def _on_wheel(self, step: int) -> None:
-        if self.layers is not None:
-            self.layers.labels.brush_size = max(1, self.layers.labels.brush_size + 2 * step)
 
     # ---- training and dose
 
@@ -476,7 +350,7 @@ class Controller(QObject):
                 self._say(f"Trained {summary.steps} steps on {summary.cases} cases: {verdict}. {summary.reason}")
             return summary
 
-        self._start("train", lambda progress: self._run_job(client, "train", TRAIN_TASK, request, progress), then)
+        self._start("train", lambda progress: client.run_job(TRAIN_TASK, request, progress), then)
 
     def dose(self, **options: Any) -> None:
         """Let the server compute the patient's doses from the submitted labels, and show map and isodose lines."""
@@ -488,21 +362,18 @@ class Controller(QObject):
             self._say("The dose will be that of the submitted labels: your unsaved edits are not in it.", "warning")
         request = JobRequest(image_id=case.image_id, user=self.settings.author, params=options)
 
-        def work(progress: Progress) -> tuple[JobResult, Volume | None, Path | None]:
-            result = self._run_job(client, "dose", DOSE_TASK, request, progress)
-            fetched = {
-                role: self._job_file(client, result, role, progress)
-                for role in ("dose", "report")
-                if role in result.files
-            }
-            return result, read_image(fetched["dose"]) if "dose" in fetched else None, fetched.get("report")
+        def work(progress: Progress) -> tuple[JobResult, dict[str, Path], Volume | None]:
+            result = client.run_job(DOSE_TASK, request, progress)
+            files = {role: self._job_file(client, result, role, progress) for role in result.files}
+            return result, files, read_image(files["dose"]) if "dose" in files else None
 
-        def then(found: tuple[JobResult, Volume | None, Path | None]) -> Any:
-            result, volume, self.report = found
+        def then(found: tuple[JobResult, dict[str, Path], Volume | None]) -> Any:
+            result, files, volume = found
             if result.dose is None:
                 raise ServerError("The server's dosimetry ended without results.", "See its log.")
-            self.dose_results = result.dose
-            if volume is not None and self.session is not None and self.session.case.study == case.study:
+            self.dose_results, self._dose_files = result.dose, files
+            patient_id = case.study.patient_id
+            if volume is not None and self.session is not None and self.session.case.study.patient_id == patient_id:
                 self._show_dose(volume)
             self.dose_ready.emit(result.dose)
             doses = ", ".join(
@@ -513,9 +384,25 @@ class Controller(QObject):
 
         self._start("dose", work, then)
 
+    @property
+    def report(self) -> Path | None:
+        """The latest dose report, HTML."""
+        return self._dose_files.get("report")
+
+    def save_dose(self, folder: str | Path) -> Path:
+        """Copy everything the latest dosimetry made (results, dose map, report …) to a folder."""
+        if self.dose_results is None:
+            raise DoselabelError("There is no dose to save.", "Compute the doses first.")
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        for path in self._dose_files.values():
+            shutil.copyfile(path, folder / path.name)
+        (folder / "results.json").write_text(self.dose_results.model_dump_json(by_alias=True, indent=1), "utf-8")
+        return folder
+
     def _show_dose(self, volume: Volume) -> None:
         assert self.session is not None
-        scene.remove(self.viewer, self._dose_layers)
+        self._forget_dose()
         organs = self.dose_results.organs.values() if self.dose_results else ()
         highest = max((organ.dvh.max_gy for organ in organs), default=float(volume.array.max()))
         grid = self.session.case.ct.geometry
@@ -524,13 +411,11 @@ class Controller(QObject):
             self.viewer.layers.move(self.viewer.layers.index(self.layers.labels), len(self.viewer.layers))
             self.viewer.layers.selection.active = self.layers.labels
 
+    def _forget_dose(self) -> None:
+        scene.remove(self.viewer, self._dose_layers)
+        self._dose_layers = ()
+
     # ---- jobs
-
-    def _run_job(self, client: Client, action: str, task: str, request: JobRequest, progress: Progress) -> JobResult:
-        def remember(status: JobStatus) -> None:
-            self._statuses[action] = status
-
-        return client.run_job(task, request, progress, on_status=remember)
 
     def _job_file(self, client: Client, result: JobResult, role: str, progress: Progress) -> Path:
         name = result.files.get(role)
@@ -539,88 +424,7 @@ class Controller(QObject):
         path = inside(Path(self._scratch.name), f"jobs/{result.id}/{name}")
         return client.job_file(result.id, name, path, lambda part: progress("fetching the result", part))
 
-    # ---- what happens
-
-    def _on_edited(self, _: Any = None) -> None:
-        if self.session is None:
-            return
-        self.session.edited()
-        self.labels_changed.emit()
-        self._measure_timer.start()
-        if not self._autosave_timer.isActive():
-            self._autosave_timer.start()
-
-    def _on_painting(self, _: Any = None) -> None:
-        self._measure_timer.start()
-
-    def _on_slice(self, _: Any = None) -> None:
-        if self.session is None or self.layers is None:
-            return
-        parts = []
-        frame = scene.spect_at(self.session.case, self.viewer)
-        if frame is not None:
-            parts.append(
-                f"SPECT {frame.time_h:g} h p.i." + ("" if frame.registered else " (not registered to this CT)")
-            )
-            if frame is not self._measured_frame:
-                self._measure_timer.start()
-        if self.brush_3d and self.layers.labels.mode in ("paint", "erase"):
-            parts.append(f"3D BRUSH {self.layers.labels.brush_mm:.0f} mm")
-        text = self.viewer.canvas.overlays.text
-        text.text, text.visible = " · ".join(parts), bool(parts)
-
-    def _measure(self) -> None:
-        session = self.session
-        if session is None:
-            return
-        if self.tasks.running("measure"):
-            self._measure_timer.start()
-            return
-        frame = scene.spect_at(session.case, self.viewer)
-        self._measured_frame = frame
-        spect = None if frame is None else frame.volume
-        self.tasks.run("measure", lambda _: measure(session.array, session.case.ct, spect), self.measured.emit)
-
-    def _autosave(self) -> None:
-        session = self.session
-        if session is None or not session.needs_autosave:
-            return
-        snapshot: Snapshot = session.snapshot()
-        if not self.tasks.run("autosave", lambda _: session.autosave(snapshot)):
-            self._autosave_timer.start()
-
-    def keep_work(self) -> None:
-        """Write the draft now: the case is about to leave the screen."""
-        self._autosave_timer.stop()
-        if self.session is not None:
-            try:
-                self.session.autosave()
-            except (OSError, DoselabelError) as error:
-                self._say(f"The draft could not be kept: {error}", "error")
-
-    def _forget_layers(self) -> None:
-        self.session = None
-        if self.layers is not None:
-            for event, slot in self._label_events():
-                event.disconnect(slot)
-            scene.remove(self.viewer, [*self._dose_layers, *self.layers.all()])
-        self.layers, self._dose_layers = None, ()
-
-    def _label_events(self) -> list[tuple[Any, Callable[..., None]]]:
-        assert self.layers is not None
-        events = self.layers.labels.events
-        return [
-            (events.edited, self._on_edited),
-            (events.labels_update, self._on_painting),
-            (events.brush_size, self._on_brush),
-            (events.n_edit_dimensions, self._on_brush),
-            (events.mode, self._on_brush),
-            (events.selected_label, self._on_organ),
-        ]
-
-    def _on_progressed(self, action: str, *_: Any) -> None:
-        if action in self._statuses:
-            self.job_status.emit(action, self._statuses[action])
+    # ---- small things
 
     def _on_failed(self, action: str, error: Exception) -> None:
         self._say(str(error), "error")
@@ -629,8 +433,6 @@ class Controller(QObject):
 
     def _on_cancelled(self, action: str) -> None:
         self._say(f"{_spoken(action)}: cancelled.", "warning")
-
-    # ---- small things
 
     def _start(self, action: str, work: Callable[[Progress], Any], then: Callable[[Any], Any]) -> bool:
         started = self.tasks.run(action, work, then)
@@ -657,10 +459,6 @@ class Controller(QObject):
     def _remember(self, settings: Settings) -> None:
         self.settings = settings
         settings.save()
-
-
-def _value(name: str) -> int:
-    return organ(name).index
 
 
 def _spoken(name: str) -> str:

@@ -26,7 +26,7 @@ from napari_plugin.views.segment import SegmentView
 from napari_plugin.views.submit import SubmitView
 from napari_plugin.views.train import TrainView
 
-WIDTH_PX = 410
+WIDTH_PX = 430
 LEVEL_STYLES = {
     "info": "padding: 3px;",
     "warning": "padding: 3px; background: #6b5200; color: white;",
@@ -92,7 +92,7 @@ class DoselabelDock(QWidget):
     def eventFilter(self, watched: Any, event: QEvent) -> bool:
         """Keep unsaved work when the window closes; it may yet refuse to."""
         if watched is self._filtered and event.type() == QEvent.Type.Close:
-            self.controller.keep_work()
+            self.controller.editing.keep_work()
         return super().eventFilter(watched, event)
 
     def event(self, event: QEvent) -> bool:
@@ -109,20 +109,12 @@ class DoselabelDock(QWidget):
         lines = QVBoxLayout(annotate)
         lines.setContentsMargins(0, 0, 0, 0)
         lines.setSpacing(2)
-        for title, view in (
-            ("Case", self.case_view),
-            ("Segment", self.segment_view),
-            ("Correct", self.edit_view),
-            ("Submit", self.submit_view),
-        ):
+        for title, view in (("Case", self.case_view), ("Segment", self.segment_view), ("Correct", self.edit_view)):
             lines.addWidget(Section(title, view))
         lines.addStretch(1)
-        for title, page in (("Annotate", annotate), ("Train", self.train_view), ("Dose", self.dose_view)):
-            scroll = QScrollArea()
-            scroll.setWidgetResizable(True)
-            scroll.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
-            scroll.setWidget(page)
-            self._tabs.addTab(scroll, title)
+        self._tabs.addTab(_below(_scrolling(annotate), self.submit_view), "Annotate")
+        self._tabs.addTab(_scrolling(self.train_view), "Train")
+        self._tabs.addTab(_scrolling(self.dose_view), "Dose")
         research = note("Research use only. Not a medical device.")
         research.setStyleSheet("font-weight: bold; padding: 2px 6px;")
         whole = QVBoxLayout(self)
@@ -143,14 +135,15 @@ class DoselabelDock(QWidget):
         self.case_view.open_wanted.connect(to.open_case)
         self.segment_view.segment_wanted.connect(lambda params: to.segment(**params))
         self.edit_view.tool_wanted.connect(lambda name, params: to.tool(name, **params))
-        self.edit_view.organ_chosen.connect(to.select_organ)
-        self.edit_view.brush_changed.connect(to.set_brush_mm)
-        self.edit_view.brush_3d_changed.connect(to.set_brush_3d)
-        self.edit_view.hu_range_changed.connect(to.set_hu_range)
-        self.edit_view.protect_changed.connect(to.set_protect)
+        self.edit_view.organ_chosen.connect(to.editing.select_organ)
+        self.edit_view.brush_changed.connect(to.editing.set_brush_mm)
+        self.edit_view.brush_3d_changed.connect(to.editing.set_brush_3d)
+        self.edit_view.hu_range_changed.connect(to.editing.set_hu_range)
+        self.edit_view.protect_changed.connect(to.editing.set_protect)
+        self.edit_view.outline_changed.connect(to.editing.set_outline)
         self.edit_view.undo_wanted.connect(to.undo)
         self.edit_view.redo_wanted.connect(to.redo)
-        self.edit_view.discard_wanted.connect(self._discard)
+        self.submit_view.discard_wanted.connect(self._discard)
         self.submit_view.submit_wanted.connect(to.submit)
         self.train_view.train_wanted.connect(to.train)
         self.dose_view.dose_wanted.connect(lambda options: to.dose(**options))
@@ -164,12 +157,13 @@ class DoselabelDock(QWidget):
             "next": lambda: to.next_case(self.case_view.strategy),
             "segment": self.segment_view.ask,
             "submit": self.submit_view.ask,
-            "previous_organ": lambda: to.step_organ(-1),
-            "next_organ": lambda: to.step_organ(1),
+            "previous_organ": lambda: to.editing.step_organ(-1),
+            "next_organ": lambda: to.editing.step_organ(1),
             "hu_mask": lambda: self.edit_view.set_hu(not self.edit_view.hu_on),
-            "brush_3d": lambda: to.set_brush_3d(not to.brush_3d),
+            "brush_3d": lambda: to.editing.set_brush_3d(not to.editing.brush_3d),
             "fill_between_slices": lambda: to.tool("fill_between_slices"),
             "keep_largest": lambda: to.tool("keep_largest"),
+            "outline": lambda: self.edit_view.set_outline(not self.edit_view.outline_on),
         }
 
     def _discard(self) -> None:
@@ -195,10 +189,11 @@ class DoselabelDock(QWidget):
         of.disconnected.connect(self.server_view.set_disconnected)
         of.case_opened.connect(self._on_case)
         of.next_reason.connect(self.case_view.set_reason)
-        of.labels_changed.connect(self._on_labels)
-        of.measured.connect(self.edit_view.set_measures)
-        of.brush_changed.connect(self.edit_view.set_brush)
-        of.organ_changed.connect(self.edit_view.set_organ)
+        of.editing.labels_changed.connect(self._on_labels)
+        of.editing.measured.connect(self.edit_view.set_measures)
+        of.editing.brush_changed.connect(self.edit_view.set_brush)
+        of.editing.protect_changed.connect(self.edit_view.set_protect)
+        of.editing.organ_changed.connect(self.edit_view.set_organ)
         of.segmented.connect(self.segment_view.set_summary)
         of.trained.connect(self.train_view.set_summary)
         of.dose_ready.connect(lambda results: self.dose_view.set_results(results, has_report=of.report is not None))
@@ -254,11 +249,12 @@ class DoselabelDock(QWidget):
         self.segment_view.set_summary(None)
         self.submit_view.submitted()
         self.edit_view.set_hu(False)
+        self.controller.editing.set_outline(self.edit_view.outline_on)
 
     def _on_labels(self) -> None:
         session = self.controller.session
         if session is not None:
-            self.submit_view.set_state("Edits not submitted yet." if session.dirty else "No unsubmitted edits.")
+            self.submit_view.set_dirty(session.dirty)
 
     def _say(self, text: str, level: str) -> None:
         self._status.setText(text)
@@ -273,6 +269,26 @@ class DoselabelDock(QWidget):
         }
         self.dose_view.set_colours(shown)
         self.train_view.plot.set_colours(shown)
+
+
+def _scrolling(page: QWidget) -> QScrollArea:
+    area = QScrollArea()
+    area.setWidgetResizable(True)
+    area.setFrameShape(QScrollArea.Shape.NoFrame)
+    area.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+    area.setWidget(page)
+    return area
+
+
+def _below(upper: QWidget, lower: QWidget) -> QWidget:
+    """A page whose lower part stays in sight while the upper scrolls."""
+    page = QWidget()
+    lines = QVBoxLayout(page)
+    lines.setContentsMargins(0, 0, 0, 0)
+    lines.setSpacing(4)
+    lines.addWidget(upper, 1)
+    lines.addWidget(lower)
+    return page
 
 
 def _abandon(controller: Controller, _: Any = None) -> None:

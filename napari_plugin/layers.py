@@ -50,7 +50,7 @@ def add_case(viewer: ViewerModel, case: Case) -> CaseLayers:
         name="Organs",
         features=organ_features(),
         metadata=_facts(case),
-        opacity=0.5,
+        opacity=0.45,
         **where,
     )
     layers = CaseLayers(ct, _spect_layer(case), labels)
@@ -115,8 +115,8 @@ def _spect_layer(case: Case) -> Image | None:
         name="SPECT (Bq/mL)",
         colormap=ensure_colormap("hot"),
         blending="additive",
-        opacity=0.6,
-        contrast_limits=(0.0, 0.6 * top),
+        opacity=0.5,
+        contrast_limits=(0.0, top),
         metadata={**_facts(case), "time_h": [frame.time_h for frame in case.spects]},
         **where,
     )

@@ -72,7 +72,8 @@ class OrganLabels(Labels):
 
     @brush_mm.setter
     def brush_mm(self, diameter_mm: float) -> None:
-        self.brush_size = max(1, round(diameter_mm / self.finest_mm))
+        beside = max(0, round((diameter_mm / self.finest_mm - 1) / 2))  # voxels on each side of the middle one
+        self.brush_size = 2 * beside + 1
 
     def paint(self, coord: Any, new_label: int, refresh: bool = True) -> None:
         """Paint a disk or sphere, only where the CT lies in ``hu_range`` when there is one."""

@@ -11,6 +11,7 @@ I                  HU mask of the brush on and off
 D                  2D / 3D brush
 G                  fill between slices
 K                  keep the largest part
+O                  outlines or filled organs
 Shift+wheel        brush size (over the image)
 =================  ======================================
 
@@ -34,6 +35,7 @@ KEYS: Mapping[str, str] = {
     "d": "brush_3d",
     "g": "fill_between_slices",
     "k": "keep_largest",
+    "o": "outline",
 }
 
 

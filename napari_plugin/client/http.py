@@ -34,6 +34,7 @@ CONNECT_TIMEOUT_S = 5.0
 READ_TIMEOUT_S = 60.0
 UPLOAD_TIMEOUT_S = 300.0
 POLL_S = 0.5
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
 LOST_CONTACT_S = 30.0
 """A running job survives a server that does not answer for this long; then following it is given up."""
 
@@ -64,6 +65,7 @@ class Client:
             timeout=httpx.Timeout(READ_TIMEOUT_S, connect=CONNECT_TIMEOUT_S),
             transport=transport,
             follow_redirects=True,
+            trust_env=urlsplit(self.url).hostname not in LOOPBACK,  # a proxy can't know this machine's own server
         )
 
     def close(self) -> None:

@@ -5,6 +5,7 @@ Deliberate submission clears the recovery file; everything else keeps it.
 
 from __future__ import annotations
 
+import threading
 from dataclasses import dataclass
 
 import numpy as np
@@ -52,6 +53,7 @@ class Session:
         self._edits = 1 if case.restored else 0
         self._kept = self._edits
         self._submitted = 0
+        self._saving = threading.Lock()  # drafts are written by the window's thread and by a worker's
 
     @property
     def dirty(self) -> bool:
@@ -80,25 +82,30 @@ class Session:
         self.origin = "model"
         self.started_from = model_sha256
 
+    def abandoned(self) -> None:
+        """Note that the annotator does not want the edits: nothing is left to save."""
+        self._submitted = self._kept = self._edits
+
     def snapshot(self) -> Snapshot:
         """Copy the labels as they are now."""
         return Snapshot(self.case, self.array.copy(), self._edits, self.origin, self.started_from)
 
     def autosave(self, snapshot: Snapshot | None = None) -> None:
         """Write the recovery file when there is something to write; from any thread, with a snapshot."""
-        if snapshot is None:
-            if not self.needs_autosave:
+        with self._saving:
+            if snapshot is None and self.needs_autosave:
+                snapshot = self.snapshot()
+            if snapshot is None or snapshot.edits in (self._kept, self._submitted):
                 return
-            snapshot = self.snapshot()
-        draft = Draft(snapshot.native(), snapshot.origin, snapshot.started_from, now())
-        self.recovery.save(self.case.image_id, draft)
-        self._kept = snapshot.edits
+            draft = Draft(snapshot.native(), snapshot.origin, snapshot.started_from, now())
+            self.recovery.save(self.case.image_id, draft)
+            self._kept = snapshot.edits
 
     def submitted(self, snapshot: Snapshot, version: LabelVersion) -> None:
         """Note that a snapshot is on the server; edits made since then stay unsaved work."""
-        self._submitted = snapshot.edits
-        self.started_from = f"version {version.version}"
-        if self.dirty:
-            self.autosave()
-        else:
-            self.recovery.clear(self.case.image_id)
+        with self._saving:
+            self._submitted = snapshot.edits
+            self.started_from = f"version {version.version}"
+            if not self.dirty:
+                self.recovery.clear(self.case.image_id)
+        self.autosave()

@@ -39,6 +39,12 @@ def box_of(labels: np.ndarray, value: int, margin_voxels: tuple[int, int, int] =
     return a, b, c
 
 
+def whole(labels: np.ndarray) -> Box:
+    """Box of all voxels."""
+    a, b, c = (slice(0, size) for size in labels.shape)
+    return a, b, c
+
+
 def voxels_for(distance_mm: float, spacing_mm: Spacing) -> tuple[int, int, int]:
     """Number of voxels (z, y, x) that cover a distance, and one to spare."""
     z, y, x = (int(np.ceil(distance_mm / s)) + 1 for s in spacing_mm)

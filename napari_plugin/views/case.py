@@ -23,6 +23,7 @@ class CaseView(QWidget):
     def __init__(self) -> None:
         super().__init__()
         self._strategy = QComboBox()
+        self._strategy.setMinimumWidth(80)
         self._strategy.setToolTip("How the server chooses the next case")
         self._next = button("Next case", "Key N")
         self._next.clicked.connect(lambda: self.next_wanted.emit(self._strategy.currentText()))
@@ -36,7 +37,7 @@ class CaseView(QWidget):
         self._list.header().setSectionResizeMode(1, QHeaderView.ResizeMode.ResizeToContents)
         self._list.header().setSectionResizeMode(2, QHeaderView.ResizeMode.ResizeToContents)
         self._list.header().setStretchLastSection(False)
-        self._list.setFixedHeight(130)
+        self._list.setFixedHeight(96)
         self._list.setToolTip("Double-click opens a case")
         self._list.itemActivated.connect(self._activated)
         column(

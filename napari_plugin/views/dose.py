@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from qtpy.QtCore import Signal
 from qtpy.QtWidgets import QCheckBox, QComboBox, QFormLayout, QTabWidget, QWidget
 
@@ -10,21 +12,31 @@ from doselabel.wire import DoseResults, OrganDose
 from napari_plugin.views.kit import ProgressRow, Table, button, column, note, number, row
 from napari_plugin.views.plots import Colours, Plot
 
-VOI = {
-    "as the server chooses": "",
-    "transfer matrix (PSF)": "gtm",
-    "mask + margin": "margin",
-    "Gaussian border": "gaussian",
-    "SPECT threshold": "threshold",
+CHOICES: Mapping[str, Mapping[str, str]] = {
+    "voi": {
+        "automatic": "auto",
+        "transfer matrix (PSF)": "gtm",
+        "mask + margin": "margin",
+        "Gaussian border": "gaussian",
+        "SPECT threshold": "threshold",
+    },
+    "tac": {
+        "automatic": "auto",
+        "uptake and washout": "uptake",
+        "mono-exponential": "mono",
+        "bi-exponential": "bi",
+        "trapezoid": "trapezoid",
+        "one time point (Hänscheid)": "hanscheid",
+    },
+    "engine": {"voxel S values": "voxel-s", "local deposition": "local", "organ S values": "organ"},
+    "registration": {
+        "automatic": "auto",
+        "as stored": "stored",
+        "none": "identity",
+        "refine on the organs": "organ",
+    },
 }
-TAC = {
-    "as the server chooses": "",
-    "uptake and washout (3 parameters)": "uptake",
-    "mono-exponential": "mono",
-    "bi-exponential": "bi",
-    "trapezoid": "trapezoid",
-}
-ENGINES = {"as the server chooses": "", "voxel S values": "voxel-s", "organ S values": "organ", "local": "local"}
+"""Options of `doselabel.dosimetry.options.DoseOptions` that are offered: what a person reads → what is sent."""
 
 
 class DoseView(QWidget):
@@ -35,16 +47,21 @@ class DoseView(QWidget):
 
     def __init__(self) -> None:
         super().__init__()
-        self._voi, self._tac, self._engine = _choice(VOI), _choice(TAC), _choice(ENGINES)
-        self._margin = number(3, 0, 20, "mm", step=0.5, decimals=1, tip="How far the mask is grown")
-        self._voi.currentTextChanged.connect(self._voi_changed)
+        self._boxes = {key: _choice(values) for key, values in CHOICES.items()}
+        self._extent = {
+            "margin": ("margin_mm", number(3, 0, 20, "mm", step=0.5, decimals=1, tip="The mask is grown by this")),
+            "gaussian": ("gaussian_sigma_mm", number(3, 0.5, 20, "mm", step=0.5, decimals=1, tip="σ of the border")),
+            "threshold": ("threshold_percent", number(42, 1, 99, "%", tip="Of the maximum near the mask")),
+        }
+        self._boxes["voi"].currentTextChanged.connect(self._voi_changed)
         form_holder = QWidget()
         form = QFormLayout(form_holder)
         form.setContentsMargins(0, 0, 0, 0)
         form.setSpacing(4)
-        form.addRow("Activity from", row(self._voi, self._margin, stretch=0))
-        form.addRow("Curve", self._tac)
-        form.addRow("Dose engine", self._engine)
+        form.addRow("Activity from", row(self._boxes["voi"], *(f for _, f in self._extent.values()), stretch=0))
+        form.addRow("Curve", self._boxes["tac"])
+        form.addRow("Dose engine", self._boxes["engine"])
+        form.addRow("SPECT to CT", self._boxes["registration"])
         self._fill_in = QCheckBox("let the model label CTs nobody has submitted")
         self._fill_in.setToolTip("The result then says that nobody reviewed these masks")
         self._run = button("Compute doses", "From the submitted labels of the patient's CTs")
@@ -54,7 +71,7 @@ class DoseView(QWidget):
         self._report.setEnabled(False)
         self.progress = ProgressRow()
         self._head = note()
-        self._table = Table(["Organ", "Dose ± 1 SD\nGy", "TIA\nMBq·h", "T½ eff\nh", "Mass\ng", "per activity\nGy/GBq"])
+        self._table = Table(["Organ", "Dose ± SD\nGy", "TIA ± SD\nMBq·h", "T½ eff\nh", "Mass\ng", "Dose per\nGBq: Gy"])
         self._table.hide()
         self._warnings = note()
         self._warnings.hide()
@@ -78,16 +95,16 @@ class DoseView(QWidget):
         self._voi_changed()
 
     def ask(self) -> None:
-        """Ask for the doses with the chosen options; what was not chosen is left to the server."""
-        options: dict[str, object] = {}
-        for key, box, table in (("voi", self._voi, VOI), ("tac", self._tac, TAC), ("engine", self._engine, ENGINES)):
-            if table[box.currentText()]:
-                options[key] = table[box.currentText()]
-        if self._margin.isVisibleTo(self):
-            options["margin_mm"] = self._margin.value()
+        """Ask for the doses with the chosen options."""
+        options: dict[str, object] = {key: self._chosen(key) for key in CHOICES}
+        if extent := self._extent.get(self._chosen("voi")):
+            options[extent[0]] = extent[1].value()
         if self._fill_in.isChecked():
             options["labels"] = "model"
         self.dose_wanted.emit(options)
+
+    def _chosen(self, key: str) -> str:
+        return CHOICES[key][self._boxes[key].currentText()]
 
     def set_busy(self, busy: bool) -> None:
         """Allow only one computation at a time."""
@@ -126,10 +143,11 @@ class DoseView(QWidget):
             self._head.setText("<b>⚠ outdated: the labels changed; compute again.</b><br>" + self._head.text())
 
     def _voi_changed(self, _: str = "") -> None:
-        self._margin.setVisible(VOI[self._voi.currentText()] in ("margin", "gaussian"))
+        for method, (_, field) in self._extent.items():
+            field.setVisible(method == self._chosen("voi"))
 
 
-def _choice(table: dict[str, str]) -> QComboBox:
+def _choice(table: Mapping[str, str]) -> QComboBox:
     box = QComboBox()
     box.addItems(list(table))
     return box

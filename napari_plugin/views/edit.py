@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from qtpy.QtCore import Signal
 from qtpy.QtWidgets import QCheckBox, QGridLayout, QLabel, QWidget
@@ -21,39 +22,55 @@ class EditView(QWidget):
     brush_3d_changed = Signal(bool)
     hu_range_changed = Signal(object)
     protect_changed = Signal(bool)
+    outline_changed = Signal(bool)
     undo_wanted = Signal()
     redo_wanted = Signal()
-    discard_wanted = Signal()
 
     def __init__(self) -> None:
         super().__init__()
-        self._table = Table(["Organ", "Volume\nmL", "Mass\ng", "CT mean\nHU", "SPECT mean\nkBq/mL"])
+        self._table = Table(["Organ", "Volume\nmL", "Mass\ng", "CT\nHU", "SPECT\nkBq/mL"])
         self._table.set_rows([[organ.title, "–", "–", "–", "–"] for organ in ORGANS])
         for i, organ in enumerate(ORGANS):
             self._table.item(i, 0).setIcon(swatch(organ.color))
-        self._table.setToolTip("Click an organ to edit it. Mass = volume × density of the label table.")
+        self._table.setToolTip(
+            "Click an organ to edit it. Mass = volume × density of the label table; CT and SPECT are means over "
+            "the organ, SPECT at the time point on screen."
+        )
         self._table.itemSelectionChanged.connect(self._chosen)
         self._mode = note()
-        column(self, self._table, self._brush(), self._mode, self._tools(), self._history())
-        self.set_brush(12.0, False)
+        column(self, self._table, self._brush(), self._mode, self._tools())
+        self.set_brush(12.0, False, 1.0)
 
     # ---- parts
 
     def _brush(self) -> QWidget:
-        self._size = number(12, 1, 100, "mm", tip="Diameter of the brush; Shift+wheel, or [ and ]")
+        self._size = number(12, 0.1, 200, "mm", tip="Diameter of the brush; Shift+wheel, or [ and ]")
         self._size.valueChanged.connect(self.brush_changed)
         self._sphere = QCheckBox("3D")
         self._sphere.setToolTip("A sphere that paints through slices; off: this slice only (key D)")
         self._sphere.toggled.connect(self.brush_3d_changed)
-        self._hu = QCheckBox("HU")
+        self._protect = QCheckBox("Protect others")
+        self._protect.setChecked(True)
+        self._protect.setToolTip("Painting does not write over other organs (key B)")
+        self._protect.toggled.connect(self.protect_changed)
+        self._outline = QCheckBox("Outline")
+        self._outline.setToolTip("Draw outlines instead of filled organs (key O)")
+        self._outline.toggled.connect(self.outline_changed)
+        self._hu = QCheckBox("Only where CT is")
         self._hu.setToolTip("Brush and eraser touch only voxels in this range of CT numbers (key I)")
-        self._low = number(-20, -1024, 3000, "", step=10, tip="Lowest HU")
-        self._high = number(250, -1024, 3000, "", step=10, tip="Highest HU")
+        self._low = number(-20, -1024, 3000, "HU", step=10, tip="Lowest CT number")
+        self._high = number(250, -1024, 3000, "HU", step=10, tip="Highest CT number")
         for field in (self._low, self._high):
-            field.setMinimumWidth(58)
             field.valueChanged.connect(self._hu_changed)
         self._hu.toggled.connect(self._hu_changed)
-        return row(QLabel("Brush"), self._size, self._sphere, self._hu, self._low, QLabel("–"), self._high, stretch=1)
+        holder = QWidget()
+        lines = column(
+            holder,
+            row(QLabel("Brush"), self._size, self._sphere, self._protect, self._outline, stretch=1),
+            row(self._hu, self._low, QLabel("to"), self._high, stretch=3),
+        )
+        lines.setContentsMargins(0, 0, 0, 0)
+        return holder
 
     def _tools(self) -> QWidget:
         smooth = number(2, 0.5, 20, "mm", step=0.5, decimals=1, tip="Width σ of the Gaussian; volume is kept")
@@ -63,50 +80,36 @@ class EditView(QWidget):
         grid = QGridLayout(holder)
         grid.setContentsMargins(0, 0, 0, 0)
         grid.setSpacing(4)
-        plain = [
-            ("Fill between slices", "fill_between_slices", "Draw some axial slices, get those between (key G)"),
-            ("Fill holes", "fill_holes", "Fill what the organ encloses"),
-            ("Keep largest", "keep_largest", "Keep only the largest connected part (key K)"),
-            ("Mirror kidney", "mirror", "Copy the selected kidney to the other side as a first guess"),
-            ("Swap left/right", "swap", "Exchange left and right kidney"),
-        ]
-        for i, (text, name, tip) in enumerate(plain):
-            self._add(grid, i, text, tip, lambda name=name: self.tool_wanted.emit(name, {}))
-        self._add(
-            grid, 5, "Limit to HU", "Remove the organ's voxels outside the HU range above",
-            lambda: self.tool_wanted.emit(
-                "limit_to_hu", {"low_hu": self._low.value(), "high_hu": self._high.value()}
-            ),
-        )  # fmt: skip
-        with_number = [
-            ("Smooth", "smooth", "sigma_mm", smooth, "Smooth the surface, keeping the volume"),
-            ("Remove parts <", "remove_small", "smallest_ml", small, "Remove small separate parts"),
-            ("Margin", "margin", "margin_mm", margin, "Grow or shrink by a distance"),
-        ]
-        for i, (text, name, key, field, tip) in enumerate(with_number):
-            asks = button(text, tip)
-            asks.clicked.connect(
-                lambda _=False, name=name, key=key, field=field: self.tool_wanted.emit(name, {key: field.value()})
-            )
-            grid.addWidget(row(asks, field, stretch=0), 3 + i // 2, i % 2)
-        return holder
 
-    def _add(self, grid: QGridLayout, i: int, text: str, tip: str, asks) -> None:
-        made = button(text, tip)
-        made.clicked.connect(lambda _=False: asks())
-        grid.addWidget(made, i // 2, i % 2)
+        def limits() -> dict:
+            return {"low_hu": self._low.value(), "high_hu": self._high.value()}
+
+        tools = [
+            ("Fill between", "fill_between_slices", dict, None, "Draw some slices, get those between (key G)"),
+            ("Fill holes", "fill_holes", dict, None, "Fill what the organ encloses"),
+            ("Keep largest", "keep_largest", dict, None, "Remove all but the largest connected part (key K)"),
+            ("Limit to HU", "limit_to_hu", limits, None, "Remove the organ's voxels outside the range of HU above"),
+            ("Mirror kidney", "mirror", dict, None, "Copy the selected kidney to the other side as a first guess"),
+            ("Swap L ↔ R", "swap", dict, None, "Exchange left and right kidney"),
+            ("Smooth", "smooth", lambda: {"sigma_mm": smooth.value()}, smooth, "Smooth the surface, keep the volume"),
+            ("Margin", "margin", lambda: {"margin_mm": margin.value()}, margin, "Grow or shrink by a distance"),
+            ("Drop parts <", "remove_small", lambda: {"smallest_ml": small.value()}, small, "Remove small parts"),
+        ]
+        for i, (text, name, params, field, tip) in enumerate(tools):
+            asks = button(text, tip)
+            asks.clicked.connect(lambda _=False, name=name, params=params: self.tool_wanted.emit(name, params()))
+            if field is None:  # three in a row
+                grid.addWidget(asks, i // 3, 2 * (i % 3), 1, 2)
+            else:  # two in a row, the last beside undo and redo
+                grid.addWidget(row(asks, field, stretch=0), 2 + (i - 6) // 2, 3 * ((i - 6) % 2), 1, 3)
+        grid.addWidget(self._history(), 3, 3, 1, 3)
+        return holder
 
     def _history(self) -> QWidget:
         undo, redo = button("Undo", "Ctrl+Z"), button("Redo", "Ctrl+Shift+Z")
         undo.clicked.connect(self.undo_wanted)
         redo.clicked.connect(self.redo_wanted)
-        discard = button("Discard edits", "Return to the server's labels; your edits are put aside")
-        discard.clicked.connect(self.discard_wanted)
-        self._protect = QCheckBox("Protect others")
-        self._protect.setChecked(True)
-        self._protect.setToolTip("Painting does not write over other organs (napari's 'preserve labels')")
-        self._protect.toggled.connect(self.protect_changed)
-        return row(undo, redo, discard, self._protect, stretch=2)
+        return row(undo, redo)
 
     # ---- what is shown
 
@@ -127,18 +130,37 @@ class EditView(QWidget):
             self._table.clearSelection()
         self._table.blockSignals(False)
 
-    def set_brush(self, diameter_mm: float, sphere: bool) -> None:
-        """Show the brush, and loudly whether it paints through slices."""
-        for widget, value in ((self._size, diameter_mm), (self._sphere, sphere)):
-            widget.blockSignals(True)
-            widget.setChecked(value) if widget is self._sphere else widget.setValue(value)
-            widget.blockSignals(False)
+    def set_brush(self, diameter_mm: float, sphere: bool, step_mm: float) -> None:
+        """Show the brush, and loudly whether it paints through slices.
+
+        Parameters
+        ----------
+        step_mm : float
+            The next larger brush is larger by this (two voxels).
+        """
+        _show(self._size.setValue, self._size, diameter_mm)
+        _show(self._sphere.setChecked, self._sphere, sphere)
+        self._size.setSingleStep(step_mm)
+        self._size.setDecimals(1 if diameter_mm < 10 else 0)
         if sphere:
-            self._mode.setText(f"3D BRUSH: a sphere of {diameter_mm:.0f} mm, through all slices it touches")
+            self._mode.setText(f"3D BRUSH: sphere of {diameter_mm:.0f} mm through all slices")
             self._mode.setStyleSheet("background: #8a5a00; color: white; font-weight: bold; padding: 2px;")
         else:
-            self._mode.setText(f"2D brush: a disk of {diameter_mm:.0f} mm, this slice only")
+            self._mode.setText(f"2D brush: disk of {diameter_mm:.0f} mm in this slice only")
             self._mode.setStyleSheet("padding: 2px;")
+
+    def set_protect(self, on: bool) -> None:
+        """Show whether painting spares other organs."""
+        _show(self._protect.setChecked, self._protect, on)
+
+    def set_outline(self, on: bool) -> None:
+        """Choose outlines or filled organs."""
+        self._outline.setChecked(on)
+
+    @property
+    def outline_on(self) -> bool:
+        """Whether outlines are drawn."""
+        return self._outline.isChecked()
 
     def set_hu(self, on: bool) -> None:
         """Switch the HU mask."""
@@ -157,6 +179,13 @@ class EditView(QWidget):
         rows = {index.row() for index in self._table.selectedIndexes()}
         for i in rows:
             self.organ_chosen.emit(ORGANS[i].index)
+
+
+def _show(setter: Callable[[Any], None], widget: QWidget, value: object) -> None:
+    """Set a widget without it telling that the annotator did."""
+    widget.blockSignals(True)
+    setter(value)
+    widget.blockSignals(False)
 
 
 def _cells(measure: OrganMeasure | None) -> list[str]:

@@ -9,7 +9,6 @@ from qtpy.QtGui import QColor, QIcon, QPixmap
 from qtpy.QtWidgets import (
     QAbstractItemView,
     QDoubleSpinBox,
-    QFrame,
     QHBoxLayout,
     QHeaderView,
     QLabel,
@@ -37,15 +36,13 @@ class Section(QWidget):
         self._head.setChecked(not folded)
         self._head.setToolButtonStyle(Qt.ToolButtonStyle.ToolButtonTextBesideIcon)
         self._head.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
-        self._head.setStyleSheet("QToolButton { font-weight: bold; border: none; padding: 3px; }")
+        self._head.setStyleSheet("QToolButton { font-weight: bold; border: none; padding: 1px; }")
         self._head.toggled.connect(self._fold)
-        line = QFrame()
-        line.setFrameShape(QFrame.Shape.HLine)
         self._content = content
         column = QVBoxLayout(self)
         column.setContentsMargins(0, 0, 0, 0)
-        column.setSpacing(SPACE)
-        for part in (line, self._head, content):
+        column.setSpacing(2)
+        for part in (self._head, content):
             column.addWidget(part)
         self._fold(not folded)
 
@@ -147,7 +144,7 @@ def number(
     field.setSuffix(f" {unit}" if unit else "")
     field.setToolTip(tip)
     field.setKeyboardTracking(False)
-    field.setMinimumWidth(76)
+    field.setMinimumWidth(84)
     return field
 
 

@@ -12,6 +12,7 @@ class SubmitView(QWidget):
     """Author, comment, submit."""
 
     submit_wanted = Signal(str, str)
+    discard_wanted = Signal()
 
     def __init__(self, author: str) -> None:
         super().__init__()
@@ -21,13 +22,15 @@ class SubmitView(QWidget):
         self._comment.setPlaceholderText("optional comment")
         self._submit = button("Submit labels", "Ctrl+Enter: store as a new version on the server")
         self._submit.clicked.connect(self.ask)
+        self._discard = button("Discard edits", "Return to the server's labels; your edits are put aside")
+        self._discard.clicked.connect(self.discard_wanted)
         self._state = note()
         column(
             self,
             row(QLabel("Author"), self._author, self._comment, stretch=2),
-            row(self._submit, self._state, stretch=1),
+            row(self._submit, self._state, self._discard, stretch=1),
         )
-        self.set_state("")
+        self.set_dirty(False)
 
     def ask(self) -> None:
         """Ask for the labels to be stored."""
@@ -42,9 +45,10 @@ class SubmitView(QWidget):
         """Allow only one submission at a time."""
         self._submit.setEnabled(not busy)
 
-    def set_state(self, text: str) -> None:
+    def set_dirty(self, dirty: bool) -> None:
         """Say whether there is work that was not submitted."""
-        self._state.setText(text)
+        self._state.setText("Edits not submitted." if dirty else "No edits to submit.")
+        self._discard.setEnabled(dirty)
 
     def submitted(self) -> None:
         """Forget the comment: it belonged to that version."""
