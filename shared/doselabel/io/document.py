@@ -64,10 +64,11 @@ class Heading:
 
 @dataclass(frozen=True)
 class Note:
-    """A paragraph: plain, or set off as a hint, a warning, or an alarm no reader can miss."""
+    """A paragraph, with a list under it if there are items: plain, or a hint, a warning, an alarm none can miss."""
 
     text: str
     kind: Literal["plain", "hint", "warning", "alarm"] = "plain"
+    items: Sequence[str] = ()
 
 
 @dataclass(frozen=True)

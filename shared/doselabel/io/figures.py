@@ -23,6 +23,8 @@ from doselabel.wire import DvhCurve, OrganDose
 
 SOFT, RULE, INK = "#5b6973", "#cfd8dd", "#1d262c"
 CHART_COLORS = ("#c2410c", "#0b5c7a", "#8a4fbf", "#3f7d2c", "#b0893a", "#5b6973")
+THIS_ORGAN, OTHER_ORGANS = "#ff4fd8", "#d9c8ff"
+"""Contours on a dose overlay: no colour of an isodose line."""
 MARGIN_MM = 32.0
 SMALLEST_HALF_MM = 62.0
 
@@ -59,14 +61,16 @@ def dose_overlay(
         cut = planes.cut_through(center, plane, reach, step_mm=float(reach[0]) / 110)
         planes.show_ct(axes, cut, ct)
         for other in labels.present():
-            planes.show_contour(axes, cut, labels, other, organ_color(other), width=1.5 if other == name else 0.9)
+            if other != name:
+                planes.show_contour(axes, cut, labels, other, OTHER_ORGANS, width=0.8)
         planes.show_isodose(axes, cut, dose, levels)
+        planes.show_contour(axes, cut, labels, name, THIS_ORGAN, width=1.1, style="dashed")
         axes.set_title(f"{plane.capitalize()}, {_position(plane, center)}", fontsize=7, color=SOFT, pad=2.5)
     handles = [
         Line2D([], [], color=c, linewidth=1.6, label=f"{significant(level, 2)} Gy")
         for level, c in zip(levels, planes.ISODOSE_COLORS, strict=False)
     ]
-    handles.append(Line2D([], [], color=organ_color(name), linewidth=2.2, label=f"{title(name)}, contour"))
+    handles.append(Line2D([], [], color=THIS_ORGAN, linewidth=1.4, linestyle="dashed", label=f"{title(name)}, contour"))
     figure.legend(handles=handles, loc="lower center", ncols=len(handles), fontsize=6.6, handlelength=1.5,
                   columnspacing=1.4, bbox_to_anchor=(0.5, -0.005))  # fmt: skip
 
@@ -129,7 +133,7 @@ def _whole_view(frame: SpectFrame) -> tuple[np.ndarray, np.ndarray]:
 def _display_maximum(frame: SpectFrame) -> float:
     """Concentration (Bq/mL) at which the SPECT's colour ends: a bladder or a lesion must not dim the organs."""
     values = frame.spect.array[frame.spect.array > 0]
-    return float(np.percentile(values, 99.5)) if values.size else 1.0
+    return 1.2 * float(np.percentile(values, 99.5)) if values.size else 1.0
 
 
 def _bright(name: str) -> str:
@@ -138,7 +142,7 @@ def _bright(name: str) -> str:
 
 def organ_charts(figure: FigureBase, result: OrganDose) -> None:
     """An organ's curve with residuals, the curve to infinity, and its dose-volume histogram, side by side."""
-    grid = figure.add_gridspec(2, 3, left=0.062, right=0.99, bottom=0.165, top=0.90, hspace=0.13, wspace=0.24,
+    grid = figure.add_gridspec(2, 3, left=0.078, right=0.99, bottom=0.165, top=0.90, hspace=0.13, wspace=0.24,
                                height_ratios=(3.0, 1))  # fmt: skip
     near, rest, whole, histogram = (figure.add_subplot(g) for g in (grid[0, 0], grid[1, 0], grid[:, 1], grid[:, 2]))
     time_activity(near, rest, whole, result)
@@ -171,6 +175,8 @@ def time_activity(near: Axes, rest: Axes, whole: Axes, result: OrganDose) -> Non
     for axes in (rest, whole):
         axes.set_xlabel("Time after injection (h)")
     _residuals(rest, time, np.asarray(tac.residual_mbq), sd, until)
+    for axes in (near, rest):
+        axes.yaxis.set_label_coords(-0.19, 0.5)
 
 
 def _residuals(axes: Axes, time: np.ndarray, residual: np.ndarray, sd: np.ndarray | None, until: float) -> None:
@@ -180,7 +186,7 @@ def _residuals(axes: Axes, time: np.ndarray, residual: np.ndarray, sd: np.ndarra
     axes.set_ylim(-1.35 * reach, 1.35 * reach)
     axes.set_xlim(0, until)
     axes.yaxis.set_major_locator(MaxNLocator(3, symmetric=True))
-    axes.set_ylabel("Residual\n(MBq)")
+    axes.set_ylabel("Resid. (MBq)")
     axes.grid(True)
 
 

@@ -25,6 +25,8 @@ LEFT_MM, RIGHT_MM = 16.0, 194.0
 TOP_MM, BOTTOM_MM = 22.0, 280.0
 WIDTH_MM = RIGHT_MM - LEFT_MM
 POINT_MM = MM_PER_INCH / 72
+KEPT_TOGETHER_MM = 90.0
+"""A table up to this height is not broken over two pages."""
 
 INK, SOFT, RULE, ACCENT, TINT = "#1d262c", "#5b6973", "#cfd8dd", "#0b5c7a", "#f1f5f7"
 ALARM, WARN = "#9c1c1c", "#8a5a00"
@@ -129,17 +131,22 @@ class _Layout:
         framed = block.kind != "plain"
         size, bold = (10.5, True) if block.kind == "alarm" else (BODY, False)
         inset = 4.0 if framed else 0.0
-        lines = _wrap(block.text, WIDTH_MM - 2 * inset, size, bold=bold)
+        width = WIDTH_MM - 2 * inset
+        lines = [(0.0, line) for line in (_wrap(block.text, width, size, bold=bold) if block.text else [])]
+        for item in block.items:
+            wrapped = _wrap(item, width - 3.0, size, bold=bold)
+            lines += [(0.0, f"•  {wrapped[0]}"), *((3.0, line) for line in wrapped[1:])]
         step = size * POINT_MM * 1.38
-        padding = 2.0 if framed else 0.4
+        padding = 1.8 if framed else 0.4
         height = len(lines) * step + 2 * padding
         top = self.room(height + 1.6)
         background, edge, ink = NOTE_COLORS.get(block.kind, ("white", "white", INK))
         if framed:
             self.put(lambda page: _box(page, LEFT_MM, top, WIDTH_MM, height, background))
             self.put(lambda page: _box(page, LEFT_MM, top, 1.2, height, edge))
-        for i, line in enumerate(lines):
-            self._line_of_text(LEFT_MM + inset, top + padding + (i + 0.76) * step, line, size, ink, bold=bold)
+        for i, (shift, line) in enumerate(lines):
+            x, y = LEFT_MM + inset + shift, top + padding + (i + 0.76) * step
+            self._line_of_text(x, y, line, size, ink, bold=bold)
 
     def facts(self, block: Facts) -> None:
         columns, gap = 3, 5.0
@@ -184,7 +191,9 @@ class _Layout:
             for i, row in enumerate(block.rows)
         ]
         heights = [max(map(len, row)) * step + 1.7 for row in rows]
-        if self.y + head_height + sum(heights[:3]) > BOTTOM_MM:
+        together = heights if sum(heights) <= KEPT_TOGETHER_MM else heights[:3]
+        foot = len(_wrap(block.caption, WIDTH_MM, SMALL)) * SMALL * POINT_MM * 1.35 if block.caption else 0.0
+        if self.y + head_height + sum(together) + foot > BOTTOM_MM:
             self.break_page()
         if head_height:
             draw_head()

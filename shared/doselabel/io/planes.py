@@ -145,7 +145,7 @@ def show_spect(axes: Axes, cut: Cut, spect: Volume, highest: float, transform: n
     fraction = np.clip(picture / highest, 0, 1)
     origin: Literal["upper", "lower"] = "upper" if cut.plane == "axial" else "lower"
     axes.imshow(
-        fraction, cmap="inferno", vmin=0, vmax=1, alpha=np.clip(1.3 * fraction, 0, 0.62), extent=cut.extent_mm,
+        fraction, cmap="inferno", vmin=0, vmax=1, alpha=np.clip(1.3 * fraction, 0, 0.55), extent=cut.extent_mm,
         origin=origin, aspect="equal",
     )  # fmt: skip
 

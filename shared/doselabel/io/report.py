@@ -15,6 +15,8 @@ from typing import Any
 
 import numpy as np
 
+from doselabel.dosimetry.grids import placed
+from doselabel.dosimetry.pipeline import read_dose
 from doselabel.errors import DoseError, Progress, no_progress
 from doselabel.geometry import Volume, read_image
 from doselabel.io import figures
@@ -23,8 +25,8 @@ from doselabel.io import report_tables as tables
 from doselabel.io.document import Block, Document, Figure, Heading, Note, to_html
 from doselabel.io.numbers import significant
 from doselabel.io.pdf import to_pdf
-from doselabel.io.words import SMALL_PRINT
-from doselabel.labels import LabelMap, title
+from doselabel.io.words import SMALL_PRINT, reader
+from doselabel.labels import LabelMap, read_labels, title
 from doselabel.study import Study
 from doselabel.wire import DoseResults
 
@@ -63,7 +65,7 @@ def write_report(
     labels : mapping of str to LabelMap
         The masks used, by the CT's file name in the manifest. A time point without one is shown without contours.
     dose : Volume
-        Absorbed dose, Gy, anywhere in the frame of the CT named in the results' provenance (see `dose_ct`).
+        Absorbed dose, Gy, as the pipeline wrote it (see `in_ct_frame`).
     out : path
         Folder to write into.
     truth : path or mapping, optional
@@ -91,6 +93,19 @@ def write_report(
     return ReportFiles(html, pdf)
 
 
+def write_report_of(
+    folder: str | Path, study: Study, *, truth: str | Path | None = None, progress: Progress = no_progress
+) -> ReportFiles:
+    """Write the report of a folder that `doselabel.dosimetry.pipeline.run` filled, into the same folder."""
+    results, dose = read_dose(folder)
+    labels = {}
+    for name in study.cts().values():
+        path = Path(folder) / "masks" / f"{Path(name).name.partition('.')[0]}.nii.gz"
+        if path.is_file():
+            labels[name] = read_labels(path)
+    return write_report(results, study, labels, dose, folder, truth=truth, progress=progress)
+
+
 def build(
     results: DoseResults,
     study: Study,
@@ -114,10 +129,10 @@ def build(
         )  # fmt: skip
     if truth_organs is not None:
         blocks += _truth(results, truth_organs)
-    reference = dose_ct(results, study)
+    reference, moved = in_ct_frame(results, study, dose)
     ct = read_image(study.path(reference))
     for name in results.organs:
-        blocks += _organ(results, name, ct, labels.get(reference), dose)
+        blocks += _organ(results, name, ct, labels.get(reference), moved)
     blocks += _registration(results, study, labels)
     blocks += [Heading("How it was done", new_page=True), method.protocol(results, study)]
     blocks += [Heading("Provenance"), *method.provenance(results)]
@@ -127,11 +142,18 @@ def build(
     return Document("Absorbed-dose report", subtitle, SMALL_PRINT, blocks, tables.created(results))
 
 
-def dose_ct(results: DoseResults, study: Study) -> str:
-    """File name of the CT in whose frame the dose map lies: ``provenance["dose_map"]["ct"]``, else the diagnostic."""
-    named = results.provenance.get("dose_map")
-    name = named.get("ct") if isinstance(named, Mapping) else None
-    return str(name) if name in study.cts().values() else study.ct
+def in_ct_frame(results: DoseResults, study: Study, dose: Volume) -> tuple[str, Volume]:
+    """File name of the CT that a dose map is shown on, and the map in that CT's frame.
+
+    A map on the diagnostic CT's grid is there already; one on the reference SPECT's grid lies where that SPECT was
+    acquired, and is moved with it onto its own CT.
+    """
+    made: Any = results.provenance.get("dose_map") or {}
+    reference = results.options.get("reference")
+    if made.get("grid") != "spect" or not isinstance(reference, int):
+        return study.ct, dose
+    matrix = np.asarray(tables.registration_entry(results, reference).get("matrix", np.eye(4)), dtype=float)
+    return study.time_points[reference].ct, Volume(dose.array, placed(dose.geometry, matrix))
 
 
 def read_truth(truth: str | Path | Mapping[str, Any]) -> Mapping[str, Mapping[str, Any]]:
@@ -152,7 +174,8 @@ def _banners(results: DoseResults) -> list[Block]:
     blocks: list[Block] = []
     if not results.reviewed:
         blocks.append(Note(NOT_REVIEWED, "alarm"))
-    blocks += [Note(text, "warning") for text in tables.all_warnings(results)]
+    if warnings := tables.all_warnings(results):
+        blocks.append(Note("", "warning", [reader(text) for text in warnings]))
     return blocks
 
 
@@ -174,19 +197,20 @@ def _truth(results: DoseResults, truth: Mapping[str, Mapping[str, Any]]) -> list
 def _organ(results: DoseResults, name: str, ct: Volume, labels: LabelMap | None, dose: Volume) -> list[Block]:
     result = results.organs[name]
     blocks: list[Block] = [Heading(title(name), new_page=True)]
-    blocks += [Note(text, "warning") for text in result.warnings]
+    if result.warnings:
+        blocks.append(Note("", "warning", [reader(text) for text in result.warnings]))
     if labels is not None and labels.mask(name).any():
         blocks.append(
             Figure(
                 lambda fig: figures.dose_overlay(fig, ct, labels, name, dose, result.dvh.mean_gy, result.dvh.max_gy),
-                178, 66, "CT, contours of all organs and isodose lines on three planes through the organ's centre.",
+                178, 64, "CT, contours of all organs and isodose lines on three planes through the organ's centre.",
                 f"Isodose lines on three planes through the {title(name).lower()}", vector=False,
             )
         )  # fmt: skip
     lower = title(name).lower()
     blocks += [
         Figure(
-            lambda fig: figures.organ_charts(fig, result), 178, 56,
+            lambda fig: figures.organ_charts(fig, result), 178, 53,
             "Time-activity curve (activities as measured, not decay-corrected; bars k = 1), its extrapolation, and the "
             f"dose-volume histogram with its differential form as a tint. {tables.parameters_text(result)}",
             f"Time-activity curve, residuals and dose-volume histogram of the {lower}",
@@ -213,7 +237,7 @@ def _registration(results: DoseResults, study: Study, labels: Mapping[str, Label
         )
     caption = (
         "SPECT over CT at each time point with the organ contours of that CT: uptake that leaves its contour on one "
-        "side shows misalignment. Each picture has its own colour scale, up to the 99.5th percentile."
+        "side shows misalignment. Every time point has its own colour scale."
     )
     width, height = figures.spect_size_mm(frames)
     return [

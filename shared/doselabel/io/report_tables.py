@@ -15,6 +15,13 @@ from doselabel.study import Study
 from doselabel.wire import DoseResults, OrganDose
 
 LARGEST_ENGINE_SPREAD_PERCENT = 5.0
+SOURCES_OF_ERROR = {
+    "volume": "Contour (volume)",
+    "counts": "Counting noise",
+    "fit": "Fit of the curve",
+    "model": "Choice of curve",
+    "s_value": "S-value",
+}
 
 
 def created(results: DoseResults) -> str:
@@ -27,13 +34,11 @@ def all_warnings(results: DoseResults) -> list[str]:
     """Warnings of the whole study, then those of organs, a text that several organs share only once."""
     by_text: dict[str, list[str]] = {}
     for name, result in results.organs.items():
-        texts = list(result.warnings)
-        spread = engine_spread_percent(result)
-        if spread > LARGEST_ENGINE_SPREAD_PERCENT and not any("engine" in text for text in texts):
-            texts.append(f"dose engines differ by {percent(spread)}")
-        for text in texts:
+        for text in result.warnings:
             by_text.setdefault(text, []).append(title(name))
-    return [*dict.fromkeys(results.warnings), *(f"{', '.join(names)}: {text}" for text, names in by_text.items())]
+    of_organs = {f"{name}: {text}" for text, names in by_text.items() for name in names}
+    general = [text for text in dict.fromkeys(results.warnings) if text not in of_organs]
+    return [*general, *(f"{', '.join(names)}: {text}" for text, names in by_text.items())]
 
 
 def engine_spread_percent(result: OrganDose) -> float:
@@ -55,7 +60,7 @@ def key_facts(results: DoseResults, study: Study) -> Facts:
             ("Organ masks", results.labels_origin or "not stated"),
             ("Masks reviewed", "yes" if results.reviewed else "NO"),
             ("VOI method", say(options.get("voi"))),
-            ("Time-activity model", say(options.get("tac"))),
+            ("Time-activity model", ", ".join(dict.fromkeys(o.tac.model for o in results.organs.values())) or NOTHING),
             ("Dose engine", ENGINES.get(str(options.get("engine")), say(options.get("engine")))),
             ("Software", software_of(results)),
             ("Organs absent", ", ".join(title(name) for name in study.organs_absent) or "none"),
@@ -144,7 +149,7 @@ def dose_numbers(results: DoseResults, name: str) -> Table:
     doses += [("BED", significant(result.bed_gy)), ("EQD2", significant(result.eqd2_gy))]
     volumes = [(key, significant(value)) for key, value in result.dvh.d_gy.items()]
     parts = [(k, v) for k, v in result.uncertainty_percent.items() if k not in ("total", "dose", "combined")]
-    budget = [(split_unit(key)[0].capitalize(), percent(value)) for key, value in parts]
+    budget = [(SOURCES_OF_ERROR.get(key, split_unit(key)[0].capitalize()), percent(value)) for key, value in parts]
     budget.append(("Mean dose, combined", percent(dose_sd_percent(result))))
     rows = []
     for i in range(max(len(doses), len(volumes), len(budget))):
@@ -153,9 +158,8 @@ def dose_numbers(results: DoseResults, name: str) -> Table:
                Column("Uncertainty", align="left"), Column("", "k = 1")]  # fmt: skip
     caption = (
         f"Mass {significant(result.mass_g)} g at {significant(result.density_g_cm3)} g/cm³. Dx: dose that the hottest "
-        "x % of the volume receives at least. Uncertainties are relative standard uncertainties propagated after Gear "
-        "et al., EJNMMI 45:2456 (2018). The parts are independent and add in quadrature; 'volume' is what an error of "
-        "the contour does through counts, recovery and mass together."
+        "x % of the volume receives at least. Relative standard uncertainties after Gear et al., EJNMMI 45:2456 "
+        "(2018), independent; 'contour' is what an error of the volume does through counts, recovery and mass."
     )
     return Table(columns, rows, caption)
 
@@ -168,9 +172,9 @@ def dose_sd_percent(result: OrganDose) -> float:
 def registration_entry(results: DoseResults, index: int) -> Mapping[str, Any]:
     """What the results say of one time point's registration."""
     for entry in results.registration:
-        if entry.get("time_point", entry.get("index")) == index:
+        if entry.get("time_point") == index:
             return entry
-    return results.registration[index] if index < len(results.registration) else {}
+    return {}
 
 
 def registration(results: DoseResults, study: Study) -> Table:
@@ -182,11 +186,11 @@ def registration(results: DoseResults, study: Study) -> Table:
     for i, point in enumerate(study.time_points):
         entry = registration_entry(results, i)
         matrix = np.asarray(entry.get("matrix", point.spect_to_ct.matrix), dtype=float)
-        center = _image_center(entry)
+        center = np.asarray(entry.get("center_mm", (0.0, 0.0, 0.0)), dtype=float)
         shift = matrix[:3, :3] @ center + matrix[:3, 3] - center
         angle = np.degrees(np.arccos(np.clip((np.trace(matrix[:3, :3]) - 1) / 2, -1, 1)))
         merit = {k: v for k, v in entry.items() if isinstance(v, int | float) and not isinstance(v, bool)
-                 and k not in ("time_point", "index", "time_h")}  # fmt: skip
+                 and k not in ("time_point", "shift_mm")}  # fmt: skip
         rows.append(
             [
                 f"{point.time_h:g}", point.ct, point.spect, str(entry.get("method", point.spect_to_ct.method)),
@@ -195,10 +199,6 @@ def registration(results: DoseResults, study: Study) -> Table:
             ]
         )  # fmt: skip
     return Table(columns, rows)
-
-
-def _image_center(entry: Mapping[str, Any]) -> np.ndarray:
-    return np.asarray(entry.get("center_mm", (0.0, 0.0, 0.0)), dtype=float)
 
 
 def truth_differences(results: DoseResults, truth: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, float, float]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -74,3 +75,12 @@ def software_of(results: DoseResults) -> str:
     """Software and its version, as the provenance states it."""
     stated = results.provenance.get("software") or results.provenance.get("version")
     return say(stated) if stated else "not stated"
+
+
+def reader(text: str) -> str:
+    """A warning with the names of parameters as a reader knows them.
+
+    >>> reader("the points do not determine lambda2_per_h")
+    'the points do not determine λ2'
+    """
+    return re.sub(r"\blambda(\d)_per_h\b", r"λ\1", text)

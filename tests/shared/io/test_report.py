@@ -68,7 +68,7 @@ def test_it_says_who_it_is_about_and_what_it_is_not(page):
 
 
 def test_masks_that_nobody_reviewed_raise_an_alarm(html, example):
-    assert '<p class="note alarm" role="alert">' + NOT_REVIEWED in html
+    assert '<div class="note alarm" role="alert"><p>' + NOT_REVIEWED in html
     reviewed = example.results.model_copy(update={"reviewed": True})
     blocks = build(reviewed, example.study, example.labels, example.dose).blocks
     assert not [b for b in blocks if isinstance(b, Note) and b.kind == "alarm"]
@@ -96,7 +96,6 @@ def test_engines_that_differ_by_more_than_five_percent_are_flagged(example):
     apart = kidney.model_copy(update={"dose_gy_by_engine": {"organ": 1.06 * mean, "voxel-s": mean}})
     results = example.results.model_copy(update={"organs": {"left_kidney": apart}})
     assert report_tables.summary(results).rows[0][-1] == "⚠ 6.0 %"
-    assert any("engines differ by 6.0 %" in text for text in report_tables.all_warnings(results))
 
 
 @pytest.mark.parametrize(
