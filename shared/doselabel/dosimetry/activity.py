@@ -1,0 +1,246 @@
+"""One time point: its SPECT brought onto its masks, and every organ's activity in it. Knows no curves and no doses."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from doselabel.dosimetry import registration, voi
+from doselabel.dosimetry.cache import Cache, Entry, digest
+from doselabel.dosimetry.grids import Box, cut, cut_array, inside, placed
+from doselabel.dosimetry.options import DoseOptions
+from doselabel.errors import DoselabelError, StudyError
+from doselabel.geometry import Geometry, Volume
+from doselabel.labels import LabelMap
+from doselabel.study import MANIFEST, Study, TimePoint, check_spect, read_field
+
+VERSION = 1
+"""Part of the cached results' keys: raise it when this module, `voi` or `registration` gives other numbers."""
+
+RATIO_LIMITS = (0.0, 4.0)
+
+
+@dataclass(frozen=True, eq=False)
+class Scan:
+    """A time point's SPECT with its masks.
+
+    Attributes
+    ----------
+    index : int
+    point : TimePoint
+    spect : Volume
+        Bq/mL, as in the file, negative noise set to 0.
+    labels : LabelMap
+        On the time point's CT.
+    exclude : dict
+        Organ or "*" → boolean array on that CT's grid.
+    key : str
+        Hash of all of these.
+    """
+
+    index: int
+    point: TimePoint
+    spect: Volume
+    labels: LabelMap
+    exclude: Mapping[str, NDArray[np.bool_]]
+    key: str
+
+
+@dataclass(frozen=True, eq=False)
+class ScanActivity:
+    """What one SPECT says of the organs.
+
+    Attributes
+    ----------
+    activity_mbq, recovery, voi_ml : dict
+        By organ; recovery is None without a PSF.
+    total_mbq : float
+        All activity in the field of view.
+    box : Box
+        Index box of the SPECT that the arrays below cover.
+    regions : (z, y, x) uint8 array
+        Volume of interest that each voxel mostly belongs to: position in the organs' order, from 1.
+    organs_bq_ml : (z, y, x) float32 array
+        What of the SPECT the organs explain.
+    shape : (z, y, x) float32 array
+        Distribution inside organs, up to a factor per organ: SPECT over modelled SPECT (`gtm`; Yang et al., IEEE
+        Trans Nucl Sci 1996;43:3286), which is flat to the edge of a uniform organ; else the SPECT itself.
+    """
+
+    activity_mbq: Mapping[str, float]
+    recovery: Mapping[str, float | None]
+    voi_ml: Mapping[str, float]
+    total_mbq: float
+    box: Box
+    regions: NDArray[np.uint8]
+    organs_bq_ml: NDArray[np.float32]
+    shape: NDArray[np.float32]
+    warnings: tuple[str, ...]
+
+    @property
+    def rest_mbq(self) -> float:
+        """Activity outside the organs."""
+        return max(self.total_mbq - sum(self.activity_mbq.values()), 0.0)
+
+    def rest(self, spect: Volume) -> Volume:
+        """The SPECT less what the organs explain, Bq/mL, on its own grid."""
+        array = spect.array.astype(np.float32, copy=True)
+        there, here = inside(array.shape, self.box)
+        array[there] = np.maximum(array[there] - self.organs_bq_ml[here], 0)
+        return Volume(array, spect.geometry)
+
+    def region_map(self, geometry: Geometry) -> Volume:
+        """The volumes of interest on the SPECT's grid."""
+        array = np.zeros(geometry.shape, np.uint8)
+        there, here = inside(array.shape, self.box)
+        array[there] = self.regions[here]
+        return Volume(array, geometry)
+
+
+def read_scan(study: Study, index: int, labels: LabelMap) -> Scan:
+    """Read a time point's SPECT and exclusion masks.
+
+    Raises
+    ------
+    StudyError
+        When an image is not what the manifest says, or the SPECT lies outside the CT.
+    """
+    point = study.time_points[index]
+    field = f"time_points[{index}]"
+    where = f"{study.folder / MANIFEST}: field '{field}"
+    spect = read_field(study, f"{field}.spect", point.spect)
+    check_spect(spect, f"{where}.spect' ({point.spect})")
+    there = placed(spect.geometry, np.asarray(point.spect_to_ct.matrix))
+    if not there.overlaps(labels.geometry):
+        raise StudyError(
+            f"{where}.spect' ({point.spect}) lies outside the CT '{point.ct}' in patient space.",
+            "Check that both are of one session and their origins right, or store the right spect_to_ct.",
+        )
+    exclude = {}
+    for name, file in point.exclude.items():
+        mask = read_field(study, f"{field}.exclude.{name}", file)
+        if not mask.geometry.same_place(labels.geometry):
+            raise StudyError(
+                f"{where}.exclude.{name}' ({file}) is not on the grid of '{point.ct}'.", "Draw the mask on that CT."
+            )
+        exclude[name] = mask.array != 0
+    array = np.maximum(spect.array, 0).astype(np.float32)
+    geometry = [spect.geometry.affine_lps, labels.geometry.affine_lps]
+    key = digest(VERSION, array, geometry, labels.array, dict(labels.names), exclude)
+    return Scan(index, point, Volume(array, spect.geometry), labels, exclude, key)
+
+
+def align(
+    scan: Scan, options: DoseOptions, psf_fwhm_mm: Sequence[float] | None, cache: Cache
+) -> registration.Alignment:
+    """Bring a SPECT onto its CT as the options say (see `DoseOptions.registration`)."""
+    stored = np.asarray(scan.point.spect_to_ct.matrix, dtype=float)
+    if options.registration == "identity":
+        return registration.identity()
+    settled = not np.allclose(stored, np.eye(4), atol=1e-6) or scan.point.spect_to_ct.method != "identity"
+    if options.registration == "stored" or (options.registration == "auto" and settled):
+        return registration.Alignment(stored, scan.point.spect_to_ct.method)
+
+    def make() -> Entry:
+        found = registration.refine(
+            scan.spect, scan.labels, start=stored, psf_fwhm_mm=psf_fwhm_mm, exclude=scan.exclude
+        )
+        merits = [found.shift_mm, found.agreement_before, found.agreement_after]
+        return {"merits": merits}, {"matrix": found.matrix}
+
+    key = digest("align", scan.key, stored, psf_fwhm_mm)
+    content, arrays = cache.fetch(f"registration of time point {scan.index + 1}", key, make)
+    shift, before, after = content["merits"]
+    found = registration.Alignment(arrays["matrix"], "organ", shift, before, after)
+    if options.registration == "auto" and (shift < options.smallest_shift_mm or after <= before):
+        return registration.Alignment(stored, scan.point.spect_to_ct.method, 0.0, before, before)
+    return found
+
+
+def measure(
+    scan: Scan,
+    matrix: np.ndarray,
+    organs: Sequence[str],
+    options: DoseOptions,
+    psf_fwhm_mm: Sequence[float] | None,
+    cache: Cache,
+    edited: Mapping[str, Volume] | None = None,
+) -> ScanActivity:
+    """Measure the organs in one SPECT, or find the measurement made before."""
+    method = voi_method(options, psf_fwhm_mm)
+    settings = options.model_dump(
+        include={"margin_mm", "gaussian_sigma_mm", "gaussian_level", "threshold_percent", "search_mm"}
+    )
+
+    def make() -> Entry:
+        try:
+            found = voi.measure(
+                scan.spect,
+                scan.labels,
+                method=method,
+                organs=organs,
+                spect_to_ct=matrix,
+                exclude=scan.exclude,
+                psf_fwhm_mm=psf_fwhm_mm,
+                edited=edited,
+                **settings,
+            )
+        except DoselabelError as error:
+            raise type(error)(f"Time point {scan.index + 1}: {error.message}", error.hint) from error
+        return _entry(found, scan.spect, organs)
+
+    drawn = {name: [v.array, v.geometry.affine_lps] for name, v in (edited or {}).items()}
+    key = digest("measure", scan.key, matrix, list(organs), method, settings, psf_fwhm_mm, drawn)
+    content, arrays = cache.fetch(f"organ activities of time point {scan.index + 1}", key, make)
+    z, y, x = (slice(a, b) for a, b in content["box"])
+    return ScanActivity(
+        activity_mbq=content["activity_mbq"],
+        recovery=content["recovery"],
+        voi_ml=content["voi_ml"],
+        total_mbq=content["total_mbq"],
+        box=(z, y, x),
+        regions=arrays["regions"],
+        organs_bq_ml=arrays["organs_bq_ml"],
+        shape=arrays["shape"],
+        warnings=tuple(content["warnings"]),
+    )
+
+
+def voi_method(options: DoseOptions, psf_fwhm_mm: Sequence[float] | None) -> voi.VoiMethod:
+    """The method ``auto`` stands for."""
+    if options.voi == "auto":
+        return "gtm" if psf_fwhm_mm is not None else "margin"
+    return options.voi
+
+
+def placed_box(spect: Geometry, box: Box, matrix: np.ndarray) -> Geometry:
+    """Grid of a SPECT's box in the CT's frame."""
+    return cut(placed(spect, matrix), box)
+
+
+def _entry(found: voi.VoiResult, spect: Volume, organs: Sequence[str]) -> Entry:
+    values = cut_array(spect.array, found.box)
+    weights = np.stack([found.organs[name].weights for name in organs])
+    regions = np.where(weights.max(axis=0) >= 0.5, weights.argmax(axis=0) + 1, 0).astype(np.uint8)
+    if found.gtm is None:
+        explained = values * np.clip(weights.sum(axis=0), 0, 1)
+        shape = values
+    else:
+        parts = {r: found.gtm.concentration(r) * found.gtm.blurred[r] for r in found.gtm.regions}
+        explained = sum((parts[name] for name in organs), np.zeros_like(values))
+        model = sum(parts.values(), np.zeros_like(values))
+        floor = 1e-3 * float(model.max())
+        shape = np.clip(values / np.maximum(model, floor), *RATIO_LIMITS)
+    content = {
+        "activity_mbq": {name: found.organs[name].activity_mbq for name in organs},
+        "recovery": {name: found.organs[name].recovery_coefficient for name in organs},
+        "voi_ml": {name: found.organs[name].voi_ml for name in organs},
+        "total_mbq": float(spect.array.sum(dtype=np.float64)) * spect.geometry.voxel_volume_ml / 1e6,
+        "box": [[s.start, s.stop] for s in found.box],
+        "warnings": list(found.warnings),
+    }
+    arrays = {"regions": regions, "organs_bq_ml": explained.astype(np.float32), "shape": shape.astype(np.float32)}
+    return content, arrays

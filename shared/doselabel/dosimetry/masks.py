@@ -1,0 +1,186 @@
+"""Which organ masks belong to which CT of a study: finding the files, checking them, filling gaps. Knows no doses.
+
+Masks come as a folder of files named like the CTs, as one file for the diagnostic CT, or as a tag: the folder
+``labels/<tag>`` inside the study, where the server keeps what was submitted ("final" is the version that counts).
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from doselabel.dosimetry.registration import match_masks
+from doselabel.errors import GeometryError, LabelError
+from doselabel.geometry import SUFFIXES, Geometry, resample
+from doselabel.labels import LabelMap, read_labels
+from doselabel.study import Study, image_id
+
+_TAG = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,39}")
+
+
+@dataclass(frozen=True, eq=False)
+class LabelSet:
+    """Label maps by the CT's file name; the diagnostic CT always has one.
+
+    Attributes
+    ----------
+    maps : dict of str to LabelMap
+    files : dict of str to Path
+    origin : str
+        Where they came from, for a reader.
+    reviewed : bool
+        Whether somebody approved every one of them.
+    """
+
+    maps: Mapping[str, LabelMap]
+    files: Mapping[str, Path]
+    origin: str
+    reviewed: bool = False
+
+
+def resolve(study: Study, labels: str | Path) -> LabelSet:
+    """Find and read a study's label maps.
+
+    Parameters
+    ----------
+    study : Study
+    labels : str or Path
+        A folder with files named like the CTs, a file (the diagnostic CT's map), or a tag such as "final".
+
+    Raises
+    ------
+    LabelError
+        When there are none for the diagnostic CT, or one is not a label map.
+    GeometryError
+        When a map is not on its CT's grid.
+    """
+    text = str(labels)
+    tagged = study.folder / "labels" / text
+    path = Path(labels)
+    reviewed = False
+    if _TAG.fullmatch(text) and tagged.is_dir():
+        files, origin = _in_folder(study, tagged), f"tag '{text}' of the study"
+        reviewed = text == "final" and all(_approved(study, name) for name in files)
+    elif path.is_dir():
+        files, origin = _in_folder(study, path), f"folder {path.name}"
+    elif path.is_file():
+        files, origin = {study.ct: path}, f"file {path.name} (diagnostic CT)"
+    else:
+        tags = sorted(p.name for p in (study.folder / "labels").glob("*") if p.is_dir() and p.name != "versions")
+        raise LabelError(
+            f"Labels '{text}': no such file or folder, and the study has no label maps under that tag.",
+            f"The study's tags: {', '.join(tags) or 'none'}. Segment and submit first, or give a folder or file.",
+        )
+    if study.ct not in files:
+        raise LabelError(
+            f"{origin}: has no label map for the diagnostic CT '{study.ct}'; found "
+            f"{', '.join(sorted(p.name for p in files.values())) or 'none'}.",
+            f"Organ masses come from that CT: name its label map '{_stem(study, study.ct)}.nii.gz'.",
+        )
+    maps = {}
+    for name, file in files.items():
+        label_map = read_labels(file)
+        check_grid(label_map, _grid(study, name), file, name)
+        maps[name] = label_map
+    return LabelSet(maps, files, origin, reviewed)
+
+
+def check_grid(labels: LabelMap, grid: Geometry, file: Path, ct: str) -> None:
+    """Raise GeometryError unless a label map lies on its CT's grid."""
+    if not labels.geometry.same_place(grid):
+        raise GeometryError(
+            f"{file}: has {labels.geometry.shape} voxels of {_mm(labels.geometry)} mm at "
+            f"{_point(labels.geometry)}; its CT '{ct}' has {grid.shape} of {_mm(grid)} mm at {_point(grid)} (z, y, x).",
+            "Draw the map on that CT, or resample it onto the CT's grid.",
+        )
+
+
+def carried(diagnostic: LabelMap, grid: Geometry, ct_to_diagnostic: np.ndarray) -> LabelMap:
+    """The diagnostic CT's masks on another CT's grid; ``ct_to_diagnostic`` maps that CT's LPS points to the former."""
+    moved = resample(
+        diagnostic.volume, grid, interpolation="label", transform=np.linalg.inv(ct_to_diagnostic)
+    )
+    return LabelMap(moved.array, grid, diagnostic.names)
+
+
+def completed(labels: LabelMap, diagnostic: LabelMap, organs: tuple[str, ...]) -> tuple[LabelMap, list[str]]:
+    """Fill in organs that a time point's map lacks, from the diagnostic CT, moved as the other organs moved.
+
+    Returns
+    -------
+    LabelMap
+        Renumbered by the label table.
+    list of str
+        The organs that were filled in.
+    """
+    own, theirs = labels.renumbered(), diagnostic.renumbered()
+    missing = [name for name in organs if name not in own.present()]
+    if not missing:
+        return own, []
+    shared = [name for name in organs if name not in missing]
+    matrix = match_masks(own, theirs, shared).matrix if shared else np.eye(4)
+    brought = carried(theirs, own.geometry, matrix)
+    array = own.array.copy()
+    for name in missing:
+        array[brought.mask(name) & (array == 0)] = theirs.value(name)
+    return LabelMap(array, own.geometry), missing
+
+
+def _in_folder(study: Study, folder: Path) -> dict[str, Path]:
+    found = {}
+    for name in study.cts().values():
+        stem = _stem(study, name)
+        candidates = (folder / f"{s}{suffix}" for s in (stem, f"{study.patient_id}__{stem}") for suffix in SUFFIXES)
+        file = next((p for p in candidates if p.is_file()), None)
+        if file is not None:
+            found[name] = file
+    return found
+
+
+def _approved(study: Study, ct: str) -> bool:
+    """Whether the version that counts was approved: the server lets an approved one count before all others."""
+    for review in (study.folder / "labels" / "versions" / _stem(study, ct)).glob("*.review.json"):
+        try:
+            if json.loads(review.read_text("utf-8")).get("approved"):
+                return True
+        except (OSError, ValueError, AttributeError):
+            continue
+    return False
+
+
+def _stem(study: Study, name: str) -> str:
+    return image_id(study.patient_id, name).partition("__")[2]
+
+
+def _grid(study: Study, name: str) -> Geometry:
+    import SimpleITK as sitk
+
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(str(study.path(name)))
+    try:
+        reader.ReadImageInformation()
+    except RuntimeError:
+        from doselabel.study import geometry_of
+
+        return geometry_of(study, name)  # raises with a message a reader can act on
+    if len(reader.GetSize()) != 3:
+        from doselabel.study import geometry_of
+
+        return geometry_of(study, name)
+    sx, sy, sz = reader.GetSize()
+    dx, dy, dz = reader.GetSpacing()
+    ox, oy, oz = reader.GetOrigin()
+    return Geometry((sz, sy, sx), (dz, dy, dx), (ox, oy, oz), tuple(reader.GetDirection()))
+
+
+def _mm(geometry: Geometry) -> str:
+    return " × ".join(f"{s:.3g}" for s in geometry.spacing_mm)
+
+
+def _point(geometry: Geometry) -> str:
+    return "(" + ", ".join(f"{v:.1f}" for v in geometry.origin_mm) + ") mm"

@@ -1,0 +1,117 @@
+"""What can be chosen in a dose calculation, with every default and its reason. Knows no files and computes nothing."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+import pydantic
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from doselabel.errors import DoseError, DoselabelError
+from doselabel.labels import organ
+
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+class DoseOptions(BaseModel):
+    """Choices of one dose calculation; the results repeat them.
+
+    Attributes
+    ----------
+    organs : tuple of str, optional
+        Organs to report; by default all in the diagnostic CT's label map that the patient is not said to lack.
+    voi : {"auto", "gtm", "margin", "gaussian", "threshold"}
+        Volume-of-interest method. ``auto`` is `gtm` when the study states the camera's resolution, else `margin`.
+    margin_mm : float
+        3 mm as Nazari et al. 2021 use for the network's masks.
+    gaussian_sigma_mm, gaussian_level, threshold_percent, search_mm
+        As in `doselabel.dosimetry.voi.measure`; σ 3 mm is Nazari et al. 2021, expert 1.
+    psf_fwhm_mm : (z, y, x), optional
+        Replaces the study's resolution, FWHM in mm.
+    tac : {"auto", "uptake", "mono", "bi", "trapezoid", "hanscheid", "population"}
+        Time-activity model. ``auto`` is `uptake` from four points on, `mono` for three and two (`uptake` for three
+        when the first is on the uptake limb), `hanscheid` for one.
+    uptake_limb, tail
+        As in `doselabel.dosimetry.tac.fit`.
+    population_half_life_h, population_half_life_sd_h : float
+        Effective half-life for the model "population".
+    engine : {"voxel-s", "local", "organ"}
+        Whose dose is reported; all three are always computed.
+    density : {"uniform", "ct"}
+        Mass of tissue outside the organs: soft tissue everywhere, or by Hounsfield units. Organs always have the
+        density of the label table.
+    tia_map : {"organ_curve", "voxel_fit"}
+        Inside an organ: the organ's curve scaled by one reference SPECT, or a curve for every voxel.
+    reference : int, optional
+        Time point (0, 1, …) whose SPECT gives the distribution; by default the one nearest 24 h, where uptake is
+        over and counts are still high.
+    grid : {"ct", "spect"}
+        Grid of the dose map that is written: the diagnostic CT's, or the reference SPECT's.
+    registration : {"auto", "stored", "identity", "organ"}
+        SPECT to CT. ``stored``: as in the study. ``organ``: refined on the organs' uptake. ``auto``: stored if the
+        study has a transform, else refined, and the result taken when it moves the SPECT by more than
+        ``smallest_shift_mm``. CTs that have no masks of their own get the diagnostic CT's by rigid registration.
+    smallest_shift_mm : float
+        Below this a refinement is within its own error and the files' alignment is kept.
+    alpha_beta_gy : dict
+        Organ → α/β; kidneys 2.6 Gy (dosimetry design; Bodey et al. 2003). Others have no BED unless given.
+    repair_half_life_h : float
+        2.8 h, kidney.
+    contour_sd_percent : float, optional
+        Uncertainty of contours; by default that of the network (`uncertainty.CONTOUR_RELATIVE_SD`).
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    organs: tuple[str, ...] | None = None
+    voi: Literal["auto", "gtm", "margin", "gaussian", "threshold"] = "auto"
+    margin_mm: Annotated[float, Field(ge=0, le=50)] = 3.0
+    gaussian_sigma_mm: Annotated[float, Field(ge=0.1, le=50)] = 3.0
+    gaussian_level: Annotated[float, Field(gt=0, lt=1)] | None = 0.1587
+    threshold_percent: Annotated[float, Field(ge=1, le=99)] = 42.0
+    search_mm: Annotated[float, Field(ge=0, le=100)] = 10.0
+    psf_fwhm_mm: tuple[Positive, Positive, Positive] | None = None
+    tac: Literal["auto", "uptake", "mono", "bi", "trapezoid", "hanscheid", "population"] = "auto"
+    uptake_limb: Literal["refuse", "exclude", "keep"] = "refuse"
+    tail: Literal["effective", "physical"] = "effective"
+    population_half_life_h: Positive | None = None
+    population_half_life_sd_h: Annotated[float, Field(ge=0)] = 0.0
+    engine: Literal["voxel-s", "local", "organ"] = "voxel-s"
+    density: Literal["uniform", "ct"] = "uniform"
+    tia_map: Literal["organ_curve", "voxel_fit"] = "organ_curve"
+    reference: Annotated[int, Field(ge=0)] | None = None
+    grid: Literal["ct", "spect"] = "ct"
+    registration: Literal["auto", "stored", "identity", "organ"] = "auto"
+    smallest_shift_mm: Annotated[float, Field(ge=0, le=50)] = 3.0
+    alpha_beta_gy: dict[str, Positive] = Field(default_factory=lambda: {"left_kidney": 2.6, "right_kidney": 2.6})
+    repair_half_life_h: Positive = 2.8
+    contour_sd_percent: Annotated[float, Field(ge=0, le=100)] | None = None
+
+    @field_validator("organs")
+    @classmethod
+    def _known(cls, value: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        try:
+            return None if value is None else tuple(dict.fromkeys(organ(name).name for name in value))
+        except DoselabelError as error:
+            raise ValueError(str(error)) from error
+
+    @classmethod
+    def read(cls, content: dict[str, Any]) -> DoseOptions:
+        """Options from what a command line or a request gives.
+
+        Raises
+        ------
+        DoseError
+            Naming every option that is unknown or out of range.
+        """
+        try:
+            return cls.model_validate(content)
+        except pydantic.ValidationError as error:
+            problems = "; ".join(
+                f"'{'.'.join(str(p) for p in e['loc'])}': {e['msg']} (found {e.get('input')!r})"
+                for e in error.errors(include_url=False)
+            )
+            raise DoseError(
+                f"Options of the dose calculation can't be used: {problems}.",
+                f"Options are {', '.join(cls.model_fields)}.",
+            ) from error

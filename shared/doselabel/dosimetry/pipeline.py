@@ -1,0 +1,635 @@
+"""From a study and its masks to organ doses: masks → registration → activities → curves → dose map → results.
+
+The one place that knows the order of the steps. Each step is another module's; what they are, and why, stands there.
+
+Frames. A time point's masks, SPECT and exclusion masks meet in the frame of that time point's CT. Masses, the dose
+map and the histograms are in the frame of the diagnostic CT; the reference SPECT is brought there organ by organ, by
+the shift between the organ's mask on its own CT and on the diagnostic one, so that breathing between the two does not
+move dose out of the organ.
+"""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import SimpleITK as sitk
+from numpy.typing import NDArray
+
+import doselabel
+from doselabel.dosimetry import activity, curves, dose, registration, tia_map
+from doselabel.dosimetry.bed import bed_gy, eqd2_gy, lea_catcheside_g
+from doselabel.dosimetry.cache import Cache, digest, file_sha256
+from doselabel.dosimetry.dvh import dvh
+from doselabel.dosimetry.grids import placed
+from doselabel.dosimetry.kernels import VoxelSKernel, voxel_s_kernel
+from doselabel.dosimetry.masks import LabelSet, carried, completed, resolve
+from doselabel.dosimetry.nuclides import nuclide as find_nuclide
+from doselabel.dosimetry.options import DoseOptions
+from doselabel.dosimetry.tac import ModelSpread, TacFit
+from doselabel.dosimetry.tac_voxel import fit_voxels
+from doselabel.dosimetry.uncertainty import CONTOUR_RELATIVE_SD, organ_budget
+from doselabel.errors import DoseError, FitError, Progress, VoiError, no_progress
+from doselabel.geometry import Geometry, Volume, read_image, resample, write_image
+from doselabel.labels import ORGANS, LabelMap, title, write_labels
+from doselabel.study import MANIFEST, Study, check_ct, read_field
+from doselabel.wire import DoseResults, DvhCurve, OrganDose
+
+RESULTS = "results.json"
+DOSE_MAP = "dose.nii.gz"
+ENGINES_AGREE = 0.05
+"""A spread of the three engines above this is flagged."""
+
+REFERENCE_TIME_H = 24.0
+SOFT_TISSUE_G_CM3 = 1.04
+
+
+@dataclass(frozen=True, eq=False)
+class DoseComputation:
+    """Results with the images that belong to them.
+
+    Attributes
+    ----------
+    results : DoseResults
+    dose : Volume
+        Gy.
+    labels : dict of str to LabelMap
+        The masks used, by the CT's file name.
+    vois : list of LabelMap
+        Volumes of interest on each SPECT's grid.
+    """
+
+    results: DoseResults
+    dose: Volume
+    labels: Mapping[str, LabelMap]
+    vois: list[LabelMap]
+
+
+def run(
+    study: Study,
+    labels: str | Path,
+    options: DoseOptions | None = None,
+    *,
+    out: str | Path | None = None,
+    cache: str | Path | None = None,
+    edited_vois: Mapping[int, LabelMap] | None = None,
+    progress: Progress = no_progress,
+) -> DoseResults:
+    """Compute a study's doses and write them.
+
+    Parameters
+    ----------
+    study : Study
+    labels : str or Path
+        Folder of label maps named like the CTs, file of the diagnostic CT's map, or a tag (see `masks.resolve`).
+    options : DoseOptions, optional
+    out : path, optional
+        Folder for ``results.json``, ``dose.nii.gz`` (Gy, float32), ``masks/<CT>`` (the masks used) and
+        ``voi_tp1.nii.gz`` … (the volumes of interest on each SPECT). Nothing is written without it.
+    cache : path, optional
+        Folder of intermediate results: a second run after a label edit computes only what changed.
+    edited_vois : dict, optional
+        Time point (0, 1, …) → volumes of interest corrected by hand, on any grid in the SPECT's frame; the organs in
+        it replace the method's (not for `gtm`).
+    progress : Progress
+
+    Returns
+    -------
+    DoseResults
+
+    Raises
+    ------
+    DoselabelError
+        Of the kind of the step that failed; the message says what was found, the hint what to do.
+    """
+    done = compute(study, labels, options, cache=cache, edited_vois=edited_vois, progress=progress)
+    if out is not None:
+        progress("writing", 0.95)
+        write(done, study, out)
+    progress("done", 1.0)
+    return done.results
+
+
+def write(done: DoseComputation, study: Study, out: str | Path) -> None:
+    """Write a computation's files; `results.json` last, so that it never speaks of files that are not there."""
+    out = Path(out)
+    out.mkdir(parents=True, exist_ok=True)
+    write_image(out / DOSE_MAP, done.dose)
+    for name, label_map in done.labels.items():
+        write_labels(_made(out / "masks") / f"{Path(name).name.partition('.')[0]}.nii.gz", label_map)
+    for i, regions in enumerate(done.vois, start=1):
+        write_labels(out / f"voi_tp{i}.nii.gz", regions)
+    temporary = out / f".writing-{RESULTS}"
+    temporary.write_text(done.results.model_dump_json(by_alias=True, indent=1), encoding="utf-8")
+    temporary.replace(out / RESULTS)
+
+
+def store_registration(study: Study, results: DoseResults) -> None:
+    """Keep the transforms that a calculation found in the study, and save it."""
+    for entry in results.registration:
+        point = study.time_points[entry["time_point"]]
+        found = registration.Alignment(
+            np.asarray(entry["matrix"]), entry["method"], entry["shift_mm"], entry["merit_before"], entry["merit_after"]
+        )
+        point.spect_to_ct = found.registration()
+    study.save()
+
+
+def compute(
+    study: Study,
+    labels: str | Path,
+    options: DoseOptions | None = None,
+    *,
+    cache: str | Path | None = None,
+    edited_vois: Mapping[int, LabelMap] | None = None,
+    progress: Progress = no_progress,
+) -> DoseComputation:
+    """Compute a study's doses; parameters as for `run`."""
+    options = options or DoseOptions()
+    store = Cache(Path(cache) if cache is not None else None)
+    progress("reading", 0.0)
+    nuclide = find_nuclide(study.nuclide)
+    psf = options.psf_fwhm_mm or study.psf_fwhm_mm
+    label_set = resolve(study, labels)
+    ct = read_field(study, "ct", study.ct)
+    check_ct(ct, f"{study.folder / MANIFEST}: field 'ct' ({study.ct})")
+    diagnostic = label_set.maps[study.ct].renumbered()
+    organs, warnings = _organs(study, diagnostic, options)
+    frames = _Frames(study, ct, diagnostic, label_set, organs, store)
+
+    scans, alignments, measured = [], [], []
+    count = len(study.time_points)
+    for i, point in enumerate(study.time_points):
+
+        def step(name: str, part: float, i: int = i) -> None:
+            progress(f"time point {i + 1} of {count}: {name}", 0.02 + 0.6 * (i + part) / count)
+
+        step("masks", 0.0)
+        label_map, notes = frames.masks(i)
+        warnings += notes
+        step("registration", 0.2)
+        scan = activity.read_scan(study, i, label_map)
+        aligned = activity.align(scan, options, psf, store)
+        if aligned.method == "organ":
+            warnings.append(
+                f"Time point {i + 1} ({point.time_h:g} h): SPECT and CT were {aligned.shift_mm:.1f} mm apart; the "
+                "SPECT was moved onto the organs' masks. Look at the overlay."
+            )
+        step("organ activities", 0.6)
+        found = activity.measure(
+            scan, aligned.matrix, organs, options, psf, store, _edited(edited_vois, i, aligned.matrix)
+        )
+        warnings += [f"Time point {i + 1} ({point.time_h:g} h): {text}" for text in found.warnings]
+        scans.append(scan)
+        alignments.append(aligned)
+        measured.append(found)
+
+    progress("time-activity curves", 0.64)
+    times = [p.time_h for p in study.time_points]
+    fits = {
+        name: curves.fit_organ(name, times, [m.activity_mbq[name] for m in measured], nuclide.name, options)
+        for name in organs
+    }
+    rest_tia, rest_model = curves.fit_rest(times, [m.rest_mbq for m in measured], nuclide.name, options)
+
+    progress("activity map", 0.68)
+    reference = _reference(times, options)
+    grid = tia_map.DoseGrid.around(ct, diagnostic, organs)
+    sources = {
+        i: _source(scans[i], alignments[i].matrix, measured[i], frames.to_diagnostic(i))
+        for i in (range(count) if options.tia_map == "voxel_fit" else [reference])
+    }
+    tia = {name: fits[name][0].tia_mbq_h for name in organs}
+    rest_h = rest_tia / measured[reference].rest_mbq if measured[reference].rest_mbq > 0 else 0.0
+    shares = {
+        name: _shares(grid, sources, reference, name, measured, times, fits[name][0], options) for name in organs
+    }
+    tia_mbq_h = tia_map.tia_map(grid, shares, tia, sources[reference], rest_h)
+
+    progress("dose kernel", 0.72)
+    extent = [n * s for n, s in zip(grid.geometry.shape, grid.geometry.spacing_mm, strict=True)]
+    kernel = voxel_s_kernel(
+        nuclide, grid.geometry.spacing_mm, density_g_cm3=SOFT_TISSUE_G_CM3, extent_mm=extent
+    )
+    progress("dose map", 0.8)
+    masses = {name: diagnostic.volume_ml(name) * _density(name) for name in organs}
+    dose_gy, by_engine = _doses(grid, tia_mbq_h, tia, masses, kernel, options)
+
+    progress("organ doses", 0.9)
+    results = {}
+    for name in organs:
+        results[name] = _organ_result(
+            name, study, diagnostic, masses[name], measured, fits[name], by_engine[name], dose_gy[grid.mask(name)],
+            ct.geometry, psf, options,
+        )  # fmt: skip
+        warnings += [f"{title(name)}: {text}" for text in results[name].warnings]
+    means = {name: results[name].mean_dose_gy for name in organs}
+    written = tia_map.on_ct(grid, dose_gy, diagnostic, means)
+    if options.grid == "spect":
+        moved = placed(scans[reference].spect.geometry, alignments[reference].matrix)
+        back = np.linalg.inv(frames.to_diagnostic(reference)[""])
+        there = resample(written, moved, transform=back).array
+        written = Volume(there, scans[reference].spect.geometry)
+    total = DoseResults(
+        patient_id=study.patient_id,
+        nuclide=nuclide.name,
+        injected_activity_mbq=study.injected_activity_mbq,
+        time_h=times,
+        organs=results,
+        options=options.model_dump(mode="json")
+        | {"voi": activity.voi_method(options, psf), "psf_fwhm_mm": psf, "reference": reference},
+        registration=[
+            {
+                "time_point": i,
+                "method": a.method,
+                "shift_mm": a.shift_mm,
+                "merit_before": a.agreement_before,
+                "merit_after": a.agreement_after,
+                "matrix": a.matrix.tolist(),
+                "ct_to_diagnostic": frames.to_diagnostic(i)[""].tolist() if frames.known(i) else None,
+                "center_mm": _centre(scans[i].spect.geometry),
+            }
+            for i, a in enumerate(alignments)
+        ],
+        labels_origin=label_set.origin,
+        reviewed=label_set.reviewed,
+        warnings=list(dict.fromkeys(warnings)),
+        provenance=_provenance(study, label_set, kernel, grid, rest_tia, rest_model, options, store),
+    )
+    used = {study.ct: diagnostic} | {scan.point.ct: scan.labels for scan in scans}
+    vois = [_voi_map(m, s, organs) for m, s in zip(measured, scans, strict=True)]
+    return DoseComputation(total, written, used, vois)
+
+
+# ---- masks and frames
+
+
+class _Frames:
+    """Masks of every time point, and how its CT lies to the diagnostic one."""
+
+    def __init__(
+        self,
+        study: Study,
+        ct: Volume,
+        diagnostic: LabelMap,
+        label_set: LabelSet,
+        organs: tuple[str, ...],
+        store: Cache,
+    ) -> None:
+        self._study, self._ct, self._diagnostic, self._set = study, ct, diagnostic, label_set
+        self._organs, self._store = organs, store
+        self._maps: dict[int, LabelMap] = {}
+        self._rigid: dict[str, np.ndarray] = {}
+
+    def masks(self, index: int) -> tuple[LabelMap, list[str]]:
+        """A time point's masks with every organ, and what had to be done to have them."""
+        point = self._study.time_points[index]
+        notes = []
+        if point.ct == self._study.ct:
+            label_map = self._diagnostic
+        elif point.ct in self._set.maps:
+            label_map, filled = completed(self._set.maps[point.ct], self._diagnostic, self._organs)
+            if filled:
+                notes.append(
+                    f"Time point {index + 1}: the masks of '{point.ct}' lack {', '.join(map(title, filled))}; taken "
+                    "from the diagnostic CT, moved like the other organs."
+                )
+        else:
+            grid = read_field(self._study, f"time_points[{index}].ct", point.ct)
+            matrix = self._register(point.ct, grid)
+            label_map = carried(self._diagnostic, grid.geometry, matrix)
+            notes.append(
+                f"Time point {index + 1}: '{point.ct}' has no masks of its own; the diagnostic CT's were brought "
+                "over by rigid registration."
+            )
+        lost = [name for name in self._organs if name not in label_map.present()]
+        if lost:
+            raise VoiError(
+                f"Time point {index + 1}: {', '.join(map(title, lost))} lie(s) outside the CT '{point.ct}'.",
+                "Check that CT's field of view, or leave the organ or the time point out.",
+            )
+        self._maps[index] = label_map
+        return label_map, notes
+
+    def known(self, index: int) -> bool:
+        """Whether `to_diagnostic` costs nothing."""
+        return index in self._maps
+
+    def to_diagnostic(self, index: int) -> dict[str, np.ndarray]:
+        """Organ → 4×4 matrix from a time point's CT to the diagnostic CT; "" holds for the rest of the body."""
+        point = self._study.time_points[index]
+        if point.ct == self._study.ct:
+            return dict.fromkeys(("", *self._organs), np.eye(4))
+        if point.ct in self._rigid:
+            return dict.fromkeys(("", *self._organs), self._rigid[point.ct])
+        own = self._maps[index]
+        found = {
+            name: registration.match_masks(own, self._diagnostic, [name]).matrix for name in self._organs
+        }
+        found[""] = registration.match_masks(own, self._diagnostic, self._organs).matrix
+        return found
+
+    def _register(self, name: str, moving: Volume) -> np.ndarray:
+        if name not in self._rigid:
+
+            def make() -> tuple[dict[str, Any], dict[str, NDArray[np.float64]]]:
+                found = registration.register_cts(moving, self._ct, focus=self._diagnostic.array != 0)
+                return {"shift_mm": found.shift_mm}, {"matrix": found.matrix}
+
+            key = digest(
+                "cts", activity.VERSION, moving.array, moving.geometry.affine_lps, self._ct.array,
+                self._ct.geometry.affine_lps, self._diagnostic.array,
+            )  # fmt: skip
+            _, arrays = self._store.fetch(f"registration of '{name}' to the diagnostic CT", key, make)
+            self._rigid[name] = arrays["matrix"]
+        return self._rigid[name]
+
+
+def _organs(study: Study, diagnostic: LabelMap, options: DoseOptions) -> tuple[tuple[str, ...], list[str]]:
+    present = diagnostic.present()
+    warnings = [
+        f"{title(name)} is said to be absent (organs_absent) but has a mask; it is left out."
+        for name in present
+        if name in study.organs_absent
+    ]
+    wanted = options.organs if options.organs is not None else present
+    missing = [name for name in wanted if name not in present]
+    if missing:
+        raise VoiError(
+            f"The diagnostic CT's label map has no {', '.join(map(title, missing))}; it has "
+            f"{', '.join(map(title, present)) or 'no organ at all'}.",
+            "Draw the organ, or leave it out of the organs asked for.",
+        )
+    organs = tuple(name for name in wanted if name not in study.organs_absent)
+    if not organs:
+        raise VoiError(
+            "The diagnostic CT's label map has no organ to compute a dose for.", "Segment the CT first."
+        )
+    return organs, warnings
+
+
+def _edited(
+    edited: Mapping[int, LabelMap] | None, index: int, matrix: np.ndarray
+) -> dict[str, Volume] | None:
+    if not edited or index not in edited:
+        return None
+    drawn = edited[index]
+    grid = placed(drawn.geometry, matrix)
+    return {name: Volume(drawn.mask(name).astype(np.uint8), grid) for name in drawn.present()}
+
+
+# ---- from activity to dose
+
+
+def _reference(times: list[float], options: DoseOptions) -> int:
+    if options.reference is None:
+        return int(np.argmin(np.abs(np.asarray(times) - REFERENCE_TIME_H)))
+    if options.reference >= len(times):
+        raise DoseError(
+            f"The reference time point is {options.reference}; the study has {len(times)}, counted from 0.",
+            "Choose one of the study's time points.",
+        )
+    return options.reference
+
+
+def _source(
+    scan: activity.Scan,
+    matrix: np.ndarray,
+    found: activity.ScanActivity,
+    to_diagnostic: Mapping[str, np.ndarray],
+) -> tia_map.Source:
+    box = activity.placed_box(scan.spect.geometry, found.box, matrix)
+    return tia_map.Source(
+        shape=Volume(found.shape, box),
+        rest=tia_map.in_frame(found.rest(scan.spect), matrix),
+        to_diagnostic=to_diagnostic,
+    )
+
+
+def _shares(
+    grid: tia_map.DoseGrid,
+    sources: Mapping[int, tia_map.Source],
+    reference: int,
+    name: str,
+    measured: list[activity.ScanActivity],
+    times: list[float],
+    fitted: TacFit,
+    options: DoseOptions,
+) -> NDArray[np.float64]:
+    """Share of an organ's time-integrated activity in each of its voxels."""
+    if options.tia_map == "organ_curve":
+        return tia_map.organ_shares(grid, sources[reference], name)
+    if fitted.model not in ("uptake", "mono"):
+        raise FitError(
+            f"Voxel-wise fits know the models 'uptake' and 'mono'; {title(name)} was fitted by '{fitted.model}'.",
+            "Choose tia_map 'organ_curve', or the model 'uptake'.",
+        )
+    activities = np.stack(
+        [tia_map.organ_shares(grid, sources[i], name) * measured[i].activity_mbq[name] for i in range(len(times))]
+    )
+    found = fit_voxels(
+        times,
+        activities,
+        nuclide=fitted.nuclide,
+        model=fitted.model,  # type: ignore[arg-type]
+        uptake_limb=options.uptake_limb,
+    )
+    tia = found.tia_mbq_h.astype(float)
+    return tia / tia.sum()
+
+
+def _doses(
+    grid: tia_map.DoseGrid,
+    tia_mbq_h: NDArray[np.float32],
+    tia: Mapping[str, float],
+    masses: Mapping[str, float],
+    kernel: VoxelSKernel,
+    options: DoseOptions,
+) -> tuple[NDArray[np.float32], dict[str, dict[str, float]]]:
+    """The chosen engine's dose map, and every engine's mean dose by organ.
+
+    An organ's voxels together have the mass of the mask on the dose grid; its dose is brought to the mass that the
+    diagnostic CT's own mask and the organ's density give, by one factor near 1.
+    """
+    spacing, voxel_ml = grid.geometry.spacing_mm, grid.geometry.voxel_volume_ml
+    density: NDArray[np.float64] | None = None
+    if options.density == "ct":
+        density = dose.density_from_hu(grid.hu)
+        for name in grid.organs:
+            density[grid.mask(name)] = _density(name)
+    maps = {
+        "voxel-s": dose.voxel_s(tia_mbq_h, spacing, kernel, density_g_cm3=density),
+        "local": dose.local(
+            tia_mbq_h, spacing, kernel.nuclide, density_g_cm3=kernel.density_g_cm3 if density is None else density
+        ),
+    }
+    by_engine: dict[str, dict[str, float]] = {}
+    organ_engine = dose.organ(tia, masses, kernel.nuclide)
+    for name in grid.organs:
+        mask = grid.mask(name)
+        used = kernel.density_g_cm3 if density is None else _density(name)
+        factor = float(np.count_nonzero(mask)) * voxel_ml * used / masses[name]
+        for values in maps.values():
+            values[mask] *= np.float32(factor)
+        by_engine[name] = {
+            "organ": organ_engine[name],
+            **{engine: float(values[mask].mean(dtype=np.float64)) for engine, values in maps.items()},
+        }
+    if options.engine != "organ":
+        return maps[options.engine], by_engine
+    # Organ S-values know one dose per organ; its distribution is the voxel engine's.
+    chosen = maps["voxel-s"]
+    for name in grid.organs:
+        mean = by_engine[name]["voxel-s"]
+        chosen[grid.mask(name)] *= np.float32(organ_engine[name] / mean if mean > 0 else 0.0)
+    return chosen, by_engine
+
+
+def _organ_result(
+    name: str,
+    study: Study,
+    diagnostic: LabelMap,
+    mass_g: float,
+    measured: list[activity.ScanActivity],
+    fit: tuple[TacFit, ModelSpread | None],
+    by_engine: Mapping[str, float],
+    voxels_gy: NDArray[np.float32],
+    ct: Geometry,
+    psf: tuple[float, float, float] | None,
+    options: DoseOptions,
+) -> OrganDose:
+    fitted, spread = fit
+    mean = by_engine[options.engine]
+    corrected = activity.voi_method(options, psf) == "gtm"
+    budget = organ_budget(
+        mean,
+        diagnostic.volume_ml(name),
+        fitted,
+        ct_spacing_mm=ct.spacing_mm,
+        spect_fwhm_mm=psf or registration.ASSUMED_FWHM_MM,
+        partial_volume_corrected=corrected,
+        margin_mm=0.0 if corrected else options.margin_mm,
+        model_relative_sd=spread.relative_sd if spread else 0.0,
+        contour_relative_sd=CONTOUR_RELATIVE_SD
+        if options.contour_sd_percent is None
+        else options.contour_sd_percent / 100,
+        calibration_relative_sd=study.calibration_sd_percent / 100,
+    )
+    histogram = dvh(voxels_gy)
+    warnings = curves.warnings_of(fitted, spread)
+    low, high = min(by_engine.values()), max(by_engine.values())
+    if high - low > ENGINES_AGREE * mean:
+        shown = ", ".join(f"{engine} {value:.3g} Gy" for engine, value in by_engine.items())
+        warnings.append(f"The dose engines differ by {(high - low) / mean:.0%}: {shown}.")
+    ratio = options.alpha_beta_gy.get(name)
+    g = lea_catcheside_g(fitted.curve, options.repair_half_life_h)
+    bed = None if ratio is None else float(bed_gy(mean, g, ratio))
+    recovery = [m.recovery[name] for m in measured]
+    return OrganDose(
+        volume_ml=diagnostic.volume_ml(name),
+        density_g_cm3=_density(name),
+        mass_g=mass_g,
+        activity_mbq=[m.activity_mbq[name] for m in measured],
+        recovery_coefficient=[r for r in recovery if r is not None],
+        tia_mbq_h=fitted.tia_mbq_h,
+        tia_sd_mbq_h=budget.quantities["tia"] * fitted.tia_mbq_h,
+        effective_half_life_h=fitted.effective_half_life_h,
+        mean_dose_gy=mean,
+        dose_sd_gy=budget.dose_sd_gy,
+        dose_gy_by_engine=dict(by_engine),
+        dose_gy_per_gbq=mean / (study.injected_activity_mbq / 1000),
+        bed_gy=bed,
+        eqd2_gy=None if bed is None or ratio is None else float(eqd2_gy(bed, ratio)),
+        dvh=DvhCurve(
+            dose_gy=histogram.dose_gy.tolist(),
+            volume_percent=(100 * histogram.cumulative).tolist(),
+            d_gy={f"D{percent:g}": value for percent, value in histogram.d_gy.items()},
+            min_gy=histogram.min_gy,
+            max_gy=histogram.max_gy,
+            mean_gy=histogram.mean_gy,
+        ),
+        tac=curves.described(fitted, spread),
+        uncertainty_percent={c.name: 100 * c.relative_sd for c in budget.components},
+        warnings=warnings,
+    )
+
+
+# ---- what made it
+
+
+def _provenance(
+    study: Study,
+    label_set: LabelSet,
+    kernel: VoxelSKernel,
+    grid: tia_map.DoseGrid,
+    rest_tia_mbq_h: float,
+    rest_model: str,
+    options: DoseOptions,
+    store: Cache,
+) -> dict[str, Any]:
+    inputs = {MANIFEST: file_sha256(study.folder / MANIFEST)}
+    inputs |= {name: file_sha256(study.path(name)) for _, name in study.files()}
+    inputs |= {f"labels of {name}": file_sha256(path) for name, path in label_set.files.items()}
+    return {
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "software": {
+            "doselabel": doselabel.__version__,
+            "python": platform.python_version(),
+            "numpy": np.__version__,
+            "SimpleITK": sitk.Version.VersionString(),
+        },
+        "inputs": inputs,
+        "kernel": kernel.provenance,
+        "dose_map": {
+            "file": DOSE_MAP,
+            "ct": study.ct,
+            "grid": options.grid,
+            "computed_at_mm": list(grid.geometry.spacing_mm),
+            "unit": "Gy",
+        },
+        "rest_of_body": {"tia_mbq_h": rest_tia_mbq_h, "model": rest_model},
+        "reused": list(store.reused),
+    }
+
+
+def _voi_map(found: activity.ScanActivity, scan: activity.Scan, organs: tuple[str, ...]) -> LabelMap:
+    lut = np.zeros(256, np.uint8)
+    lut[1 : len(organs) + 1] = [row.index for name in organs for row in ORGANS if row.name == name]
+    regions = found.region_map(scan.spect.geometry)
+    return LabelMap(lut[regions.array], regions.geometry)
+
+
+def _density(name: str) -> float:
+    return next(row.density_g_cm3 for row in ORGANS if row.name == name)
+
+
+def _centre(geometry: Geometry) -> list[float]:
+    return [float(v) for v in geometry.index_to_lps((np.asarray(geometry.shape) - 1) / 2)]
+
+
+def _made(folder: Path) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def read_dose(out: str | Path) -> tuple[DoseResults, Volume]:
+    """Read what `run` wrote into a folder.
+
+    Raises
+    ------
+    DoseError
+        When there are no results, or they can't be read.
+    """
+    out = Path(out)
+    try:
+        results = DoseResults.model_validate_json((out / RESULTS).read_bytes())
+    except FileNotFoundError as error:
+        raise DoseError(f"{out / RESULTS}: there is no such file.", "Run `doselabel dose` first.") from error
+    except ValueError as error:
+        raise DoseError(f"{out / RESULTS}: can't be read ({error}).", "Run `doselabel dose` again.") from error
+    return results, read_image(out / DOSE_MAP)

@@ -1,0 +1,566 @@
+"""Bringing SPECT and CT together: rigid transforms, how they are found, how good they are, how they look.
+
+Knows two images or an image and a label map; no doses, no time. A transform is a 4×4 matrix that maps LPS points (mm)
+of the moving image to the fixed one's frame, as `doselabel.study.Registration` stores it. It is rigid, so it is
+reversible and conserves counts: a SPECT is moved by moving its grid (`grids.placed`), never by interpolation, and
+where a map on another grid is needed, `onto` integrates over voxels.
+
+*Figure of merit.* `agreement` is R², the part of the SPECT's variance around the organs (within 25 mm) that the
+organs' blurred masks explain, each at its own best concentration, plus a flat background: 1 is perfect; a kidney
+8 mm off loses some 0.2. It is what `refine` maximises, and it is reported before and after.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+import SimpleITK as sitk
+from numpy.typing import NDArray
+from scipy import ndimage, optimize
+from scipy.spatial.transform import Rotation
+
+from doselabel.dosimetry.grids import (
+    Subdivision,
+    box_around,
+    cut,
+    mask_corners_mm,
+    placed,
+    sigma_from_fwhm,
+)
+from doselabel.errors import Progress, RegistrationError, no_progress
+from doselabel.geometry import Geometry, Volume, check_rigid, resample
+from doselabel.labels import LabelMap
+from doselabel.study import Registration
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+Freedom = Literal["translation", "rigid"]
+
+AROUND_MM = 25.0
+GRID_MM = 5.0
+ASSUMED_FWHM_MM = (12.0, 12.0, 12.0)
+"""Taken for the SPECT's resolution where none was measured; the best place hardly depends on it."""
+
+SEARCH_MM = 24.0
+CT_WINDOW_HU = (-200.0, 300.0)
+CT_SPACING_MM = 3.0
+SEED = 20210611
+LEAST_OVERLAP = 0.3
+
+
+@dataclass(frozen=True, eq=False)
+class Alignment:
+    """A rigid transform, how it was found, and what it changed.
+
+    Attributes
+    ----------
+    matrix : (4, 4) array
+        LPS points (mm) of the moving image → the fixed image's frame.
+    method : str
+        "identity", "manual", "rigid", "organ" or "masks".
+    shift_mm : float
+        Mean displacement, over the organs (or the fixed image's box), against the transform it started from.
+    agreement_before, agreement_after : float or None
+        Figure of merit (see the module) at the start and now; for CT to CT, mutual information (nats).
+    """
+
+    matrix: NDArray[np.float64]
+    method: str
+    shift_mm: float = 0.0
+    agreement_before: float | None = None
+    agreement_after: float | None = None
+
+    def registration(self) -> Registration:
+        """What a study stores."""
+        comment = f"moved {self.shift_mm:.1f} mm"
+        if self.agreement_before is not None and self.agreement_after is not None:
+            comment += f"; agreement {self.agreement_before:.3f} → {self.agreement_after:.3f}"
+        rows = [tuple(float(v) for v in row) for row in self.matrix]
+        return Registration(matrix=tuple(rows), method=self.method, comment=comment)  # type: ignore[arg-type]
+
+
+def identity() -> Alignment:
+    """Leave the images where their files say they are."""
+    return Alignment(np.eye(4), "identity")
+
+
+def manual(
+    shift_mm: Sequence[float],
+    rotation_deg: Sequence[float] = (0.0, 0.0, 0.0),
+    *,
+    about_mm: Sequence[float] = (0.0, 0.0, 0.0),
+    start: np.ndarray | None = None,
+) -> Alignment:
+    """Move by hand: rotate about a point, then shift, after ``start``.
+
+    Parameters
+    ----------
+    shift_mm : (x, y, z)
+        LPS, mm.
+    rotation_deg : (x, y, z)
+        Right-handed about the LPS axes, in this order, degrees.
+    about_mm : (x, y, z)
+        Centre of the rotation, LPS mm.
+    """
+    values = [*shift_mm, *rotation_deg, *about_mm]
+    if len(values) != 9 or not np.isfinite(values).all():
+        raise RegistrationError(f"A manual offset is {values}; expected three finite numbers each (x, y, z).")
+    moved = _rigid(np.asarray(shift_mm), np.radians(rotation_deg), np.asarray(about_mm))
+    matrix = moved @ (np.eye(4) if start is None else check_rigid(start))
+    return Alignment(matrix, "manual", float(np.linalg.norm(shift_mm)))
+
+
+# ---- SPECT to organ masks
+
+
+def agreement(
+    spect: Volume,
+    labels: LabelMap,
+    *,
+    matrix: np.ndarray | None = None,
+    psf_fwhm_mm: Sequence[float] | None = None,
+    exclude: Mapping[str, NDArray[np.bool_]] | None = None,
+    organs: Sequence[str] | None = None,
+) -> float:
+    """Figure of merit of a SPECT's place on organ masks (R², see the module); parameters as for `refine`."""
+    scene = _MaskScene.of(spect, labels, psf_fwhm_mm, exclude or {}, organs)
+    return scene.agreement(np.eye(4) if matrix is None else check_rigid(matrix))
+
+
+def refine(
+    spect: Volume,
+    labels: LabelMap,
+    *,
+    start: np.ndarray | None = None,
+    freedom: Freedom = "translation",
+    psf_fwhm_mm: Sequence[float] | None = None,
+    exclude: Mapping[str, NDArray[np.bool_]] | None = None,
+    organs: Sequence[str] | None = None,
+    search_mm: float = SEARCH_MM,
+    progress: Progress = no_progress,
+) -> Alignment:
+    """Move a SPECT so that its uptake agrees best with the organs' masks.
+
+    Parameters
+    ----------
+    spect : Volume
+        Bq/mL.
+    labels : LabelMap
+        On the CT's grid.
+    start : (4, 4) array, optional
+        Where to start, SPECT → CT.
+    freedom : {"translation", "rigid"}
+        Three shifts, or also three rotations about the organs' centre.
+    psf_fwhm_mm : (z, y, x), optional
+        By which masks are blurred; 12 mm where unknown.
+    exclude : dict, optional
+        Organ name or "*" → boolean array on the grid of ``labels``: the SPECT there is not looked at.
+    organs : sequence of str, optional
+        Which organs to go by; all by default. One organ alone follows its own breathing.
+    search_mm : float
+        Largest shift along an axis.
+
+    Returns
+    -------
+    Alignment
+
+    Raises
+    ------
+    RegistrationError
+        When there is no uptake around the organs, or the best place is at the edge of the search.
+    """
+    begin = np.eye(4) if start is None else check_rigid(start)
+    scene = _MaskScene.of(spect, labels, psf_fwhm_mm, exclude or {}, organs)
+    before = scene.agreement(begin)
+    thin = scene.thinned(4000)
+    steps = np.arange(-search_mm, search_mm + 1e-6, 8.0)
+    best, best_cost = np.zeros(3), np.inf
+    for i, dz in enumerate(steps):
+        progress("searching the shift", 0.6 * i / len(steps))
+        for dy in steps:
+            for dx in steps:
+                cost = thin.cost(_rigid(np.array([dx, dy, dz]), np.zeros(3), scene.centre_mm) @ begin)
+                if cost < best_cost:
+                    best, best_cost = np.array([dx, dy, dz]), cost
+
+    def moved(x: np.ndarray) -> np.ndarray:
+        turn = x[3:] / 50.0 if len(x) == 6 else np.zeros(3)  # one unit turns a point 50 mm away by 1 mm
+        return _rigid(x[:3], turn, scene.centre_mm) @ begin
+
+    x0 = np.zeros(6 if freedom == "rigid" else 3)
+    x0[:3] = best
+    progress("refining the shift", 0.6)
+    found = optimize.minimize(
+        lambda x: scene.cost(moved(x)),
+        x0,
+        method="Nelder-Mead",
+        options={
+            "initial_simplex": np.vstack([x0, x0 + 3.0 * np.eye(len(x0))]),
+            "xatol": 0.05,
+            "fatol": 1e-6,
+            "maxfev": 400,
+        },
+    )
+    if np.abs(found.x[:3]).max() > search_mm + 4.0:
+        raise RegistrationError(
+            f"The SPECT agrees best with the masks {np.abs(found.x[:3]).max():.0f} mm away, beyond the search of "
+            f"{search_mm:g} mm.",
+            "Check that SPECT and CT are of one session; move the SPECT by hand first.",
+        )
+    matrix = moved(found.x)
+    progress("refining the shift", 1.0)
+    return Alignment(
+        matrix, "organ", _mean_shift(begin, matrix, scene.organ_points_mm), before, scene.agreement(matrix)
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class _MaskScene:
+    """Points around the organs, the organs' blurred masks there, and the SPECT as a spline."""
+
+    points_mm: NDArray[np.float64]
+    basis: NDArray[np.float64]  # (points, n): an orthonormal basis of blurred masks and background
+    spline: NDArray[np.float64]
+    spect: Geometry
+    centre_mm: NDArray[np.float64]
+    organ_points_mm: NDArray[np.float64]
+
+    @classmethod
+    def of(
+        cls,
+        spect: Volume,
+        labels: LabelMap,
+        psf_fwhm_mm: Sequence[float] | None,
+        exclude: Mapping[str, NDArray[np.bool_]],
+        organs: Sequence[str] | None,
+    ) -> _MaskScene:
+        names = [n for n in labels.present() if organs is None or n in organs]
+        if not names:
+            raise RegistrationError(
+                f"None of {list(organs or [])} is in the label map, which has {list(labels.present())}.",
+                "Segment the CT first.",
+            )
+        wanted = np.isin(labels.array, [labels.value(n) for n in names])
+        sigma = sigma_from_fwhm(psf_fwhm_mm or ASSUMED_FWHM_MM)
+        grid = _regular(labels.geometry, GRID_MM)
+        pad = AROUND_MM + 4 * max(sigma)
+        sub = Subdivision.of(cut(grid, box_around(mask_corners_mm(wanted, labels.geometry), grid, pad)), 2.6)
+        fine = sub.sample(labels.volume)
+        h = np.asarray(sub.fine.spacing_mm)
+        # The PSF is along the SPECT's axes and the grid along the CT's; their mean width serves both.
+        width = np.full(3, float(np.sqrt(np.mean(np.square(sigma))))) / h
+        blurred = [
+            sub.mean(ndimage.gaussian_filter((fine == labels.value(n)).astype(np.float32), width, truncate=4.0))
+            for n in names
+        ]
+        occupied = sub.mean(np.isin(fine, [labels.value(n) for n in names]))
+        near = ndimage.distance_transform_edt(occupied < 0.5, sampling=grid.spacing_mm) <= AROUND_MM
+        others = sub.mean((fine != 0) & ~np.isin(fine, [labels.value(n) for n in names]))
+        near &= ndimage.maximum_filter(others, 3) == 0
+        for mask in exclude.values():
+            shut = sub.mean(sub.sample(Volume(mask.astype(np.uint8), labels.geometry)).astype(bool))
+            near &= ndimage.gaussian_filter(shut, np.asarray(sigma) / GRID_MM) < 0.02
+        index = np.argwhere(near)
+        columns = np.stack([np.ones(len(index)), *(b[near] for b in blurred)], axis=1)
+        orthonormal, _ = np.linalg.qr(columns.astype(float))
+        points = sub.coarse.index_to_lps(index)
+        organ_points = sub.coarse.index_to_lps(np.argwhere(occupied >= 0.5))
+        if len(organ_points) == 0:
+            organ_points = labels.geometry.index_to_lps(np.argwhere(wanted))
+        return cls(
+            points_mm=points,
+            basis=orthonormal,
+            spline=ndimage.spline_filter(spect.array.astype(np.float64), order=3),
+            spect=spect.geometry,
+            centre_mm=organ_points.mean(axis=0),
+            organ_points_mm=organ_points,
+        )
+
+    def thinned(self, count: int) -> _MaskScene:
+        """The same with fewer points, for a coarse search."""
+        step = max(1, len(self.points_mm) // count)
+        basis, _ = np.linalg.qr(self.basis[::step])
+        return _MaskScene(
+            self.points_mm[::step], basis, self.spline, self.spect, self.centre_mm, self.organ_points_mm
+        )
+
+    def values(self, matrix: np.ndarray) -> NDArray[np.float64]:
+        """The moved SPECT at the points."""
+        index = placed(self.spect, matrix).lps_to_index(self.points_mm)
+        return ndimage.map_coordinates(self.spline, index.T, order=3, prefilter=False, mode="constant", cval=0.0)
+
+    def cost(self, matrix: np.ndarray) -> float:
+        """One minus R²."""
+        values = self.values(matrix)
+        explained = self.basis @ (self.basis.T @ values)
+        spread = float(np.sum((values - values.mean()) ** 2))
+        return float(np.sum((values - explained) ** 2)) / spread if spread > 0 else 1.0
+
+    def agreement(self, matrix: np.ndarray) -> float:
+        if not np.any(self.values(matrix) > 0):
+            raise RegistrationError(
+                "The SPECT has no counts around the organs.",
+                "Check that SPECT and CT are of one session and their origins right.",
+            )
+        return 1.0 - self.cost(matrix)
+
+
+# ---- CT to CT
+
+
+def register_cts(
+    moving: Volume,
+    fixed: Volume,
+    *,
+    focus: NDArray[np.bool_] | None = None,
+    seed: int = SEED,
+    progress: Progress = no_progress,
+) -> Alignment:
+    """Rigid registration of two CTs by Mattes mutual information, coarse to fine; the same input gives the same output.
+
+    Parameters
+    ----------
+    moving, fixed : Volume
+        HU.
+    focus : array, optional
+        Mask on the fixed CT's grid: only what is within 15 mm of it counts, so that the organs' own position wins
+        over the spine's when breathing moved them.
+    seed : int
+        Of the metric's random sampling.
+
+    Returns
+    -------
+    Alignment
+        Moving → fixed.
+
+    Raises
+    ------
+    RegistrationError
+        When the images share too little, or the optimiser fails.
+    """
+    progress("registering CTs", 0.0)
+    fixed_image, moving_image = _prepared(fixed), _prepared(moving)
+    method = sitk.ImageRegistrationMethod()
+    # One thread: the order of sums, and so the last digits, would depend on the machine's number of cores.
+    method.SetNumberOfThreads(1)
+    method.SetMetricAsMattesMutualInformation(32)
+    method.SetMetricSamplingStrategy(method.RANDOM)
+    method.SetInterpolator(sitk.sitkLinear)
+    share = min(1.0, max(0.02, 40_000 / fixed_image.GetNumberOfPixels()))
+    if focus is not None and focus.any():
+        method.SetMetricFixedMask(_focus(focus, fixed.geometry, fixed_image))
+        share = min(1.0, 4 * share)
+    method.SetMetricSamplingPercentage(share, seed)
+    method.SetOptimizerAsRegularStepGradientDescent(
+        learningRate=2.0, minStep=0.01, numberOfIterations=120, relaxationFactor=0.6
+    )
+    method.SetOptimizerScalesFromPhysicalShift()
+    method.SetShrinkFactorsPerLevel([4, 2, 1])
+    method.SetSmoothingSigmasPerLevel([6.0, 3.0, 0.0])
+    method.SmoothingSigmasAreSpecifiedInPhysicalUnitsOn()
+    levels = [0]
+
+    def next_level() -> None:
+        progress("registering CTs", levels[0] / 3)
+        levels[0] += 1
+
+    method.AddCommand(sitk.sitkMultiResolutionIterationEvent, next_level)
+    start, before = _initial(method, fixed_image, moving_image)
+    method.SetInitialTransform(start, inPlace=True)
+    try:
+        method.Execute(fixed_image, moving_image)
+    except RuntimeError as error:
+        raise RegistrationError(
+            f"The CTs could not be registered ({str(error).strip().splitlines()[-1].strip()}).",
+            "Check that both show the same body region; set the transform by hand if they do.",
+        ) from error
+    # SimpleITK's transform maps fixed points to moving ones.
+    matrix = np.linalg.inv(_matrix_of(start))
+    box = placed(moving.geometry, matrix)
+    shared = _shared_fraction(box, fixed.geometry)
+    if shared < LEAST_OVERLAP:
+        raise RegistrationError(
+            f"After registration the CTs share only {shared:.0%} of the smaller one; expected {LEAST_OVERLAP:.0%}.",
+            "Check that both show the same body region; set the transform by hand if they do.",
+        )
+    progress("registering CTs", 1.0)
+    corners = fixed.geometry.corners_lps()
+    after = -float(method.GetMetricValue())
+    return Alignment(matrix, "rigid", _mean_shift(np.eye(4), matrix, corners), before, after)
+
+
+def _prepared(ct: Volume) -> sitk.Image:
+    grid = _regular(ct.geometry, CT_SPACING_MM)
+    image = resample(ct, grid, fill=float(CT_WINDOW_HU[0])).array
+    return grid.to_sitk(np.clip(image, *CT_WINDOW_HU).astype(np.float32))
+
+
+def _regular(geometry: Geometry, spacing_mm: float) -> Geometry:
+    return geometry.with_spacing((spacing_mm, spacing_mm, spacing_mm))
+
+
+def _focus(mask: NDArray[np.bool_], geometry: Geometry, image: sitk.Image) -> sitk.Image:
+    grid = Geometry.from_sitk(image)
+    near = resample(Volume(mask.astype(np.uint8), geometry), grid, interpolation="nearest").array != 0
+    near = ndimage.distance_transform_edt(~near, sampling=grid.spacing_mm) <= 15.0
+    return grid.to_sitk(near.astype(np.uint8))
+
+
+def _initial(
+    method: sitk.ImageRegistrationMethod, fixed: sitk.Image, moving: sitk.Image
+) -> tuple[sitk.Euler3DTransform, float]:
+    """As the files say, or centre on centre when mutual information is higher so; and mutual information as the files say."""
+    centred = sitk.Euler3DTransform(
+        sitk.CenteredTransformInitializer(
+            fixed, moving, sitk.Euler3DTransform(), sitk.CenteredTransformInitializerFilter.GEOMETRY
+        )
+    )
+    as_is = sitk.Euler3DTransform()
+    as_is.SetCenter(centred.GetCenter())
+    information = -_metric(method, fixed, moving, as_is)
+    return (as_is if information >= -_metric(method, fixed, moving, centred) else centred), information
+
+
+def _metric(
+    method: sitk.ImageRegistrationMethod, fixed: sitk.Image, moving: sitk.Image, transform: sitk.Transform
+) -> float:
+    method.SetInitialTransform(sitk.Euler3DTransform(transform), inPlace=False)
+    try:
+        return float(method.MetricEvaluate(fixed, moving))
+    except RuntimeError:  # no overlap at all
+        return 0.0
+
+
+def _matrix_of(transform: sitk.Euler3DTransform) -> np.ndarray:
+    matrix = np.eye(4)
+    rotation = np.reshape(transform.GetMatrix(), (3, 3))
+    centre = np.asarray(transform.GetCenter())
+    matrix[:3, :3] = rotation
+    matrix[:3, 3] = np.asarray(transform.GetTranslation()) + centre - rotation @ centre
+    return matrix
+
+
+def _shared_fraction(a: Geometry, b: Geometry) -> float:
+    ca, cb = a.corners_lps(), b.corners_lps()
+    shared = np.prod(np.clip(np.minimum(ca.max(0), cb.max(0)) - np.maximum(ca.min(0), cb.min(0)), 0, None))
+    smaller = min(float(np.prod(np.ptp(ca, axis=0))), float(np.prod(np.ptp(cb, axis=0))))
+    return float(shared / smaller) if smaller > 0 else 0.0
+
+
+# ---- label maps, and maps on other grids
+
+
+def centroid_mm(labels: LabelMap, name: str) -> NDArray[np.float64]:
+    """Centre of an organ's mask, LPS (x, y, z) mm."""
+    return labels.geometry.index_to_lps(np.argwhere(labels.mask(name)).mean(axis=0))
+
+
+def match_masks(moving: LabelMap, fixed: LabelMap, organs: Sequence[str]) -> Alignment:
+    """Shift that brings organs drawn on one CT onto the same organs drawn on another, weighted by volume."""
+    shifts, weights = [], []
+    for name in organs:
+        if name in moving.present() and name in fixed.present():
+            shifts.append(centroid_mm(fixed, name) - centroid_mm(moving, name))
+            weights.append(fixed.volume_ml(name))
+    if not shifts:
+        raise RegistrationError(
+            f"The two label maps share none of {list(organs)}.", "Segment the same organs on both CTs."
+        )
+    shift = np.average(shifts, axis=0, weights=weights)
+    matrix = np.eye(4)
+    matrix[:3, 3] = shift
+    return Alignment(matrix, "masks", float(np.linalg.norm(shift)))
+
+
+def onto(spect: Volume, geometry: Geometry, matrix: np.ndarray | None = None) -> Volume:
+    """Concentration on another grid: linear, averaged over each voxel, so that activity is conserved.
+
+    Where voxels of ``geometry`` are larger than the SPECT's they are subdivided first. What lies outside ``geometry``
+    is lost, and reported by nobody: choose a grid that covers the SPECT when the total matters.
+    """
+    source = spect if matrix is None else Volume(spect.array, placed(spect.geometry, matrix))
+    sub = Subdivision.of(geometry, min(spect.geometry.spacing_mm))
+    return Volume(sub.mean(resample(source, sub.fine).array), geometry)
+
+
+# ---- pictures
+
+
+def overlay(
+    ct: Volume,
+    labels: LabelMap,
+    spect: Volume,
+    transforms: Mapping[str, np.ndarray],
+    *,
+    organ: str | None = None,
+    title: str = "",
+) -> Figure:
+    """CT, masks and SPECT on three planes through an organ, one row for each transform ("before", "after").
+
+    Returns
+    -------
+    matplotlib Figure
+        Not registered with pyplot; `png` makes a picture of it.
+    """
+    from matplotlib.figure import Figure
+
+    names = [organ] if organ else list(labels.present())
+    points = np.argwhere(np.isin(labels.array, [labels.value(n) for n in names]))
+    if len(points) == 0:
+        raise RegistrationError(f"The label map does not have {names}.", "Choose an organ that it has.")
+    centre = np.round(points.mean(axis=0)).astype(int)
+    dz, dy, dx = labels.geometry.spacing_mm
+    figure = Figure(figsize=(11, 3.7 * len(transforms)), layout="constrained")
+    axes = figure.subplots(len(transforms), 3, squeeze=False)
+    shown = {name: onto(spect, labels.geometry, matrix).array for name, matrix in transforms.items()}
+    top = max(float(np.percentile(a[labels.array != 0], 99)) for a in shown.values()) or 1.0
+    hu = resample(ct, labels.geometry, fill=-1000.0).array if not ct.geometry.same_place(labels.geometry) else ct.array
+    planes = (("axial", 0, dy / dx), ("coronal", 1, dz / dx), ("sagittal", 2, dz / dy))
+    for row, (name, values) in zip(axes, shown.items(), strict=True):
+        for axis, (plane, along, aspect) in zip(row, planes, strict=True):
+            cutting = (slice(None),) * along + (centre[along],)
+            # Slice 0 is the topmost in canonical orientation; other files run upwards.
+            up = plane != "axial" and labels.geometry.affine_lps[2, 2] > 0
+            origin = "lower" if up else "upper"
+            axis.imshow(hu[cutting], cmap="gray", vmin=-160, vmax=240, aspect=aspect, origin=origin)
+            heat = np.ma.masked_less(values[cutting], 0.1 * top)
+            axis.imshow(heat, cmap="inferno", vmin=0, vmax=top, alpha=0.5, aspect=aspect, origin=origin)
+            for value in np.unique(labels.array[cutting]):
+                if value:
+                    axis.contour(labels.array[cutting] == value, levels=[0.5], colors="#7fe0ff", linewidths=1.0)
+            axis.set_title(f"{name}: {plane}", fontsize=9)
+            axis.set_axis_off()
+    if title:
+        figure.suptitle(title)
+    return figure
+
+
+def png(figure: Figure, dpi: int = 90) -> bytes:
+    """A figure as PNG."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    buffer = io.BytesIO()
+    FigureCanvasAgg(figure)
+    figure.savefig(buffer, format="png", dpi=dpi)
+    return buffer.getvalue()
+
+
+# ---- small parts
+
+
+def _rigid(shift_mm: np.ndarray, rotation_rad: np.ndarray, about_mm: np.ndarray) -> np.ndarray:
+    matrix = np.eye(4)
+    matrix[:3, :3] = Rotation.from_euler("xyz", rotation_rad).as_matrix()
+    matrix[:3, 3] = about_mm + shift_mm - matrix[:3, :3] @ about_mm
+    return matrix
+
+
+def _mean_shift(before: np.ndarray, after: np.ndarray, points_mm: np.ndarray) -> float:
+    change = after @ np.linalg.inv(before)
+    moved = points_mm @ change[:3, :3].T + change[:3, 3]
+    return float(np.linalg.norm(moved - points_mm, axis=1).mean())
