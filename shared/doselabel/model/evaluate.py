@@ -127,3 +127,22 @@ def summarize(rows: Sequence[OrganScore]) -> dict[str, dict[str, float]]:
         summary[name] = {figure: round(float(np.mean(v)), 4) for figure, v in known.items() if v}
         summary[name] |= {"n": len(mine), "dice_min": round(min(row["dice"] for row in mine), 4)}
     return summary
+
+
+def table(rows: Sequence[OrganScore]) -> str:
+    """All rows and their means as text to read."""
+    width = max([len(f"{row.patient}/{row.ct}") for row in rows] or [4])
+    heads = f"{'organ':<13} {'Dice':>6} {'surface':>8} {'HD95 mm':>8} {'mL':>7} {'true mL':>8} {'error %':>8}"
+    lines = [f"{'CT':<{width}}  {heads}"]
+    for row in rows:
+        lines.append(
+            f"{row.patient + '/' + row.ct:<{width}}  {row.organ:<13} {row.dice:6.3f} {row.surface_dice_2mm:8.3f} "
+            f"{row.hd95_mm:8.1f} {row.volume_ml:7.0f} {row.true_volume_ml:8.0f} {row.volume_error_percent:+8.1f}"
+        )
+    for name, mean in summarize(rows).items():
+        title = f"mean of {mean['n']:.0f}"
+        lines.append(
+            f"{title:<{width}}  {name:<13} {mean['dice']:6.3f} {mean['surface_dice_2mm']:8.3f} "
+            f"{mean.get('hd95_mm', float('nan')):8.1f} {'':7} {'':8} {mean['volume_error_percent']:+8.1f}"
+        )
+    return "\n".join(lines)

@@ -48,8 +48,8 @@ def build(profile: Profile, *, pretrained: Path | None = None) -> GeneralizedRCN
     ----------
     profile : Profile
     pretrained : Path, optional
-        A torchvision ResNet state dict (ImageNet) for the backbone; its batch norms stay frozen. Without it
-        the weights are random and GroupNorm is used, which does not depend on the batch size.
+        A torchvision ResNet state dict (ImageNet) for the backbone of a `Profile.pretrained` profile.
+        Without it all weights are random.
 
     Returns
     -------
@@ -154,7 +154,8 @@ def paste(mask: Tensor, box: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
 
 
 def _backbone(profile: Profile, pretrained: Path | None) -> nn.Module:
-    norm = FrozenBatchNorm2d if pretrained else _group_norm
+    frozen = profile.norm == "frozen_batch"
+    norm = FrozenBatchNorm2d if frozen else _group_norm
     resnet = torchvision.models.get_model(profile.backbone, weights=None, norm_layer=norm)
     if pretrained:
         _load_imagenet(resnet, pretrained, profile.backbone)
@@ -169,9 +170,7 @@ def _backbone(profile: Profile, pretrained: Path | None) -> nn.Module:
     resnet.conv1 = stem
     stages = {f"layer{i}": str(i - 1) for i in (1, 2, 3, 4)}
     widths = [resnet.fc.in_features // 2**i for i in (3, 2, 1, 0)]
-    backbone = BackboneWithFPN(
-        resnet, stages, widths, profile.fpn_channels, norm_layer=None if pretrained else _group_norm
-    )
+    backbone = BackboneWithFPN(resnet, stages, widths, profile.fpn_channels, norm_layer=None if frozen else _group_norm)
     backbone.fpn.extra_blocks = None  # else torchvision adds a pool level that nobody asked for
     return _FloatBackbone(backbone)
 
@@ -282,8 +281,9 @@ class _Heads(RoIHeads):
         probabilities = F.softmax(class_logits, -1).split(counts)
         results: tuple[list[Tensor], list[Tensor], list[Tensor]] = ([], [], [])
         for boxes, scores, shape in zip(decoded, probabilities, image_shapes, strict=True):
-            found = [self._group(boxes, scores, torch.tensor(members)) for members in self.groups.values()]
-            kinds = torch.arange(len(found)).repeat_interleave(torch.tensor([len(f[0]) for f in found]))
+            groups = [torch.tensor(members, device=boxes.device) for members in self.groups.values()]
+            found = [self._group(boxes, scores, members) for members in groups]
+            kinds = torch.arange(len(found), device=boxes.device).repeat_interleave(len(boxes))
             box, score, label = (torch.cat(parts) for parts in zip(*found, strict=True))
             box = clip_boxes_to_image(box + 0.5, shape) - 0.5
             # The 1 mm² of a vanishing box can't hold an organ, and has no inside to paste.
@@ -298,7 +298,7 @@ class _Heads(RoIHeads):
     def _group(boxes: Tensor, scores: Tensor, members: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         member_scores = scores[:, members]
         label = members[member_scores.argmax(1)]
-        return boxes[torch.arange(len(boxes)), label], member_scores.sum(1), label
+        return boxes[torch.arange(len(boxes), device=boxes.device), label], member_scores.sum(1), label
 
 
 class _Batch(nn.Module):

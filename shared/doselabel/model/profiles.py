@@ -23,6 +23,9 @@ class Profile:
         ``right_x`` form a pair: one object with a side.
     backbone : str
         A torchvision ResNet.
+    norm : {"group", "frozen_batch"}
+        Of the backbone. Frozen batch norms come with pretrained weights; without them groups are used, which
+        do not depend on the batch size.
     fpn_channels : int
         Channels of P2–P5.
     in_slices : int
@@ -62,6 +65,7 @@ class Profile:
     name: str
     classes: tuple[str, ...] = ("left_kidney", "right_kidney", "liver")
     backbone: str = "resnet18"
+    norm: str = "group"
     fpn_channels: int = 128
     in_slices: int = 3
     slice_gap_mm: float = 3.0
@@ -85,6 +89,10 @@ class Profile:
     def to_dict(self) -> dict:
         """Plain data for the checkpoint's header."""
         return dataclasses.asdict(self)
+
+    def pretrained(self) -> Profile:
+        """Return the same profile with the norms that pretrained weights bring along."""
+        return dataclasses.replace(self, norm="frozen_batch")
 
     @classmethod
     def from_dict(cls, data: dict) -> Profile:

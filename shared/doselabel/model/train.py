@@ -91,12 +91,16 @@ def train(
     crop_px : int
         Longest side of a training slice.
     learning_rate : float, optional
-        Peak of the one-cycle schedule.
+        Peak of the one-cycle schedule; with ``pretrained``, the rate after the heads' stage.
     card : dict, optional
         Added to the model card: training data, attribution, version.
     progress : Progress
         Stages "loading", "training", "validating". When it raises `Cancelled`, what was learned so far is
         written to ``out`` before the exception goes on.
+
+    Notes
+    -----
+    Torch uses as many threads as the caller has set (`torch.set_num_threads`); one is best on a shared machine.
 
     Raises
     ------
@@ -107,6 +111,8 @@ def train(
     if profile is None:
         profile = checkpoint.read_card(start)[0] if start else FAST
     out = Path(out) / "model.safetensors" if Path(out).suffix != ".safetensors" else Path(out)
+    if pretrained:
+        profile = profile.pretrained()
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
     model = build(profile, pretrained=pretrained)
@@ -117,8 +123,8 @@ def train(
 
     rate = learning_rate or (1e-4 if start or pretrained else 1e-3)
     optimizer = torch.optim.AdamW(model.parameters(), rate, weight_decay=0.01)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=steps + 1, pct_start=0.15)
     heads_until = steps // 3 if pretrained else 0
+    schedule = _schedule(optimizer, rate, steps, heads_until)
     average = copy.deepcopy(model).eval().requires_grad_(False)
     history = _History()
     model_card = {"steps": 0, "seed": seed, "started_from": checkpoint.file_hash(start) if start else None}
@@ -186,6 +192,15 @@ def _draw(new: list[Loaded], old: list[Loaded], rng: np.random.Generator) -> tup
     case = of_patient[int(rng.integers(len(of_patient)))]
     plane = rng.choice(list(PLANES), p=(0.5, 0.25, 0.25))
     return case, str(plane), draw_slice(case, str(plane), rng)
+
+
+def _schedule(
+    optimizer: torch.optim.Optimizer, rate: float, steps: int, heads_until: int
+) -> torch.optim.lr_scheduler.LRScheduler:
+    """One cycle; with pretrained weights the paper's two constant rates, 10:1 (Nazari 2021, Algorithm training)."""
+    if heads_until:
+        return torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 10.0 if step < heads_until else 1.0)
+    return torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=steps + 1, pct_start=0.15)
 
 
 def _follow(average: nn.Module, model: nn.Module, step: int) -> None:

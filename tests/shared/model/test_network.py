@@ -97,7 +97,7 @@ def test_pretrained_stem_starts_as_the_2d_network_on_the_middle_slice(tmp_path):
 
     state = torchvision.models.resnet18(weights=None).state_dict()
     torch.save(state, tmp_path / "r18.pth")
-    model = build(FAST, pretrained=tmp_path / "r18.pth").eval()
+    model = build(FAST.pretrained(), pretrained=tmp_path / "r18.pth").eval()
     stem = model.backbone.body.body.conv1
     image = torch.rand(1, 3, 32, 32)
     grey = image[:, 1:2].expand(-1, 3, -1, -1)
@@ -107,10 +107,10 @@ def test_pretrained_stem_starts_as_the_2d_network_on_the_middle_slice(tmp_path):
 
 def test_missing_or_wrong_pretrained_weights_are_a_clear_error(tmp_path):
     with pytest.raises(ModelError, match="no such file"):
-        build(FAST, pretrained=tmp_path / "none.pth")
+        build(FAST.pretrained(), pretrained=tmp_path / "none.pth")
     (tmp_path / "text.pth").write_text("not weights")
     with pytest.raises(ModelError, match="resnet18"):
-        build(FAST, pretrained=tmp_path / "text.pth")
+        build(FAST.pretrained(), pretrained=tmp_path / "text.pth")
 
 
 def test_a_profile_survives_its_own_dictionary():

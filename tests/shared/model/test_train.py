@@ -10,7 +10,8 @@ import torch
 from doselabel.errors import Cancelled, ModelError
 from doselabel.geometry import Volume
 from doselabel.model import checkpoint as checkpoints
-from doselabel.model.evaluate import evaluate
+from doselabel.model.evaluate import evaluate, table
+from doselabel.model.network import build
 from doselabel.model.predict import segment
 from doselabel.model.profiles import FAST
 from doselabel.model.train import TrainCase, train
@@ -87,6 +88,26 @@ def test_cancelling_leaves_a_usable_checkpoint(tmp_path, case, patient):
     assert segment(patient[0], ready).labels.geometry == patient[0].geometry
 
 
+def test_pretrained_weights_train_the_heads_first(tmp_path, case):
+    import torchvision
+
+    torch.save(torchvision.models.resnet18(weights=None).state_dict(), tmp_path / "r18.pth")
+
+    def stop(stage, fraction):
+        if stage == "training" and fraction > 0.3:
+            raise Cancelled
+
+    out = tmp_path / "heads.safetensors"
+    with pytest.raises(Cancelled):
+        train([case], out, profile=SMALL, steps=3, batch=1, pretrained=tmp_path / "r18.pth", progress=stop)
+    torch.manual_seed(0)
+    before = build(SMALL.pretrained(), pretrained=tmp_path / "r18.pth").state_dict()
+    after = checkpoints.load(out).model.state_dict()
+    change = {name: float((value - after[name]).abs().max()) for name, value in before.items()}
+    assert change["backbone.body.body.layer4.1.conv2.weight"] < 1e-4
+    assert change["roi_heads.box_predictor.cls_score.weight"] > 4e-4
+
+
 def test_training_goes_on_from_a_checkpoint_with_replay(tmp_path, trained, case):
     start = trained[0].checkpoint
     replay = [dataclasses.replace(case, patient="old")]
@@ -118,6 +139,7 @@ def test_evaluation_gives_a_row_per_organ_the_expert_drew(trained, case):
     rows = evaluate(trained[0].checkpoint, [TrainCase(case.ct, case.labels, "tiny")], score_threshold=0.3)
     assert [row.organ for row in rows] == ["left_kidney", "right_kidney", "liver"]
     assert all(0 <= row.dice <= 1 for row in rows)
+    assert "tiny/ct.nii.gz" in table(rows)
 
 
 @pytest.mark.parametrize("content", [b"", b"text, not tensors", b"\x08\x00\x00\x00\x00\x00\x00\x00{}      "])
