@@ -25,7 +25,7 @@ from doselabel.errors import DoselabelError
 from doselabel.geometry import SUFFIXES
 from doselabel.labels import NAMES
 from doselabel.wire import ErrorInfo, JobStatus, NextCase, ServerInfo
-from monailabel_app.conf import Conf
+from monailabel_app.conf import Conf, take_over
 from monailabel_app.datastore import StudyDatastore
 from monailabel_app.jobs.manager import JobManager
 from monailabel_app.refusals import JobFailed, Refused, not_found
@@ -103,6 +103,7 @@ class DoselabelApp(MONAILabelApp):
         from monailabel_app.front import Front
         from monailabel_app.routes import make_api
 
+        self._alone = take_over(self.options.state)
         super().on_init_complete()
         self.jobs = JobManager(
             self.options.state / "jobs",

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+
 from doselabel.errors import ServerError
 
 STATE = ".doselabel"
@@ -20,6 +22,23 @@ ORIGINS = "DOSELABEL_ORIGINS"
 MONAI_LABEL_CORS_ORIGINS, ends its 0.8.5 at the start (its URLs can't be logged as JSON)."""
 
 PLANES = {"axial": ("axial",), "all": ("axial", "coronal", "sagittal")}
+
+
+def take_over(state: Path) -> FileLock:
+    """Make sure that one server alone works on these studies, until the lock is given back or the process ends.
+
+    Raises
+    ------
+    ServerError
+        When another one does: two would undo each other's promotions and jobs.
+    """
+    state.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(str(state / "server.lock"))
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise ServerError(f"Another server is at work on {state.parent}.", "Use that one, or stop it first.") from error
+    return lock
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from pathlib import Path
 import httpx
 
 from doselabel.errors import ServerError
-from monailabel_app.conf import ORIGINS, STATE, TOKEN, Conf
+from monailabel_app.conf import ORIGINS, STATE, TOKEN, Conf, take_over
 
 
 @dataclass(frozen=True)
@@ -167,6 +167,7 @@ def _start(studies, host, port, app_dir, conf, origins, verbose, out) -> subproc
     Conf.read(str(studies), conf)
     check_port(host, port)
     app = Path(app_dir).resolve() if app_dir else make_app_dir(studies / STATE)
+    take_over(studies / STATE).release()
     environment = os.environ.copy()
     environment["MONAI_LABEL_SESSION_PATH"] = str(studies / STATE / "sessions")
     if origins:
@@ -223,6 +224,10 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--origin", action="append", default=[], help="web origin that may call the server")
     parser.add_argument("--verbose", default="INFO", choices=("DEBUG", "INFO", "WARNING", "ERROR"))
     given = parser.parse_args(arguments)
+    if given.host not in ("127.0.0.1", "localhost", "::1") and not os.environ.get(TOKEN):
+        sys.stderr.write(
+            f"Everybody who reaches {given.host} can read these patients: set {TOKEN} to ask for a token.\n"
+        )
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the server ends with its launcher
     try:
         return serve(

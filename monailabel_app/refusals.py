@@ -46,6 +46,12 @@ def explain(error: BaseException) -> tuple[int, ErrorInfo]:
         return 500, ErrorInfo(
             code="memory", message="The memory did not suffice.", hint="Use a machine with more memory."
         )
+    if isinstance(error, OSError) and error.strerror:
+        return 500, ErrorInfo(
+            code="disk",
+            message=f"{error.strerror}: {error.filename or 'a file'}.",
+            hint="See that the studies folder is writable and its disk not full.",
+        )
     return 500, ErrorInfo(
         code="internal",
         message=f"An error that should not happen: {type(error).__name__}: {error}",

@@ -30,7 +30,7 @@ class Tasks:
     infers, trainers : dict
         By the names MONAI Label's clients use.
     lanes : dict
-        Job name → lane: a training does not hold up a segmentation.
+        Job name → lane: neither a dose nor a training holds up a segmentation.
     """
 
     def __init__(self, conf: Conf) -> None:
@@ -39,10 +39,10 @@ class Tasks:
         self._kidney_liver = KidneyLiver(self.models, conf.planes, conf.device)
         self.infers: dict[str, InferTask] = {
             "kidney_liver": self._kidney_liver,
-            "dosimetry": Dosimetry(self._kidney_liver),
+            "dosimetry": Dosimetry(self._kidney_liver, conf.state / "cache"),
         }
         self.trainers: dict[str, TrainTask] = {"kidney_liver": TrainKidneyLiver(self.models, conf)}
-        self.lanes = {**dict.fromkeys(self.infers, "infer"), TRAIN: "train"}
+        self.lanes = {"kidney_liver": "infer", "dosimetry": "dose", TRAIN: "train"}
 
     def jobs(self) -> dict[str, Task]:
         """The tasks as a worker runs them."""

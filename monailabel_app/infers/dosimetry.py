@@ -23,12 +23,31 @@ from monailabel_app.refusals import not_found
 from monailabel_app.request import choice, fresh_file, plain, progress_of
 from monailabel_app.versions import FINAL
 
-_NOT_OPTIONS = {"image", "labels", "out", "progress", "device", "description", "model", "client_id", "user"} | {
-    "save_label",
-    "label_tag",
-    "result_extension",
-    "result_dtype",
-}
+_NOT_OPTIONS = frozenset(
+    [
+        "image",
+        "labels",
+        "out",
+        "progress",
+        "user",
+        "client_id",
+        "model",
+        "description",
+        "device",
+        "save_label",
+        "label_tag",
+        "result_extension",
+        "result_dtype",
+        "logging",
+        "gpus",
+        "multi_gpu",
+        "images",
+        "max_workers",
+        "max_batch_size",
+        "_id",
+        "_image_id",
+    ]
+)
 """Keys of a request that are no `DoseOptions`; any other that it does not know is refused, never ignored."""
 
 
@@ -39,11 +58,13 @@ class Dosimetry(InferTask):
     ----------
     kidney_liver : KidneyLiver
         Fills in label maps that nobody has submitted.
+    cache : Path
+        Folder for what a later calculation of the same patient may use again.
     """
 
     role = "dose"
 
-    def __init__(self, kidney_liver: KidneyLiver) -> None:
+    def __init__(self, kidney_liver: KidneyLiver, cache: Path) -> None:
         super().__init__(
             type=InferType.OTHERS,
             labels=[],
@@ -52,6 +73,7 @@ class Dosimetry(InferTask):
             config={"labels": ["final", "model"]},
         )
         self._kidney_liver = kidney_liver
+        self._cache = cache
 
     def is_valid(self) -> bool:
         """Dosimetry needs no model."""
@@ -69,10 +91,9 @@ class Dosimetry(InferTask):
         str, dict
             The dose map's file, and the `DoseResults` under "dose".
         """
-        from doselabel.dosimetry.pipeline import run
-
         from doselabel.dosimetry.masks import resolve
         from doselabel.dosimetry.options import DoseOptions
+        from doselabel.dosimetry.pipeline import run
         from doselabel.geometry import read_image
         from doselabel.io.report import write_report
 
@@ -84,15 +105,16 @@ class Dosimetry(InferTask):
             predicted: list[str] = []
             share = 0.0
             if choice(request, "labels", FINAL, (FINAL, "model")) == "model":
-                labels, share = Path(scratch) / "labels", 0.5
-                predicted = self._complete(study, labels, _part(progress, 0.0, share))
+                folder, share = Path(scratch) / "labels", 0.5
+                predicted = self._complete(study, folder, _part(progress, 0.0, share))
+                labels = folder if predicted else FINAL
             elif not any(case.labels.count() for case in cases_of(study) if case.file == study.ct):
                 raise LabelError(
                     f"{study.patient_id}: no label map of the diagnostic CT '{study.ct}' has been submitted.",
                     "Segment, correct and submit it; or ask for labels = model, and get an unreviewed dose.",
                 )
             out = Path(request.get("out") or scratch)
-            results = run(study, labels, options, out=out, progress=_part(progress, share, 0.9))
+            results = run(study, labels, options, out=out, cache=self._cache, progress=_part(progress, share, 0.9))
             if predicted:
                 results = _not_reviewed(results, predicted, out)
             dose = out / "dose.nii.gz"

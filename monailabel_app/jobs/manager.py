@@ -23,7 +23,7 @@ from typing import Any
 from doselabel.wire import ErrorInfo, JobResult, JobStatus
 from monailabel_app.refusals import Refused, explain, not_found
 
-KEPT = 200
+KEPT = 50
 """Finished jobs beyond this number are forgotten, the oldest first."""
 
 Outcome = dict[str, Any]

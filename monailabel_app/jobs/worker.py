@@ -17,7 +17,6 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -35,8 +34,6 @@ def serve(tasks: Mapping[str, Task], warm_up: Callable[[], None] | None = None) 
     """Work off jobs until stdin ends."""
     out = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # what libraries print must not end up between our lines
-    with suppress(OSError):
-        os.nice(5)  # the server's answers come first
     mail = _Mail(out)
     threading.Thread(target=mail.read, daemon=True).start()
     if warm_up:
@@ -106,12 +103,14 @@ def main() -> None:
     """Entry of ``python -m monailabel_app.jobs.worker``."""
     parser = argparse.ArgumentParser(prog="doselabel worker")
     parser.add_argument("--conf", required=True, help="the server's options as JSON")
-    parser.add_argument("--lane", required=True, choices=("infer", "train"))
+    parser.add_argument("--lane", required=True, choices=("infer", "dose", "train"))
     arguments = parser.parse_args()
 
     from monailabel_app.conf import Conf
     from monailabel_app.tasks import Tasks
 
+    if arguments.lane == "train" and hasattr(os, "nice"):
+        os.nice(5)  # somebody waits for a segmentation, nobody for a step of training
     tasks = Tasks(Conf.from_json(arguments.conf))
     serve(tasks.jobs(), tasks.warm_up if arguments.lane == "infer" else None)
 

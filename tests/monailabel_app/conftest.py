@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
+import httpx
 import numpy as np
 import pytest
 
 from doselabel.geometry import Geometry, Volume, write_image
 from doselabel.labels import LabelMap, write_labels
 from doselabel.study import Study
+from monailabel_app.launch import Running, running
 
 GRID = Geometry((24, 48, 48), (5.0, 8.0, 8.0), (-188.0, -188.0, -60.0))
 
@@ -51,6 +55,12 @@ def make_patient(folder: Path, patient_id: str, times_h: tuple[float, ...] = (4.
     return Study.load(folder)
 
 
+@pytest.fixture(scope="session")
+def boxes() -> SimpleNamespace:
+    """What the patients are made of, for tests that make their own."""
+    return SimpleNamespace(grid=GRID, organs=organs, make_patient=make_patient, label_map=LabelMap(organs(), GRID))
+
+
 @pytest.fixture
 def studies(tmp_path: Path) -> Path:
     """Two patients and a broken one."""
@@ -60,6 +70,38 @@ def studies(tmp_path: Path) -> Path:
     (root / "broken").mkdir()
     (root / "broken" / "study.json").write_text('{"schema": "doselabel.study/1"}')
     return root
+
+
+@pytest.fixture(scope="session")
+def untrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A network of the fast profile that has learned nothing: what it finds is of no interest here."""
+    import torch
+
+    from doselabel.model import checkpoint
+    from doselabel.model.network import build
+    from doselabel.model.profiles import FAST
+
+    torch.manual_seed(0)
+    return checkpoint.save(tmp_path_factory.mktemp("model") / "untrained.safetensors", build(FAST), FAST, {})
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory, untrained: Path) -> Iterator[Running]:
+    """A real server process on four patients, in a folder with a space in its name."""
+    root = tmp_path_factory.mktemp("served") / "studies with space"
+    for number in range(1, 5):
+        make_patient(root / f"P-{number:03}", f"P-{number:03}")
+    (root / "broken").mkdir()
+    (root / "broken" / "study.json").write_text("{}")
+    with running(root, conf={"checkpoint": str(untrained), "grace_s": "3"}) as found:
+        yield found
+
+
+@pytest.fixture
+def http(server: Running) -> Iterator[httpx.Client]:
+    """A client that reads no proxy settings."""
+    with httpx.Client(base_url=server.url, timeout=60, trust_env=False) as client:
+        yield client
 
 
 @pytest.fixture

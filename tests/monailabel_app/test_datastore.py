@@ -1,0 +1,115 @@
+"""Patient folders as a datastore."""
+
+import numpy as np
+import pytest
+
+from doselabel.errors import DoselabelError, LabelError
+from doselabel.geometry import Geometry
+from doselabel.labels import LabelMap, read_labels, write_labels
+from doselabel.study import Study
+from doselabel.wire import LabelSubmission
+from monailabel_app import datastore
+from monailabel_app.datastore import StudyDatastore, grid_of
+from monailabel_app.refusals import Refused
+
+
+@pytest.fixture
+def store(studies):
+    return StudyDatastore(studies)
+
+
+def test_the_images_are_the_cts_diagnostic_first(store):
+    assert store.list_images() == [
+        "P-001__ct",
+        "P-001__ct_tp1",
+        "P-001__ct_tp2",
+        "P-001__ct_tp3",
+        "P-002__ct",
+        "P-002__ct_tp1",
+    ]
+
+
+def test_a_broken_study_is_listed_with_its_error_and_the_others_work(store):
+    by_id = {info.patient_id: info for info in store.studies()}
+    assert "patient_id" in by_id["broken"].error.message
+    assert by_id["P-001"].error is None
+    with pytest.raises(DoselabelError, match="patient_id"):
+        store.study("broken")
+
+
+def test_a_new_patient_is_noticed_and_a_mended_one_too(store, studies, monkeypatch, boxes):
+    monkeypatch.setattr(datastore, "RESCAN_S", 0.0)
+    boxes.make_patient(studies / "P-003", "P-003")
+    assert "P-003__ct" in store.list_images()
+    (studies / "P-003" / "ct.nii.gz").rename(studies / "away.nii.gz")
+    manifest = studies / "P-003" / "study.json"
+    manifest.write_text(manifest.read_text() + "\n")
+    assert "P-003__ct" not in store.list_images()
+    (studies / "away.nii.gz").rename(studies / "P-003" / "ct.nii.gz")
+    assert "P-003__ct" in store.list_images()
+
+
+def test_two_patients_with_one_id_do_not_mix(studies, boxes):
+    boxes.make_patient(studies / "other", "P-001")
+    by_id = {info.patient_id: info for info in StudyDatastore(studies).studies()}
+    assert "P-001__ct" in by_id["other"].error.message
+
+
+def test_two_cts_with_one_name_are_refused(studies):
+    study = Study.load(studies / "P-002")
+    (study.folder / "tp1").mkdir()
+    (study.folder / "ct_tp1.nii.gz").rename(study.folder / "tp1" / "ct.nii.gz")
+    study.time_points[0].ct = "tp1/ct.nii.gz"
+    study.save()
+    by_id = {info.patient_id: info for info in StudyDatastore(studies).studies()}
+    assert "the same name" in by_id["P-002"].error.message
+
+
+def test_a_submission_in_nrrd_becomes_a_version_and_the_ct_is_labelled(store, tmp_path, boxes):
+    file = write_labels(tmp_path / "label.nrrd", LabelMap(boxes.organs(), boxes.grid))
+    store.save_label("P-001__ct", str(file), "final", {"client_id": "slicer"})
+    assert store.get_labeled_images() == ["P-001__ct"]
+    (version,) = store.case("P-001__ct").labels.versions()
+    assert version.author == "slicer"
+    assert store.datalist()[0]["label"].endswith("v0001.nii.gz")
+
+
+def test_label_info_of_3d_slicer_says_which_value_is_which_organ(store, tmp_path, boxes):
+    swapped = np.where(boxes.organs() == 1, 2, np.where(boxes.organs() == 2, 1, boxes.organs())).astype(np.uint8)
+    file = write_labels(tmp_path / "label.nii.gz", LabelMap(swapped, boxes.grid))
+    names = [{"name": "right_kidney", "idx": 1}, {"name": "left_kidney", "idx": 2}, {"name": "liver", "idx": 3}]
+    store.save_label("P-001__ct", str(file), "final", {"label_info": names})
+    kept = read_labels(store.get_label_uri("P-001__ct", "final"))
+    assert np.array_equal(kept.array, boxes.organs())
+
+
+def test_a_label_map_on_another_grid_is_refused_and_nothing_is_kept(store, tmp_path, boxes):
+    shifted = Geometry(boxes.grid.shape, boxes.grid.spacing_mm, (0.0, 0.0, 0.0))
+    file = write_labels(tmp_path / "label.nii.gz", LabelMap(boxes.organs(), shifted))
+    with pytest.raises(LabelError, match="not on the grid of P-001__ct"):
+        store.submit("P-001__ct", file, LabelSubmission())
+    assert store.case("P-001__ct").labels.count() == 0
+
+
+@pytest.mark.parametrize("image_id", ["../x", "", "P-001__ct/../../x", "/etc/passwd", "P-001__nothing"])
+def test_an_id_that_is_not_known_is_refused_never_looked_for_on_disk(store, image_id, label_file):
+    for ask in (
+        lambda: store.get_image_uri(image_id),
+        lambda: store.get_label_uri(image_id, "final"),
+        lambda: store.save_label(image_id, str(label_file), "final", {}),
+    ):
+        with pytest.raises(Refused) as refusal:
+            ask()
+        assert refusal.value.status == 404
+
+
+def test_the_grid_is_read_without_the_voxels_as_it_is_with_them(store, boxes):
+    assert grid_of(store.case("P-001__ct").path).same_place(boxes.grid)
+
+
+def test_the_index_has_the_shape_that_monai_label_clients_read(store, label_file):
+    store.save_label("P-001__ct", str(label_file), "final", {})
+    entry = store.json()["objects"]["P-001__ct"]
+    assert entry["image"]["ext"] == ".nii.gz"
+    assert entry["labels"]["final"]["info"]["version"] == 1
+    assert store.status() == {"total": 6, "completed": 1, "label_tags": {"final": 1}}

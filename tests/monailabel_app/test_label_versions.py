@@ -1,0 +1,128 @@
+"""No submitted label map is ever lost or overwritten."""
+
+import multiprocessing
+import os
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+
+from doselabel.errors import LabelError
+from doselabel.geometry import Geometry
+from doselabel.labels import LabelMap, read_labels
+from doselabel.wire import LabelReview, LabelSubmission
+from monailabel_app.versions import LabelStore, check_tag
+
+
+@pytest.fixture
+def store(tmp_path):
+    return LabelStore(tmp_path / "labels", "P-001__ct", "ct")
+
+
+def drawn(value: int = 1) -> LabelMap:
+    array = np.zeros((6, 6, 6), np.uint8)
+    array[2:4, 2:4, 2:4] = value
+    return LabelMap(array, Geometry((6, 6, 6), (5.0, 5.0, 5.0)))
+
+
+def test_a_submission_is_a_new_version_with_who_when_and_how_much(store, boxes):
+    version = store.add(boxes.label_map, LabelSubmission(author="ada", comment="pelvis out"))
+    assert (version.version, version.author, version.comment) == (1, "ada", "pelvis out")
+    assert version.organs_ml == {"left_kidney": 76.8, "right_kidney": 76.8, "liver": 512.0}
+    assert len(version.sha256) == 64
+    assert store.add(drawn(), LabelSubmission()).version == 2
+    assert [v.version for v in store.versions()] == [2, 1]
+    assert read_labels(store.path(1)).present() == ("left_kidney", "right_kidney", "liver")
+
+
+def test_concurrent_submissions_are_all_kept(tmp_path):
+    with ThreadPoolExecutor(6) as pool:
+        numbers = list(pool.map(lambda _: _submit(tmp_path), range(6)))
+    assert sorted(numbers) == [1, 2, 3, 4, 5, 6]
+
+
+def test_submissions_from_two_processes_are_all_kept(tmp_path):
+    with multiprocessing.get_context("fork").Pool(2) as pool:
+        numbers = pool.map(_submit, [tmp_path] * 4)
+    assert sorted(numbers) == [1, 2, 3, 4]
+
+
+def _submit(folder) -> int:
+    return LabelStore(folder / "labels", "P-001__ct", "ct").add(drawn(), LabelSubmission()).version
+
+
+@pytest.mark.parametrize("broken_at", ["v0002.nii.gz", "v0002.json"])
+def test_a_crash_while_writing_leaves_the_old_version_as_it_was(store, monkeypatch, broken_at):
+    store.add(drawn(1), LabelSubmission(author="ada"))
+    before = store.path(1).read_bytes()
+    rename = os.replace
+
+    def crash(source, target):
+        if str(target).endswith(broken_at):
+            raise OSError("power cut")
+        rename(source, target)
+
+    monkeypatch.setattr(os, "replace", crash)
+    monkeypatch.setattr("pathlib.Path.replace", lambda self, target: crash(self, target))
+    with pytest.raises(OSError, match="power cut"):
+        store.add(drawn(2), LabelSubmission())
+    monkeypatch.undo()
+    assert [v.version for v in store.versions()] == [1]
+    assert store.path(1).read_bytes() == before
+    assert read_labels(store.tagged("final")).present() == ("left_kidney",)
+    assert read_labels(store.path(store.add(drawn(3), LabelSubmission()).version)).present() == ("liver",)
+
+
+def test_an_interrupted_version_number_is_not_used_again(store):
+    store.add(drawn(), LabelSubmission())
+    orphan = store.path(1).with_name("v0002.nii.gz")
+    orphan.write_bytes(b"what a crash left")
+    assert store.add(drawn(), LabelSubmission()).version == 3
+    assert orphan.read_bytes() == b"what a crash left"
+
+
+def test_the_newest_version_counts_until_one_is_approved(store):
+    store.add(drawn(1), LabelSubmission())
+    store.add(drawn(2), LabelSubmission())
+    assert store.final().version == 2
+    assert store.review(1, LabelReview(approved=True, reviewer="eva")).approved
+    store.add(drawn(3), LabelSubmission())
+    assert store.final().version == 1
+    store.review(1, LabelReview(approved=False, reviewer="eva"))
+    assert store.final().version == 3
+
+
+def test_the_folder_final_shows_the_version_that_counts_to_readers_that_know_no_versions(store, tmp_path):
+    store.add(drawn(1), LabelSubmission())
+    store.add(drawn(2), LabelSubmission())
+    shown = tmp_path / "labels" / "final" / "ct.nii.gz"
+    assert read_labels(shown).present() == ("right_kidney",)
+    store.review(1, LabelReview(approved=True))
+    assert read_labels(shown).present() == ("left_kidney",)
+
+
+def test_predictions_are_replaced_and_submissions_are_not_removable(store, tmp_path):
+    file = store.path(store.add(drawn(), LabelSubmission()).version)
+    store.put_tag("original", file, {"model": "kidney_liver"})
+    assert store.tags() == ["final", "original"]
+    assert store.tag_info("original") == {"model": "kidney_liver"}
+    store.remove_tag("original")
+    assert store.tags() == ["final"]
+    with pytest.raises(LabelError, match="never removed"):
+        store.remove_tag("final")
+    with pytest.raises(LabelError, match="submitted"):
+        store.put_tag("final", file, {})
+
+
+@pytest.mark.parametrize("tag", ["../../x", "a/b", "", ".", "..", "a" * 41, "a b", "/etc"])
+def test_a_tag_that_could_leave_the_folder_is_refused(tag):
+    with pytest.raises(LabelError):
+        check_tag(tag)
+
+
+def test_metadata_that_were_damaged_are_named_not_ignored(store):
+    store.add(drawn(), LabelSubmission())
+    path = store.path(1).with_name("v0001.json")
+    path.write_text("{")
+    with pytest.raises(LabelError, match=r"v0001\.json"):
+        store.versions()
