@@ -346,8 +346,8 @@ class Controller(QObject):
             summary = result.training
             self.trained.emit(summary)
             if summary is not None:
-                verdict = "the new model is in use" if summary.promoted else "the old model stays"
-                self._say(f"Trained {summary.steps} steps on {summary.cases} cases: {verdict}. {summary.reason}")
+                verdict = "The new model is in use." if summary.promoted else "The old model stays."
+                self._say(f"Trained {summary.steps} steps on {summary.cases} cases. {summary.reason or verdict}")
             return summary
 
         self._start("train", lambda progress: client.run_job(TRAIN_TASK, request, progress), then)
@@ -407,9 +407,7 @@ class Controller(QObject):
         highest = max((organ.dvh.max_gy for organ in organs), default=float(volume.array.max()))
         grid = self.session.case.ct.geometry
         self._dose_layers = scene.add_dose(self.viewer, volume, grid, scene.isodose_levels(highest))
-        if self.layers is not None:  # labels stay on top, and stay the layer that is painted on
-            self.viewer.layers.move(self.viewer.layers.index(self.layers.labels), len(self.viewer.layers))
-            self.viewer.layers.selection.active = self.layers.labels
+        self.editing.make_room_for_dose()
 
     def _forget_dose(self) -> None:
         scene.remove(self.viewer, self._dose_layers)

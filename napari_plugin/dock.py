@@ -163,7 +163,7 @@ class DoselabelDock(QWidget):
             "brush_3d": lambda: to.editing.set_brush_3d(not to.editing.brush_3d),
             "fill_between_slices": lambda: to.tool("fill_between_slices"),
             "keep_largest": lambda: to.tool("keep_largest"),
-            "outline": lambda: self.edit_view.set_outline(not self.edit_view.outline_on),
+            "outline": lambda: to.editing.set_outline(not to.editing.outline),
         }
 
     def _discard(self) -> None:
@@ -193,6 +193,7 @@ class DoselabelDock(QWidget):
         of.editing.measured.connect(self.edit_view.set_measures)
         of.editing.brush_changed.connect(self.edit_view.set_brush)
         of.editing.protect_changed.connect(self.edit_view.set_protect)
+        of.editing.outline_changed.connect(self.edit_view.set_outline)
         of.editing.organ_changed.connect(self.edit_view.set_organ)
         of.segmented.connect(self.segment_view.set_summary)
         of.trained.connect(self.train_view.set_summary)
@@ -249,7 +250,6 @@ class DoselabelDock(QWidget):
         self.segment_view.set_summary(None)
         self.submit_view.submitted()
         self.edit_view.set_hu(False)
-        self.controller.editing.set_outline(self.edit_view.outline_on)
 
     def _on_labels(self) -> None:
         session = self.controller.session

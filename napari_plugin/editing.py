@@ -43,7 +43,8 @@ class Editing(QObject):
     Signals
     -------
     status(text, level), labels_changed(), measured(list of OrganMeasure)
-    brush_changed(diameter_mm, sphere, step_mm), protect_changed(on), organ_changed(value)
+    brush_changed(diameter_mm, sphere, step_mm), protect_changed(on), outline_changed(on),
+    organ_changed(value)
     """
 
     status = Signal(str, str)
@@ -52,6 +53,7 @@ class Editing(QObject):
     brush_changed = Signal(float, bool, float)
     protect_changed = Signal(bool)
     organ_changed = Signal(int)
+    outline_changed = Signal(bool)
 
     def __init__(self, viewer: ViewerModel, tasks: Tasks, parent: QObject | None = None) -> None:
         super().__init__(parent)
@@ -60,6 +62,7 @@ class Editing(QObject):
         self.layers: CaseLayers | None = None
         self._tasks = tasks
         self._brush_mm = BRUSH_MM
+        self._outline = False
         self._measured_frame: object = None
         self._measure_timer = self._single_shot(MEASURE_AFTER_MS, self.measure)
         self._autosave_timer = self._single_shot(AUTOSAVE_AFTER_MS, self._autosave)
@@ -84,6 +87,7 @@ class Editing(QObject):
             event.connect(slot)
         labels.mouse_wheel_callbacks.append(wheel_over(self._on_wheel))
         labels.brush_mm = self._brush_mm
+        labels.contour = 2 if self._outline else 0
         self.labels_changed.emit()
         self.measure()
         self._on_brush()
@@ -210,10 +214,28 @@ class Editing(QObject):
         if self.layers is not None:
             self.layers.labels.preserve_labels = on
 
+    @property
+    def outline(self) -> bool:
+        """Whether outlines are drawn instead of filled organs."""
+        return self._outline
+
     def set_outline(self, on: bool) -> None:
-        """Draw outlines instead of filled organs."""
+        """Draw outlines instead of filled organs, also of the cases to come."""
+        self._outline = on
         if self.layers is not None:
             self.layers.labels.contour = 2 if on else 0
+        self.outline_changed.emit(on)
+
+    def make_room_for_dose(self) -> None:
+        """Let a dose map be seen: organs as outlines on top, still the layer that is painted on; no SPECT."""
+        if self.layers is None:
+            return
+        if self.layers.spect is not None:
+            self.layers.spect.visible = False
+        self.set_outline(True)
+        layers = self.viewer.layers
+        layers.move(layers.index(self.layers.labels), len(layers))
+        layers.selection.active = self.layers.labels
 
     def select_organ(self, value: int) -> None:
         """Choose the organ that is edited."""

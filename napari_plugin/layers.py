@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from napari.components import ViewerModel
 from napari.layers import Image, Labels
-from napari.utils.colormaps import DirectLabelColormap, ensure_colormap
+from napari.utils.colormaps import Colormap, DirectLabelColormap, ensure_colormap
 
 from doselabel.geometry import Geometry, Volume, resample
 from napari_plugin.organ_labels import OrganLabels, organ_features
@@ -19,7 +19,7 @@ from napari_plugin.session.case import Case, SpectFrame
 from napari_plugin.session.placement import onto_frame, place
 
 CT_WINDOW_HU = (-100.0, 200.0)
-AXES = ("z", "y", "x")
+AXES = ("S→I", "A→P", "R→L")
 MM = ("mm", "mm", "mm")
 
 
@@ -62,6 +62,7 @@ def add_case(viewer: ViewerModel, case: Case) -> CaseLayers:
     look_at(viewer, labels)
     viewer.reset_view()
     viewer.layers.selection.active = labels
+    viewer.canvas.overlays.axes.visible = True  # says which side is left
     return layers
 
 
@@ -142,9 +143,9 @@ def add_dose(viewer: ViewerModel, dose_gy: Volume, ct: Geometry, levels_gy: Sequ
     image = Image(
         dose.array,
         name="Dose (Gy)",
-        colormap="turbo",
+        colormap=_dose_colours(),
         blending="translucent_no_depth",
-        opacity=0.45,
+        opacity=0.6,
         contrast_limits=(0.0, top),
         **where,
     )
@@ -169,6 +170,14 @@ def add_dose(viewer: ViewerModel, dose_gy: Volume, ct: Geometry, levels_gy: Sequ
 def isodose_levels(highest_gy: float, percent: Sequence[float] = (20, 40, 60, 80)) -> list[float]:
     """Doses at percentages of the highest, Gy."""
     return [highest_gy * p / 100 for p in sorted(percent)]
+
+
+def _dose_colours() -> Colormap:
+    """Turbo that fades out below a sixth of the highest dose, so that the CT stays in sight where there is little."""
+    at = np.linspace(0, 1, 64)
+    colours = ensure_colormap("turbo").map(at)
+    colours[:, 3] = np.clip(6 * at, 0, 1)
+    return Colormap(colours, name="dose")
 
 
 def _where(geometry: Geometry, ct: Geometry) -> dict:

@@ -9,7 +9,7 @@ from qtpy.QtWidgets import QCheckBox, QComboBox, QFormLayout, QTabWidget, QWidge
 
 from doselabel.labels import title
 from doselabel.wire import DoseResults, OrganDose
-from napari_plugin.views.kit import ProgressRow, Table, button, column, note, number, row
+from napari_plugin.views.kit import LongNote, ProgressRow, Table, button, column, note, number, row
 from napari_plugin.views.plots import Colours, Plot
 
 CHOICES: Mapping[str, Mapping[str, str]] = {
@@ -71,10 +71,13 @@ class DoseView(QWidget):
         self._report.setEnabled(False)
         self.progress = ProgressRow()
         self._head = note()
-        self._table = Table(["Organ", "Dose ± SD\nGy", "TIA ± SD\nMBq·h", "T½ eff\nh", "Mass\ng", "Dose per\nGBq: Gy"])
+        self._table = Table(["Organ", "Dose\nGy", "± SD\nGy", "TIA\nMBq·h", "T½ eff\nh", "Mass\ng", "per GBq\nGy"])
+        self._table.setToolTip(
+            "Mean absorbed dose and its standard uncertainty, time-integrated activity, effective half-life, mass, and "
+            "dose per injected activity"
+        )
         self._table.hide()
-        self._warnings = note()
-        self._warnings.hide()
+        self._warnings = LongNote(96)
         self._curves, self._dvh = Plot(), Plot()
         self._plots = QTabWidget()
         self._plots.addTab(self._curves, "Time-activity")
@@ -130,8 +133,7 @@ class DoseView(QWidget):
         warnings = [f"⚠ {text}" for text in results.warnings]
         for name, organ in results.organs.items():
             warnings += [f"⚠ {title(name)}: {text}" for text in organ.warnings]
-        self._warnings.setText("\n".join(warnings))
-        self._warnings.setVisible(bool(warnings))
+        self._warnings.set_lines(warnings)
         self._curves.show_time_activity(results)
         self._dvh.show_dose_volume(results)
         self._plots.show()
@@ -156,8 +158,9 @@ def _choice(table: Mapping[str, str]) -> QComboBox:
 def _cells(name: str, organ: OrganDose) -> list[str]:
     return [
         title(name),
-        f"{organ.mean_dose_gy:.2f} ± {organ.dose_sd_gy:.2f}",
-        f"{organ.tia_mbq_h:.4g} ± {organ.tia_sd_mbq_h:.2g}",
+        f"{organ.mean_dose_gy:.2f}",
+        f"{organ.dose_sd_gy:.2f}",
+        f"{organ.tia_mbq_h:.0f}",
         f"{organ.effective_half_life_h:.1f}",
         f"{organ.mass_g:.0f}",
         f"{organ.dose_gy_per_gbq:.3f}",

@@ -154,13 +154,8 @@ class EditView(QWidget):
         _show(self._protect.setChecked, self._protect, on)
 
     def set_outline(self, on: bool) -> None:
-        """Choose outlines or filled organs."""
-        self._outline.setChecked(on)
-
-    @property
-    def outline_on(self) -> bool:
-        """Whether outlines are drawn."""
-        return self._outline.isChecked()
+        """Show whether organs are drawn as outlines."""
+        _show(self._outline.setChecked, self._outline, on)
 
     def set_hu(self, on: bool) -> None:
         """Switch the HU mask."""

@@ -12,6 +12,7 @@ from qtpy.QtWidgets import (
     QHBoxLayout,
     QHeaderView,
     QLabel,
+    QPlainTextEdit,
     QProgressBar,
     QPushButton,
     QSizePolicy,
@@ -161,6 +162,22 @@ def note(text: str = "") -> QLabel:
     label.setWordWrap(True)
     label.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
     return label
+
+
+class LongNote(QPlainTextEdit):
+    """Text that may be long: a few lines are shown, the rest scrolls; hidden while empty."""
+
+    def __init__(self, height_px: int = 84) -> None:
+        super().__init__()
+        self.setReadOnly(True)
+        self.setMaximumHeight(height_px)
+        self.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
+        self.hide()
+
+    def set_lines(self, lines: Sequence[str]) -> None:
+        """Show lines, each once."""
+        self.setPlainText("\n".join(dict.fromkeys(lines)))
+        self.setVisible(bool(lines))
 
 
 def row(*parts: QWidget, stretch: int | None = None) -> QWidget:

@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from matplotlib.backends.backend_qtagg import FigureCanvasQTAgg
 from matplotlib.figure import Figure
-from qtpy.QtWidgets import QSizePolicy
 
 from doselabel.labels import organ, title
 from doselabel.wire import DoseResults
@@ -20,13 +19,12 @@ DARK: Colours = {"background": "#23242b", "text": "#f0f1f2", "grid": "#565f6c"}
 class Plot(FigureCanvasQTAgg):
     """One set of axes that follows the viewer's theme."""
 
-    def __init__(self, colours: Colours = DARK, *, height_px: int = 210) -> None:
+    def __init__(self, colours: Colours = DARK, *, height_px: int = 230) -> None:
         super().__init__(Figure(layout="constrained"))
         self._colours = colours
         self._draw = lambda axes: None
         self.axes = self.figure.add_subplot()
-        self.setMinimumHeight(height_px)
-        self.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
+        self.setFixedHeight(height_px)
         self._redraw()
 
     def set_colours(self, colours: Colours) -> None:
@@ -64,7 +62,8 @@ class Plot(FigureCanvasQTAgg):
         """Plot the training loss over its steps."""
 
         def draw(axes) -> None:
-            axes.plot(np.arange(1, len(loss) + 1), loss, color="#46b4dc", label="training loss")
+            axes.plot(np.arange(1, len(loss) + 1), loss, "o-", ms=3, color="#46b4dc", label="training loss")
+            axes.xaxis.get_major_locator().set_params(integer=True)
             axes.set(xlabel="step", ylabel="loss (dimensionless)")
 
         self._show(draw)

@@ -7,7 +7,7 @@ from qtpy.QtWidgets import QCheckBox, QWidget
 
 from doselabel.labels import title
 from doselabel.wire import SegmentationSummary
-from napari_plugin.views.kit import ProgressRow, button, column, note, row
+from napari_plugin.views.kit import LongNote, ProgressRow, button, column, note, row
 
 
 class SegmentView(QWidget):
@@ -24,7 +24,8 @@ class SegmentView(QWidget):
         self.progress = ProgressRow()
         self._summary = note()
         self._summary.hide()
-        column(self, row(self._run, self._three, stretch=0), self.progress, self._summary)
+        self._flags = LongNote(64)
+        column(self, row(self._run, self._three, stretch=0), self.progress, self._summary, self._flags)
 
     def ask(self) -> None:
         """Ask for a segmentation with the chosen options."""
@@ -35,13 +36,11 @@ class SegmentView(QWidget):
         self._run.setEnabled(not busy)
 
     def set_summary(self, summary: SegmentationSummary | None) -> None:
-        """Show score and doubts of each organ."""
-        lines = []
-        if summary is not None:
-            for name, organ in summary.organs.items():
-                doubts = f" ⚠ {'; '.join(organ.flags)}" if organ.flags else ""
-                lines.append(f"{title(name)}: {organ.volume_ml:.0f} mL, score {organ.score:.2f}{doubts}")
-            lines += [f"⚠ {flag}" for flag in summary.flags]
-            lines.append(f"model {summary.profile} {summary.model_sha256[:8]}, {summary.seconds:.1f} s")
-        self._summary.setText("\n".join(lines))
-        self._summary.setVisible(bool(lines))
+        """Show score and doubts of each organ; volumes are in the table of organs."""
+        found = {} if summary is None else summary.organs
+        scores = " · ".join(f"{title(name)} {organ.score:.2f}" for name, organ in found.items())
+        self._summary.setText(f"Scores (0 to 1): {scores}")
+        self._summary.setVisible(bool(found))
+        flags = [f"⚠ {name}: {flag}" for name, organ in found.items() for flag in organ.flags]
+        flags += [f"⚠ {flag}" for flag in (summary.flags if summary else ())]
+        self._flags.set_lines(flags)

@@ -57,7 +57,8 @@ class TrainView(QWidget):
         if summary is None:
             return
         verdict = "The new model is in use." if summary.promoted else "The old model stays."
-        self._verdict.setText(f"<b>{verdict}</b> {summary.reason} ({summary.steps} steps, {summary.cases} cases)")
+        extent = f"{summary.steps} steps on {summary.cases} cases"
+        self._verdict.setText(f"<b>{summary.reason or verdict}</b> ({extent})")
         names = list(dict.fromkeys([*summary.dice_before, *summary.dice_after]))
         self._dice.set_rows(
             [[title(n), _dice(summary.dice_before.get(n)), _dice(summary.dice_after.get(n))] for n in names]
