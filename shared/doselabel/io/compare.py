@@ -10,13 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from doselabel.dosimetry import pipeline
 from doselabel.dosimetry.options import DoseOptions
 from doselabel.errors import DoseError, DoselabelError, Progress, no_progress
 from doselabel.io.comparison import Comparison, Sensitivity, Side, Variant, write_comparison, write_sensitivity
-from doselabel.labels import organ
+from doselabel.labels import organ, title
 from doselabel.study import Study
 from doselabel.wire import DoseResults
 
@@ -87,10 +88,11 @@ def compare(
     names = tuple(organ(name).name for name in organs)
     found: list[list[DoseResults]] = [[], []]
     total = 2 * len(studies)
-    for i, study in enumerate(studies):
-        for j, side in enumerate((a, b)):
-            start, stage = (2 * i + j) / total, f"{study.patient_id}, {side.name}"
-            found[j].append(_run(study, side, stage, _part(progress, start, 1 / total, stage)))
+    with TemporaryDirectory() as cache:
+        for i, study in enumerate(studies):
+            for j, side in enumerate((a, b)):
+                start, stage = (2 * i + j) / total, f"{study.patient_id}, {side.name}"
+                found[j].append(_run(study, side, cache, _part(progress, start, 1 / total, stage)))
     comparison = Comparison(a.name, b.name, tuple(found[0]), tuple(found[1]), names)
     if out is not None:
         write_comparison(comparison, a, b, Path(out))
@@ -129,17 +131,18 @@ def sensitivity(
     ]
     changes += [("VOI", method, {"voi": method}) for method in ("gaussian", "threshold", "gtm")]
     changes += [("Fit", model, {"tac": model}) for model in ("uptake", "mono", "bi", "trapezoid", "hanscheid")]
-    variants = []
-    for i, (group, name, change) in enumerate([("Base", "as chosen", {}), *changes]):
-        side = Side(name, labels, options.model_copy(update=change))
-        step = 1 / (len(changes) + 1)
-        try:
-            results = _run(study, side, name, _part(progress, i * step, step, name))
-            variants.append(Variant(group, name, results))
-        except DoselabelError as error:
-            if not variants:
-                raise
-            variants.append(Variant(group, name, None, error.message.rpartition(": ")[2]))
+    variants: list[Variant] = []
+    with TemporaryDirectory() as cache:
+        for i, (group, name, change) in enumerate([("Base", "as chosen", {}), *changes]):
+            side = Side(name, labels, options.model_copy(update=change))
+            step = 1 / (len(changes) + 1)
+            try:
+                results = _run(study, side, cache, _part(progress, i * step, step, name))
+                variants.append(Variant(group, name, results, _remark(results)))
+            except DoselabelError as error:
+                if not variants:
+                    raise
+                variants.append(Variant(group, name, None, error.message.removeprefix(_where(study, side))))
     base, *others = variants
     assert base.results is not None  # the base was computed, or its error raised
     names = tuple(organs) if organs is not None else tuple(base.results.organs)
@@ -157,11 +160,21 @@ def labels_of(study: Study, text: str) -> str | Path:
     return inside if inside.exists() and not tagged.is_dir() else text
 
 
-def _run(study: Study, side: Side, what: str, progress: Progress) -> DoseResults:
+def _run(study: Study, side: Side, cache: str, progress: Progress) -> DoseResults:
     try:
-        return pipeline.run(study, labels_of(study, side.labels), side.options, out=None, progress=progress)
+        return pipeline.run(study, labels_of(study, side.labels), side.options, cache=cache, progress=progress)
     except DoselabelError as error:
-        raise type(error)(f"{study.patient_id}, {what}: {error.message}", error.hint) from error
+        raise type(error)(_where(study, side) + error.message, error.hint) from error
+
+
+def _where(study: Study, side: Side) -> str:
+    return f"{study.patient_id}, {side.name}: "
+
+
+def _remark(results: DoseResults) -> str:
+    """What a reader of one row must know of its fits."""
+    untested = [title(name) for name, o in results.organs.items() if o.tac.degrees_of_freedom < 1]
+    return f"no degree of freedom: {', '.join(untested)}" if untested else ""
 
 
 def _part(progress: Progress, start: float, length: float, stage: str) -> Progress:

@@ -98,12 +98,12 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Variant:
-    """One row of a sensitivity table: what was changed, and the results, or why there are none."""
+    """One row of a sensitivity table: what was changed, the results, and a remark or why there are none."""
 
     group: str
     name: str
     results: DoseResults | None
-    refusal: str = ""
+    remark: str = ""
 
 
 @dataclass(frozen=True)
@@ -126,7 +126,7 @@ class Sensitivity:
             for name in self.organs:
                 dose, base = (_number(v.results, name, "mean_dose_gy") for v in (variant, self.base))
                 row += [significant(dose), percent(100 * (dose / base - 1), signed=True)]
-            rows.append([*row, variant.refusal])
+            rows.append([*row, variant.remark])
         caption = (
             "Mean absorbed dose; differences from the first row. Everything not named in a row is as in the first."
         )
@@ -254,7 +254,7 @@ def write_sensitivity(result: Sensitivity, study: Study, out: Path) -> None:
             dose, base = (_number(v.results, name, "mean_dose_gy") for v in (variant, result.base))
             tia = _number(variant.results, name, "tia_mbq_h")
             numbers = [_plain(dose), _plain(100 * (dose / base - 1)), _plain(tia)]
-            writer.writerow([variant.group, variant.name, name, *numbers, variant.refusal])
+            writer.writerow([variant.group, variant.name, name, *numbers, variant.remark])
     (out / "sensitivity.csv").write_text(stream.getvalue(), encoding="utf-8")
     document = Document("Sensitivity of the absorbed dose", f"Patient {study.patient_id}", SMALL_PRINT, [table])
     (out / "sensitivity.html").write_text(to_html(document), encoding="utf-8")
