@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import errno
+
 from fastapi.responses import JSONResponse
 from monailabel.interfaces.exception import MONAILabelException
 from starlette.exceptions import HTTPException
 
 from doselabel.errors import DoselabelError, ServerError
 from doselabel.wire import ErrorInfo
+
+_DISK = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT}
 
 
 class Refused(ServerError):
@@ -46,10 +50,10 @@ def explain(error: BaseException) -> tuple[int, ErrorInfo]:
         return 500, ErrorInfo(
             code="memory", message="The memory did not suffice.", hint="Use a machine with more memory."
         )
-    if isinstance(error, OSError) and error.strerror:
+    if isinstance(error, OSError) and error.errno in _DISK:
         return 500, ErrorInfo(
             code="disk",
-            message=f"{error.strerror}: {error.filename or 'a file'}.",
+            message=f"{error.filename or 'A file'} can't be written: {error.strerror}.",
             hint="See that the studies folder is writable and its disk not full.",
         )
     return 500, ErrorInfo(

@@ -23,31 +23,10 @@ from monailabel_app.refusals import not_found
 from monailabel_app.request import choice, fresh_file, plain, progress_of
 from monailabel_app.versions import FINAL
 
-_NOT_OPTIONS = frozenset(
-    [
-        "image",
-        "labels",
-        "out",
-        "progress",
-        "user",
-        "client_id",
-        "model",
-        "description",
-        "device",
-        "save_label",
-        "label_tag",
-        "result_extension",
-        "result_dtype",
-        "logging",
-        "gpus",
-        "multi_gpu",
-        "images",
-        "max_workers",
-        "max_batch_size",
-        "_id",
-        "_image_id",
-    ]
-)
+_OURS = {"image", "labels", "out", "progress", "user"}
+_MONAI = {"client_id", "model", "description", "device", "save_label", "label_tag", "result_extension", "result_dtype"}
+_BATCH = {"logging", "gpus", "multi_gpu", "images", "max_workers", "max_batch_size", "_id", "_image_id"}
+_NOT_OPTIONS = _OURS | _MONAI | _BATCH
 """Keys of a request that are no `DoseOptions`; any other that it does not know is refused, never ignored."""
 
 

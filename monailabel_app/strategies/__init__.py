@@ -71,7 +71,7 @@ def doubt_of(case: Case) -> tuple[float, str] | None:
     if not summary:
         return None
     organs = summary.get("organs", {})
-    flags = [*summary.get("flags", []), *(flag for organ in organs.values() for flag in organ.get("flags", []))]
+    flags = summary.get("flags", [])
     name, lowest = min(
         ((name, organ.get("score") or 0.0) for name, organ in organs.items()),
         key=lambda item: item[1],
