@@ -304,7 +304,7 @@ def dvh_figure(comparison: Comparison) -> Figure:
                 axes.set_xlabel("Absorbed dose (Gy)")
                 axes.set_ylabel("Volume (%)")
                 axes.grid(True)
-                axes.legend(loc="upper right")
+                axes.legend(loc="lower left")
 
     caption = "Cumulative dose-volume histograms; dots: D70 and D30. After Nazari et al. 2021, figure 4."
     return Figure(draw, 180, 14 + 58 * len(patients), caption, "Dose-volume histograms of both sides")

@@ -65,7 +65,26 @@ class Cut:
 
     def take(self, volume: Volume, *, transform: np.ndarray | None = None, fill: float = 0.0) -> np.ndarray:
         """Sample a volume linearly; (rows, columns) float32, the first row at the smallest coordinate."""
-        return resample(volume, self.grid, transform=transform, fill=fill).array.reshape(self.picture_shape)
+        near = self.part_of(volume, transform)
+        if near is None:
+            return np.full(self.picture_shape, fill, np.float32)
+        return resample(near, self.grid, transform=transform, fill=fill).array.reshape(self.picture_shape)
+
+    def part_of(self, volume: Volume, transform: np.ndarray | None = None) -> Volume | None:
+        """The box of a volume that the cut runs through, None when it misses it: a 512³ CT need not be copied."""
+        corners = self.grid.corners_lps()
+        if transform is not None:
+            back = np.linalg.inv(transform)
+            corners = corners @ back[:3, :3].T + back[:3, 3]
+        index = volume.geometry.lps_to_index(corners)
+        low = np.clip(np.floor(index.min(axis=0)).astype(int) - 2, 0, None)
+        high = np.minimum(np.ceil(index.max(axis=0)).astype(int) + 3, volume.geometry.shape)
+        if np.any(high <= low):
+            return None
+        x, y, z = (float(v) for v in volume.geometry.index_to_lps(low))
+        nz, ny, nx = (int(n) for n in high - low)
+        grid = Geometry((nz, ny, nx), volume.geometry.spacing_mm, (x, y, z), volume.geometry.direction)
+        return Volume(volume.array[tuple(slice(a, b) for a, b in zip(low, high, strict=True))], grid)
 
 
 def cut_through(
@@ -124,8 +143,10 @@ def show_contour(
     axes: Axes, cut: Cut, labels: LabelMap, name: str, color: str, *, width: float = 1.1, style: str = "solid"
 ) -> None:
     """Draw an organ's outline where the cut meets it."""
-    mask = Volume(labels.mask(name).astype(np.float32), labels.geometry)
-    picture = cut.take(mask)
+    near, value = cut.part_of(labels.volume), labels.value(name)
+    if near is None or value is None:
+        return
+    picture = cut.take(Volume((near.array == value).astype(np.float32), near.geometry))
     if min(picture.shape) > 1 and picture.max() > 0.5:
         axes.contour(*cut.axes_mm(), picture, levels=[0.5], colors=[color], linewidths=width, linestyles=style)
 

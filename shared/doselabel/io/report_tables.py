@@ -98,8 +98,10 @@ def summary(results: DoseResults) -> Table:
         "un-expanded mask on the diagnostic CT. TIA: time-integrated activity. T½ eff: effective half-life of the "
         "slowest phase. BED and EQD2: biologically effective dose and its equivalent in 2 Gy fractions, general "
         "Lea-Catcheside factor of the fitted curve. Engines: largest minus smallest mean dose of the three dose "
-        "engines, flagged above 5 %. Published for 177Lu-DOTATOC/DOTATATE: kidneys 0.37 to 0.57 Gy/GBq."
+        "engines, flagged above 5 %."
     )
+    if results.nuclide == "Lu-177" and any("kidney" in name for name in results.organs):
+        caption += " Published for 177Lu-DOTATOC/DOTATATE: kidneys 0.37 to 0.57 Gy/GBq."
     return Table(columns, rows, caption)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from doselabel.geometry import Geometry, Volume
+from doselabel.geometry import Geometry, Volume, resample
 from doselabel.io.planes import box_lps_mm, cut_through, isodose_levels_gy
 
 POINT = (12.0, -30.0, 45.0)
@@ -60,3 +60,17 @@ def test_isodose_levels_are_round_increasing_and_within_the_dose(mean, highest):
     assert levels[-1] < highest
     step = levels[0] / 10 ** np.floor(np.log10(levels[0]))
     assert min(abs(step - nice) for nice in (1, 2, 2.5, 5, 10)) < 1e-9
+
+
+def test_a_cut_beside_the_image_shows_nothing_but_the_fill():
+    far = cut_through((900.0, 0.0, 0.0), "axial", (40.0, 40.0, 40.0))
+    assert np.all(far.take(spot(FLIPPED), fill=-1024.0) == -1024.0)
+
+
+def test_cutting_a_part_out_first_changes_no_value():
+    cut = cut_through(POINT, "axial", (30.0, 20.0, 10.0), step_mm=0.7)
+    whole = Volume(np.random.default_rng(0).normal(size=SWAPPED.shape).astype(np.float32), SWAPPED)
+    matrix = np.eye(4)
+    matrix[:2, :2] = [[0.96, -0.28], [0.28, 0.96]]
+    expected = resample(whole, cut.grid, transform=matrix).array.reshape(cut.picture_shape)
+    assert cut.take(whole, transform=matrix) == pytest.approx(expected, abs=1e-4)
