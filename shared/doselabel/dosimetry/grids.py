@@ -18,7 +18,11 @@ from doselabel.geometry import Geometry, Volume, check_rigid, resample
 Box = tuple[slice, slice, slice]
 
 FINE_MM = 2.3
-"""Masks are sampled at least this densely: a 160 mL kidney's volume then errs by some 0.1 %."""
+"""Masks are blurred on voxels no larger than this."""
+
+SAMPLE_MM = 1.15
+"""Masks are sampled at points no farther apart, then averaged over the fine voxels: a 160 mL kidney's volume errs by
+some 0.1 %. One point per fine voxel would not do: where CT and fine voxels are of similar size, it errs by 3 %."""
 
 
 def placed(geometry: Geometry, matrix: np.ndarray) -> Geometry:
@@ -109,6 +113,10 @@ class Subdivision:
     def sample(self, volume: Volume) -> np.ndarray:
         """A label map or mask at the fine voxels' centres, nearest: its own voxels keep their exact extent."""
         return resample(volume, self.fine, interpolation="nearest").array
+
+    def part(self, mask: Volume) -> NDArray[np.float32]:
+        """The part of each coarse voxel inside a mask on any grid."""
+        return self.mean(self.sample(mask) != 0)
 
     def mean(self, fine: np.ndarray) -> NDArray[np.float32]:
         """Mean of a fine array over each coarse voxel."""

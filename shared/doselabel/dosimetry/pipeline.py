@@ -242,7 +242,11 @@ def compute(
         time_h=times,
         organs=results,
         options=options.model_dump(mode="json")
-        | {"voi": activity.voi_method(options, psf), "psf_fwhm_mm": psf, "reference": reference},
+        | {
+            "voi": activity.voi_method(options, psf),
+            "psf_fwhm_mm": None if psf is None else list(psf),
+            "reference": reference,
+        },
         registration=[
             {
                 "time_point": i,

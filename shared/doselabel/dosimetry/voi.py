@@ -10,7 +10,7 @@ are an organ's (Nazari et al. 2021, "Dosimetry"; Rousset et al., J Nucl Med 1998
   uniform concentration; blurring each with the camera's point-spread function (PSF) tells how much of each shows in
   each volume of interest, and the linear system is solved for the concentrations. It undoes spill-out and spill-in.
 
-Masks are sampled at 2.3 mm or finer on a subdivision of the SPECT's own voxels, blurred there and integrated to them
+Masks are taken to a subdivision of the SPECT's own voxels (2.3 mm or finer), blurred there and integrated to them
 (`grids`); the SPECT itself is never resampled. A voxel belongs to one organ: where two volumes would overlap, each
 keeps what is nearer to it, and no organ reaches into another's mask. An excluded part (urine, a lesion) is not
 counted; an organ's tissue in it, or beyond the field of view, is taken at the organ's mean concentration.
@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 from scipy import ndimage, optimize
 
 from doselabel.dosimetry.grids import (
+    SAMPLE_MM,
     Box,
     Subdivision,
     box_around,
@@ -62,6 +63,7 @@ SHELL_SIGMAS = 5.0
 
 SMALLEST_SHELL_MM = 20.0
 LARGEST_CONDITION = 1e4
+SMALLEST_ML = 0.02
 SMALLEST_SEEN = 0.5
 """Less than this part of an organ counted (in the field of view, not excluded) is no measurement."""
 
@@ -229,21 +231,22 @@ def measure(
         weights, transfer, found = _transfer(scene)
         warnings += found
     if edited and method != "gtm":
-        weights |= {name: scene.sub.mean(scene.sub.sample(v) != 0) * scene.seen for name, v in edited.items()}
+        weights |= {name: scene.sub.part(v) * scene.seen for name, v in edited.items()}
     result = {}
     for name in scene.wanted:
         if transfer is None:
             bq = float(np.vdot(weights[name], scene.bq_ml)) * scene.voxel_ml / scene.counted[name]
         else:
-            bq = transfer.concentration(name) * scene.mask_ml(name)
+            bq = transfer.concentration(name) * scene.ml(scene.filled[name])
         recovery = None
         if sigma is not None:
-            shown_in = weights[name] if transfer is None else scene.sub.mean(scene.mask(name))
-            shown = float(np.vdot(shown_in, scene.blur(scene.mask(name)))) * scene.voxel_ml
-            recovery = shown / scene.mask_ml(name)
+            whole = scene.filled[name]
+            shown_in = weights[name] if transfer is None else scene.sub.mean(whole)
+            blurred = scene.blur(whole) if transfer is None or scene.excluded else transfer.blurred[name]
+            recovery = float(np.vdot(shown_in, blurred)) * scene.voxel_ml / scene.ml(whole)
         result[name] = OrganActivity(
             activity_mbq=bq / 1e6,
-            mask_ml=scene.mask_ml(name),
+            mask_ml=labels.volume_ml(name),
             voi_ml=float(weights[name].sum()) * scene.voxel_ml,
             counted_fraction=scene.counted[name],
             recovery_coefficient=recovery,
@@ -257,20 +260,24 @@ def measure(
 
 @dataclass(frozen=True, eq=False)
 class _Scene:
-    """SPECT voxels around the organs (coarse), and the label map on their subdivision (fine)."""
+    """SPECT voxels around the organs (coarse), and how the organs fill their subdivision (fine).
+
+    ``sampled`` and ``excluded`` are on a yet denser subdivision, ``dense``, of the fine grid.
+    """
 
     box: Box
     sub: Subdivision
+    dense: Subdivision
     bq_ml: NDArray[np.float32]
     seen: NDArray[np.float32]
-    labels: NDArray[np.uint8]
+    sampled: NDArray[np.uint8]
     values: Mapping[str, int]
+    filled: Mapping[str, NDArray[np.float32]]
     wanted: tuple[str, ...]
     excluded: Mapping[str, NDArray[np.bool_]]
     sigma_mm: tuple[float, float, float] | None
-    counted: Mapping[str, float]
-    warnings: tuple[str, ...]
-    _blurred: dict[bytes, NDArray[np.float32]] = field(default_factory=dict)
+    counted: dict[str, float] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
 
     @classmethod
     def of(
@@ -293,6 +300,12 @@ class _Scene:
                 )
         if not wanted:
             raise VoiError("The label map has no organ at all.", "Segment the CT first.")
+        for name, mask in exclude.items():
+            if mask.shape != labels.array.shape:
+                raise VoiError(
+                    f"The exclusion mask for '{name}' has shape {mask.shape}, the label map {labels.array.shape}.",
+                    "Draw it on the same CT.",
+                )
         grid = spect.geometry if spect_to_ct is None else placed(spect.geometry, spect_to_ct)
         box = box_around(mask_corners_mm(labels.array != 0, labels.geometry), grid, pad_mm)
         kept, _ = inside(grid.shape, box)
@@ -302,124 +315,113 @@ class _Scene:
                 "Check that SPECT and CT are of one session and their origins right, or set spect_to_ct.",
             )
         sub = Subdivision.of(cut(grid, box))
-        fine = sub.sample(labels.volume)
-        for name, mask in exclude.items():
-            if mask.shape != labels.array.shape:
-                raise VoiError(
-                    f"The exclusion mask for '{name}' has shape {mask.shape}, the label map {labels.array.shape}.",
-                    "Draw it on the same CT.",
-                )
-        excluded = {
-            name: sub.sample(Volume(mask.astype(np.uint8), labels.geometry)).astype(bool)
-            for name, mask in exclude.items()
-            if mask.any()
-        }
-        seen = cut_array(np.ones(grid.shape, np.float32), box)
+        dense = Subdivision.of(sub.fine, SAMPLE_MM)
+        sampled = dense.sample(labels.volume)
         values = {name: labels.value(name) or 0 for name in present}
         scene = cls(
             box=box,
             sub=sub,
+            dense=dense,
             bq_ml=cut_array(spect.array.astype(np.float32, copy=False), box),
-            seen=seen,
-            labels=fine,
+            seen=cut_array(np.ones(grid.shape, np.float32), box),
+            sampled=sampled,
             values=values,
+            filled={name: dense.mean(sampled == value) for name, value in values.items()},
             wanted=wanted,
-            excluded=excluded,
+            excluded={
+                name: dense.sample(Volume(mask.astype(np.uint8), labels.geometry)).astype(bool)
+                for name, mask in exclude.items()
+                if mask.any()
+            },
             sigma_mm=sigma_mm,
-            counted={},
-            warnings=(),
         )
-        counted, warnings = scene._count(wanted)
-        return cls(**{**scene.__dict__, "counted": counted, "warnings": warnings})
+        scene._count()
+        return scene
 
-    def _count(self, wanted: tuple[str, ...]) -> tuple[dict[str, float], tuple[str, ...]]:
-        counted, warnings = {}, []
-        seen_fine = self.seen
+    def _count(self) -> None:
+        seen = self.seen
         for axis, k in enumerate(self.sub.factor):
-            seen_fine = seen_fine.repeat(k, axis)
-        for name in wanted:
-            mask = self.mask(name)
-            total = float(np.count_nonzero(mask))
-            if total == 0:
+            seen = seen.repeat(k, axis)
+        for name in self.wanted:
+            total = float(self.filled[name].sum())
+            if total * self.sub.fine.voxel_volume_ml < SMALLEST_ML:
                 raise VoiError(
-                    f"'{name}' is smaller than the sampling of {max(self.sub.fine.spacing_mm):.1f} mm.",
+                    f"'{name}' is smaller than {SMALLEST_ML:g} mL; nothing can be measured in it.",
                     "Check its mask: it has only a few voxels.",
                 )
-            in_view = float(seen_fine[mask].sum()) / total
-            left = mask & ~self.shut(name)
-            counted[name] = float(seen_fine[left].sum()) / total
-            if counted[name] < SMALLEST_SEEN:
+            in_view = float(np.vdot(self.filled[name], seen)) / total
+            self.counted[name] = float(np.vdot(self.open(name), seen)) / total
+            if self.counted[name] < SMALLEST_SEEN:
                 raise VoiError(
-                    f"Only {counted[name]:.0%} of '{name}' can be counted: {1 - in_view:.0%} of it lies outside the "
-                    "SPECT, and exclusion masks cover the rest.",
+                    f"Only {self.counted[name]:.0%} of '{name}' can be counted: {1 - in_view:.0%} of it lies outside "
+                    "the SPECT, and exclusion masks cover the rest.",
                     "Check registration and exclusion masks, or leave this organ or time point out.",
                 )
             if in_view < 0.98:
-                warnings.append(
+                self.warnings.append(
                     f"{name}: {1 - in_view:.0%} of the organ lies outside the SPECT's field of view; it is taken at "
                     "the concentration of the rest."
                 )
-        return counted, tuple(warnings)
 
     @property
     def voxel_ml(self) -> float:
         return self.sub.coarse.voxel_volume_ml
 
-    def mask(self, name: str) -> NDArray[np.bool_]:
-        """An organ's mask, fine."""
-        return self.labels == self.values[name]
+    def ml(self, fine: NDArray[np.float32]) -> float:
+        return float(fine.sum(dtype=np.float64)) * self.sub.fine.voxel_volume_ml
 
-    def mask_ml(self, name: str) -> float:
-        return float(np.count_nonzero(self.mask(name))) * self.sub.fine.voxel_volume_ml
+    def shut(self, name: str) -> NDArray[np.bool_] | None:
+        """What is not to be counted for an organ, dense."""
+        masks = [self.excluded[key] for key in (ALL_ORGANS, name) if key in self.excluded]
+        return np.logical_or.reduce(masks) if masks else None
 
-    def shut(self, name: str) -> NDArray[np.bool_]:
-        """What is not to be counted for an organ, fine."""
-        shut = np.zeros(self.labels.shape, bool)
-        for key in (ALL_ORGANS, name):
-            if key in self.excluded:
-                shut |= self.excluded[key]
-        return shut
+    def open(self, name: str) -> NDArray[np.float32]:
+        """How an organ fills the fine voxels, less what is excluded for it."""
+        shut = self.shut(name)
+        if shut is None:
+            return self.filled[name]
+        return self.dense.mean((self.sampled == self.values[name]) & ~shut)
 
-    def blur(self, mask: NDArray[np.bool_], sigma_mm: Sequence[float] | None = None) -> NDArray[np.float32]:
+    def blur(self, fine: NDArray[np.float32]) -> NDArray[np.float32]:
         """A fine mask blurred by the PSF and integrated to the SPECT's voxels."""
-        fine, box = self.blur_fine(mask, sigma_mm or self.sigma_mm or (0.0, 0.0, 0.0))
+        blurred, box = self.blur_fine(fine, self.sigma_mm or (0.0, 0.0, 0.0))
         out = np.zeros(self.sub.coarse.shape, np.float32)
         if box is not None:
             coarse, aligned = self.sub.coarse_box(box)
-            local = Subdivision(cut(self.sub.coarse, coarse), self.sub.factor)
-            out[coarse] = local.mean(fine[aligned])
+            out[coarse] = Subdivision(cut(self.sub.coarse, coarse), self.sub.factor).mean(blurred[aligned])
         return out
 
     def blur_fine(
-        self, mask: NDArray[np.bool_], sigma_mm: Sequence[float]
+        self, fine: NDArray[np.float32], sigma_mm: Sequence[float]
     ) -> tuple[NDArray[np.float32], Box | None]:
         """A fine mask blurred, and the fine box outside which it is zero."""
-        found = ndimage.find_objects(mask.view(np.uint8))
-        out = np.zeros(mask.shape, np.float32)
+        found = ndimage.find_objects((fine > 0).view(np.uint8))
+        out = np.zeros(fine.shape, np.float32)
         if not found:
             return out, None
-        h = np.asarray(self.sub.fine.spacing_mm)
-        # A sampled mask stands for voxel boxes, whose own width adds h²/12 to the variance.
-        sigma = np.sqrt(np.square(sigma_mm) + h**2 / 12) / h
-        box = padded(found[0], np.ceil(4 * sigma + 1), mask.shape)
-        out[box] = ndimage.gaussian_filter(mask[box].astype(np.float32), sigma, mode="constant", truncate=4.0)
+        sigma = np.asarray(sigma_mm) / np.asarray(self.sub.fine.spacing_mm)
+        box = padded(found[0], np.ceil(4 * sigma + 1), fine.shape)
+        out[box] = ndimage.gaussian_filter(fine[box], sigma, mode="constant", truncate=4.0)
         return out, box
 
     def near(self, name: str, reach_mm: float) -> tuple[NDArray[np.float32], NDArray[np.float32], Box]:
         """Distance (mm) from an organ's surface, the part of each voxel within ``reach_mm`` of it, and their box."""
-        mask = self.mask(name)
-        found = ndimage.find_objects(mask.view(np.uint8))[0]
-        h = np.asarray(self.sub.fine.spacing_mm)
-        box = padded(found, np.ceil(reach_mm / h + 2), mask.shape)
-        image = sitk.GetImageFromArray(mask[box].view(np.uint8))
+        mask = self.sampled == self.values[name]
+        h = np.asarray(self.dense.fine.spacing_mm)
+        wanted = padded(ndimage.find_objects(mask.view(np.uint8))[0], np.ceil(reach_mm / h + 2), mask.shape)
+        box, aligned = self.dense.coarse_box(wanted)
+        mask = mask[aligned]
+        image = sitk.GetImageFromArray(mask.view(np.uint8))
         image.SetSpacing([float(v) for v in h[::-1]])
         distance = sitk.SignedMaurerDistanceMap(image, squaredDistance=False, useImageSpacing=True)
         beyond = sitk.GetArrayFromImage(distance).astype(np.float32)
         size = float(np.cbrt(h.prod()))
-        reach = max(reach_mm - MARGIN_SHORTFALL_MM, 0.0) / size
-        part = np.clip(0.5 + reach - beyond / size + _surface_offset(reach), 0, 1)
-        part[mask[box]] = 1
-        return np.where(mask[box], -1, beyond), part, box
+        part = mask.astype(np.float32)
+        if reach_mm > MARGIN_SHORTFALL_MM:
+            reach = (reach_mm - MARGIN_SHORTFALL_MM) / size
+            part = np.maximum(part, np.clip(0.5 + reach - beyond / size + _surface_offset(reach), 0, 1))
+        local = Subdivision(cut(self.sub.fine, box), self.dense.factor)
+        return local.mean(np.where(mask, -1, beyond)), local.mean(part), box
 
     def owned(
         self,
@@ -429,21 +431,25 @@ class _Scene:
     ) -> dict[str, NDArray[np.float32]]:
         """Give every fine voxel to one organ, and integrate each organ's part to the SPECT's voxels.
 
-        ``parts`` are (rank, part of the voxel, box); the smallest rank (nearest) or the largest wins.
+        ``parts`` are (rank, part of the voxel, box); the smallest rank (nearest) or the largest wins. In a voxel that
+        masks share, each organ has what its mask fills.
         """
         sign = 1.0 if nearest else -1.0
-        best = np.full(self.labels.shape, np.inf, np.float32)
-        owner = np.zeros(self.labels.shape, np.uint8)
+        best = np.full(self.sub.fine.shape, np.inf, np.float32)
+        owner = np.zeros(self.sub.fine.shape, np.uint8)
         for i, (rank, part, box) in enumerate(parts.values(), start=1):
             wins = (sign * rank < best[box]) & (part > 0)
             best[box][wins] = (sign * rank)[wins]
             owner[box][wins] = i
+        taken = sum(self.filled.values(), np.zeros(self.sub.fine.shape, np.float32))
         weights = {}
         for i, (name, (_, part, box)) in enumerate(parts.items(), start=1):
-            foreign = (self.labels[box] != 0) & (self.labels[box] != self.values[name])
-            kept = np.where((owner[box] == i) & ~foreign & ~self.shut(name)[box], part, 0)
-            fine = np.zeros(self.labels.shape, np.float32)
-            fine[box] = kept
+            own = self.filled[name][box]
+            room = np.clip(1 - (taken[box] - own), 0, 1)
+            kept = np.where(owner[box] == i, np.minimum(part, room), np.minimum(part, own))
+            shut = self.shut(name)
+            fine = np.zeros(self.sub.fine.shape, np.float32)
+            fine[box] = kept if shut is None else kept * (1 - self.dense.mean(shut)[box])
             weights[name] = self.sub.mean(fine) * self.seen
         return weights
 
@@ -453,8 +459,8 @@ class _Scene:
 
 def _gaussian(scene: _Scene, sigma_mm: float, level: float | None) -> dict[str, NDArray[np.float32]]:
     parts = {}
-    for name in scene.values:
-        soft, box = scene.blur_fine(scene.mask(name), (sigma_mm,) * 3)
+    for name, filled in scene.filled.items():
+        soft, box = scene.blur_fine(filled, (sigma_mm,) * 3)
         assert box is not None  # every organ in `values` has voxels
         soft = soft[box]
         parts[name] = (soft, soft if level is None else (soft >= level).astype(np.float32), box)
@@ -485,8 +491,7 @@ def _transfer(scene: _Scene) -> tuple[dict[str, NDArray[np.float32]], TransferMa
     """Rousset's geometric transfer matrix, with the tissue around each organ as a region of its own."""
     sigma = scene.sigma_mm or (0.0, 0.0, 0.0)
     organs = list(scene.values)
-    masks = {name: scene.mask(name) & ~scene.shut(name) for name in organs}
-    masks |= _excluded_regions(scene)
+    masks = {name: scene.open(name) for name in organs} | _excluded_regions(scene)
     blurred = {name: scene.blur(mask) for name, mask in masks.items()}
     within = {name: scene.sub.mean(mask) for name, mask in masks.items()}
     closed = sum((within[name] for name in masks if name not in organs), np.zeros_like(scene.seen))
@@ -540,20 +545,19 @@ def _transfer(scene: _Scene) -> tuple[dict[str, NDArray[np.float32]], TransferMa
     return weights, TransferMatrix(regions, concentration, matrix, condition, blurred), warnings
 
 
-def _excluded_regions(scene: _Scene) -> dict[str, NDArray[np.bool_]]:
+def _excluded_regions(scene: _Scene) -> dict[str, NDArray[np.float32]]:
     """Each connected excluded part, less the organs that it is not excluded from."""
-    union = np.zeros(scene.labels.shape, bool)
+    if not scene.excluded:
+        return {}
+    union = np.zeros(scene.sampled.shape, bool)
     for key, mask in scene.excluded.items():
-        touched = scene.labels == 0
-        for name, value in scene.values.items():
-            if key in (ALL_ORGANS, name):
-                touched |= scene.labels == value
-        union |= mask & touched
+        touched = [0, *(value for name, value in scene.values.items() if key in (ALL_ORGANS, name))]
+        union |= mask & np.isin(scene.sampled, touched)
     parts, count = ndimage.label(union)
     # Parts below some 0.3 mL are specks of a drawn mask: they join the first.
-    sizes = ndimage.sum_labels(union, parts, range(1, count + 1)) * scene.sub.fine.voxel_volume_ml
+    sizes = ndimage.sum_labels(union, parts, range(1, count + 1)) * scene.dense.fine.voxel_volume_ml
     large = [i for i, ml in enumerate(np.atleast_1d(sizes), start=1) if ml >= 0.3] or list(range(1, count + 1))[:1]
-    return {f"excluded:{n}": parts == i for n, i in enumerate(large, start=1)}
+    return {f"excluded:{n}": scene.dense.mean(parts == i) for n, i in enumerate(large, start=1)}
 
 
 def _surface_offset(reach: float) -> float:
