@@ -59,7 +59,7 @@ def evaluate(
     rows = []
     for number, case in enumerate(cases):
         progress("evaluating", number / len(cases))
-        result = segment(read_image(case.ct), ready, planes=planes, score_threshold=score_threshold)
+        result = segment(read_image(case.ct), ready, planes=planes, score_threshold=score_threshold, name=str(case.ct))
         truth = read_labels(case.labels)
         rows += compare(result.labels, truth, ready.profile.classes, patient=case.patient, ct=Path(case.ct).name)
     return rows

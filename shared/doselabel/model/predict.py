@@ -66,6 +66,7 @@ def segment(
     score_threshold: float | None = None,
     device: str = "cpu",
     threads: int | None = 1,
+    name: str = "The image",
     progress: Progress = no_progress,
 ) -> Segmentation:
     """Segment a CT.
@@ -84,6 +85,8 @@ def segment(
     device : str
     threads : int or None
         Torch threads while this runs: more than one is slower on a shared machine. None leaves it to the caller.
+    name : str
+        What messages call the image: its path.
     progress : Progress
         Called for every slice; raising `Cancelled` stops.
 
@@ -99,7 +102,7 @@ def segment(
     """
     began = time.perf_counter()
     _check_planes(planes)
-    check_hu(volume.array)
+    check_hu(volume.array, name)
     ready = checkpoint if isinstance(checkpoint, Checkpoint) else checkpoints.load(checkpoint)
     image = canonical(volume)
     with torch.inference_mode(), _threads(threads):
@@ -134,7 +137,7 @@ def segment(
     return Segmentation(LabelMap(labels.array, volume.geometry, names), summary)
 
 
-def check_hu(array: np.ndarray) -> None:
+def check_hu(array: np.ndarray, name: str = "The image") -> None:
     """Refuse what is not a CT in Hounsfield units, saying what was found.
 
     Raises
@@ -142,9 +145,9 @@ def check_hu(array: np.ndarray) -> None:
     ModelError
     """
     if not np.isfinite(array).all():
-        raise ModelError("The image holds values that are not numbers.", "Export the CT again.")
+        raise ModelError(f"{name}: holds values that are not numbers.", "Export the CT again.")
     low, high = float(array.min()), float(array.max())
-    found = f"The image's values run from {low:g} to {high:g}"
+    found = f"{name}: values run from {low:g} to {high:g}"
     expected = "; a CT in HU has fat near −100, soft tissue near 50 and usually air near −1000."
     if low >= -50:
         hint = "Stored values are often HU + 1024: apply rescale slope and intercept when converting the CT."

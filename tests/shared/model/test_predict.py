@@ -149,6 +149,12 @@ def test_what_is_not_hu_is_refused_with_what_was_found(array, found):
         check_hu(np.asarray(array, float).reshape(-1, 1, 1))
 
 
+def test_the_refusal_names_the_image(patient):
+    stored = Volume(patient[0].array + 1024, patient[0].geometry)
+    with pytest.raises(ModelError, match=r"^P-001/ct\.nii\.gz: values run from 24 to 1424.*rescale slope"):
+        segment(stored, ready(), name="P-001/ct.nii.gz")
+
+
 def test_hu_in_any_number_type_is_accepted(patient):
     for kind in (np.int16, np.int32, np.float32):
         check_hu(patient[0].array.astype(kind))
