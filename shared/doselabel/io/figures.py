@@ -192,7 +192,7 @@ def _residuals(axes: Axes, time: np.ndarray, residual: np.ndarray, sd: np.ndarra
 
 def dvh(figure: FigureBase, curves: Mapping[str, DvhCurve], *, markers: bool = True) -> None:
     """Cumulative dose-volume histograms of organs (colours of the label table) with D70 and D30 marked."""
-    axes = figure.add_axes((0.11, 0.16, 0.87, 0.80))
+    axes = figure.add_axes((0.085, 0.16, 0.64, 0.80))
     for name, curve in curves.items():
         color = organ_color(name)
         axes.plot(curve.dose_gy, curve.volume_percent, color=color, label=f"{title(name)}, mean {curve.mean_gy:.3g} Gy")
@@ -208,7 +208,7 @@ def dvh(figure: FigureBase, curves: Mapping[str, DvhCurve], *, markers: bool = T
     _dvh_axes(axes)
     axes.set_xlim(0, max(c.max_gy for c in curves.values()) * 1.04)
     if len(curves) > 1 or not markers:
-        axes.legend(loc="upper right")
+        axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0), borderaxespad=0)
 
 
 def organ_dvh(axes: Axes, curve: DvhCurve) -> None:

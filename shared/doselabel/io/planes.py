@@ -20,6 +20,7 @@ Plane = Literal["axial", "coronal", "sagittal"]
 PLANES: tuple[Plane, ...] = ("axial", "coronal", "sagittal")
 WINDOW_HU = (-160.0, 240.0)
 ISODOSE_COLORS = ("#3b7dd8", "#2fb6a8", "#7cc442", "#f0c419", "#ef7d22", "#d92b2b")
+NEAR_MEAN = 0.05
 _LETTERS = {"axial": ("R", "L", "A", "P"), "coronal": ("R", "L", "S", "I"), "sagittal": ("A", "P", "S", "I")}
 _AXES = {"axial": (0, 1), "coronal": (0, 2), "sagittal": (1, 2)}
 """LPS axes shown to the right and upwards (downwards in the axial cut)."""
@@ -172,9 +173,9 @@ def show_spect(axes: Axes, cut: Cut, spect: Volume, highest: float, transform: n
 
 
 def isodose_levels_gy(mean_gy: float, highest_gy: float) -> list[float]:
-    """Up to six round doses from a quarter of an organ's mean dose to its maximum.
+    """Up to six round doses, none within 5 % of the organ's mean, where noise alone would draw the line.
 
-    >>> isodose_levels_gy(2.1, 3.9)
+    >>> isodose_levels_gy(2.2, 3.9)
     [0.5, 1.0, 1.5, 2.0, 2.5, 3.0]
     """
     if not (np.isfinite(mean_gy) and mean_gy > 0):
@@ -182,4 +183,5 @@ def isodose_levels_gy(mean_gy: float, highest_gy: float) -> list[float]:
     wanted = max(mean_gy, min(highest_gy, 1.6 * mean_gy)) / 6
     decade = 10.0 ** np.floor(np.log10(wanted))
     step = float(min((n * decade for n in (1, 2, 2.5, 5, 10)), key=lambda s: abs(np.log(s / wanted))))
-    return [round(step * n, 10) for n in range(1, 7) if step * n < highest_gy]
+    levels = [round(step * n, 10) for n in range(1, 8)]
+    return [level for level in levels if level < highest_gy and abs(level / mean_gy - 1) > NEAR_MEAN][:6]

@@ -122,7 +122,7 @@ def build(
         curves = {name: result.dvh for name, result in results.organs.items()}
         blocks.append(
             Figure(
-                lambda fig: figures.dvh(fig, curves), 150, 68,
+                lambda fig: figures.dvh(fig, curves), 178, 66,
                 "Cumulative dose-volume histograms. Dots: D70 and D30, the dose that 70 % and 30 % of the volume "
                 "receives at least.", "Cumulative dose-volume histograms of all organs",
             )
@@ -135,6 +135,8 @@ def build(
         blocks += _organ(results, name, ct, labels.get(reference), moved)
     blocks += _registration(results, study, labels)
     blocks += [Heading("How it was done", new_page=True), method.protocol(results, study)]
+    if history := method.history(results, study):
+        blocks += [Heading("Who drew the masks", level=3), history]
     blocks += [Heading("Provenance"), *method.provenance(results)]
     subtitle = (
         f"Patient {results.patient_id}  ·  {results.nuclide}  ·  {significant(results.injected_activity_mbq, 4)} MBq"

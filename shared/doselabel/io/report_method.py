@@ -10,8 +10,16 @@ from doselabel.io.numbers import NOTHING, percent, significant
 from doselabel.io.report_tables import dose_sd_percent
 from doselabel.io.words import ENGINES, hours, injected, say, software_of, spell
 from doselabel.labels import title
-from doselabel.study import Study
-from doselabel.wire import DoseResults, OrganDose
+from doselabel.study import Study, image_id
+from doselabel.wire import DoseResults, LabelVersion, OrganDose
+
+VOI_SETTINGS = {
+    "gtm": ("psf_fwhm_mm",),
+    "margin": ("margin_mm",),
+    "gaussian": ("gaussian_sigma_mm", "gaussian_level"),
+    "threshold": ("threshold_percent", "search_mm"),
+}
+"""Options that each method of volumes of interest reads."""
 
 
 def protocol(results: DoseResults, study: Study) -> Table:
@@ -32,7 +40,7 @@ def protocol(results: DoseResults, study: Study) -> Table:
          f"{percent(study.calibration_sd_percent)} (k = 1)"),
         ("Acquisition", f"{len(study.time_points)} SPECT/CT; camera resolution {psf}"),
         ("Time points", hours(results.time_h) + " after injection (middle of the scan)"),
-        ("Volumes of interest", _grouped(options, ("voi", "margin_mm", "gaussian_sigma_mm", "threshold", "psf"))),
+        ("Volumes of interest", _grouped(options, ("voi", *VOI_SETTINGS.get(str(options.get("voi")), ())))),
         ("Masses", each(lambda o: f"{significant(o.mass_g)} g")),
         ("Density and its source", each(lambda o: f"{significant(o.density_g_cm3)} g/cm³")
          + " (label table: ICRP 110; kidney: Nazari et al. 2021)"),
@@ -43,13 +51,18 @@ def protocol(results: DoseResults, study: Study) -> Table:
         ("S-values: source and version", _s_values(made)),
         ("Uncertainty of the mean dose", "k = 1: " + each(lambda o: percent(dose_sd_percent(o)))),
         ("Software", software_of(results)),
-        ("Model that drew the masks", say(made.get("model") or "none stated")),
+        ("Model that drew the masks", _models(results, study)),
         ("Origin of the masks", f"{results.labels_origin or 'not stated'}; {reviewed}"),
-        ("Manual edits", "; ".join(manual_edits(results)) or "none recorded"),
+        ("Manual edits", "; ".join(manual_edits(results, study)) or "none recorded"),
         ("Effective dose", "not given: it describes stochastic risk in populations, not the effects of therapy"),
     ]  # fmt: skip
     caption = "Fields after the EANM guidance on dosimetry reporting, 2024, Table 4."
     return Table([Column("Field", align="left"), Column("Value", align="left")], rows, caption)
+
+
+def _models(results: DoseResults, study: Study) -> str:
+    started = {v.started_from for v in label_versions(results, study).values() if v.started_from}
+    return ", ".join(sorted(started)) or "none stated"
 
 
 def largest_residual_percent(result: OrganDose) -> float:
@@ -58,14 +71,51 @@ def largest_residual_percent(result: OrganDose) -> float:
     return max((100 * abs(r) / a for r, a in pairs if a > 0), default=float("nan"))
 
 
-def manual_edits(results: DoseResults) -> list[str]:
-    """Everything a person changed by hand that the results know of."""
-    edits = results.provenance.get("manual_edits") or []
-    texts = [say(edit) for edit in (edits if isinstance(edits, list | tuple) else [edits])]
-    for i, entry in enumerate(results.registration):
+def label_versions(results: DoseResults, study: Study) -> dict[str, LabelVersion]:
+    """CT file name → the submitted version whose file was used, found by its hash in the study's label store."""
+    inputs: Any = results.provenance.get("inputs") or {}
+    found = {}
+    for name in study.cts().values():
+        used = inputs.get(f"labels of {name}")
+        stem = image_id(study.patient_id, name).partition("__")[2]
+        for path in sorted((study.folder / "labels" / "versions" / stem).glob("v*.json")):
+            if path.name.endswith(".review.json"):
+                continue
+            try:
+                version = LabelVersion.model_validate_json(path.read_bytes())
+            except (OSError, ValueError):
+                continue  # a damaged record is not the report's to mend; its masks stay listed by their hash
+            if version.sha256 and version.sha256 == used:
+                found[name] = version
+    return found
+
+
+def history(results: DoseResults, study: Study) -> Table | None:
+    """Who made the masks that were used, from what, and what they said of it; None for masks from elsewhere."""
+    versions = label_versions(results, study)
+    rows = [
+        [
+            name, str(v.version), {"model": "network", "corrected": "corrected by hand"}.get(v.origin, v.origin),
+            v.author or NOTHING, v.created.strftime("%Y-%m-%d %H:%M"), v.started_from or NOTHING, v.comment or NOTHING,
+        ]
+        for name, v in versions.items()
+    ]  # fmt: skip
+    titles = ("Masks of", "Version", "Origin", "Author", "Time (UTC)", "Started from", "Comment")
+    return Table([Column(t, align="left") for t in titles], rows) if rows else None
+
+
+def manual_edits(results: DoseResults, study: Study) -> list[str]:
+    """Everything a person changed by hand that the results and the study know of."""
+    texts = [
+        f"masks of {name}: version {v.version} by {v.author or 'an unnamed author'}"
+        for name, v in label_versions(results, study).items()
+        if v.origin != "model"
+    ]
+    for entry in results.registration:
         if "manual" in str(entry.get("method", "")):
-            comment = f" ({entry['comment']})" if entry.get("comment") else ""
-            texts.append(f"time point {i + 1}: SPECT moved by hand{comment}")
+            index = int(entry["time_point"])
+            comment = study.time_points[index].spect_to_ct.comment
+            texts.append(f"time point {index + 1}: SPECT moved by hand{f' ({comment})' if comment else ''}")
     return texts
 
 
@@ -77,7 +127,7 @@ def provenance(results: DoseResults) -> list[Table]:
         rows = [[name, _hash(value)] for name, value in inputs.items()]
         tables.append(Table([Column("Input", align="left"), Column("SHA-256", align="left")], rows, mono=[1]))
     rest = {k: v for k, v in results.provenance.items() if k != "inputs"}
-    rows = [["option", spell(k), say(v)] for k, v in flatten(results.options)]
+    rows = [["option", spell(k), say(v)] for k, v in flatten(results.options) if v is not None]
     rows += [["provenance", spell(k), say(v)] for k, v in flatten(rest)]
     rows.append(["schema", "results.json", results.schema_])
     columns = [Column("Kind", align="left"), Column("What", align="left"), Column("Value", align="left")]

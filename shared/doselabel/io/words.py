@@ -83,4 +83,4 @@ def reader(text: str) -> str:
     >>> reader("the points do not determine lambda2_per_h")
     'the points do not determine λ2'
     """
-    return re.sub(r"\blambda(\d)_per_h\b", r"λ\1", text)
+    return re.sub(r"\bamplitude(\d?)_mbq\b", r"amplitude\1", re.sub(r"\blambda(\d)_per_h\b", r"λ\1", text))

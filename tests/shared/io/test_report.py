@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 
 from doselabel.errors import Cancelled, DoseError
-from doselabel.io import report_tables
+from doselabel.io import report_method, report_tables
 from doselabel.io.document import Column, Document, Heading, Note, Table
 from doselabel.io.figures import differential
 from doselabel.io.pdf import PAGE_MM, _column_widths, _width_mm, _wrap, to_pdf
-from doselabel.io.report import NOT_REVIEWED, build, read_truth, sections, write_report
+from doselabel.io.report import NOT_REVIEWED, build, in_ct_frame, read_truth, sections, write_report
 from doselabel.io.words import SMALL_PRINT
+from doselabel.wire import LabelVersion
 
 
 class Page(HTMLParser):
@@ -202,3 +203,33 @@ def test_the_parts_come_in_the_order_a_reader_wants(example):
     titles = sections(build(example.results, example.study, example.labels, example.dose, truth=example.truth))
     assert titles == ["Absorbed dose", "Against the phantom's truth", "Left kidney", "Right kidney", "Liver",
                       "SPECT and CT together", "How it was done", "Provenance"]  # fmt: skip
+
+
+def test_the_version_of_the_masks_is_found_by_its_hash_and_its_author_named(example):
+    store = example.study.folder / "labels" / "versions" / "ct"
+    store.mkdir(parents=True)
+    version = LabelVersion(
+        image_id="P-001__ct", version=2, created="2026-03-08T10:00:00Z", author="Ada", comment="pelvis out",
+        started_from="ef" * 32, sha256="12" * 32,
+    )  # fmt: skip
+    (store / "v0002.json").write_text(version.model_dump_json(), "utf-8")
+    (store / "v0001.json").write_text("damaged", "utf-8")
+    used = dict(example.results.provenance["inputs"], **{"labels of ct.nii.gz": "12" * 32})
+    results = example.results.model_copy(update={"provenance": {**example.results.provenance, "inputs": used}})
+    table = report_method.history(results, example.study)
+    assert table is not None
+    assert table.rows[0][:4] == ["ct.nii.gz", "2", "corrected by hand", "Ada"]
+    fields = dict(report_method.protocol(results, example.study).rows)
+    assert fields["Manual edits"] == "masks of ct.nii.gz: version 2 by Ada"
+    assert fields["Model that drew the masks"] == "ef" * 32
+    assert report_method.history(example.results, example.study) is None
+
+
+def test_a_map_on_the_spects_grid_is_shown_where_the_spect_was_moved(example):
+    on_spect = {**example.results.provenance, "dose_map": {"grid": "spect"}}
+    results = example.results.model_copy(update={"provenance": on_spect, "options": {"reference": 1}})
+    name, dose = in_ct_frame(results, example.study, example.dose)
+    assert name == "ct_tp2.nii.gz"
+    moved = np.array(dose.geometry.origin_mm) - np.array(example.dose.geometry.origin_mm)
+    assert moved == pytest.approx([0.0, 0.0, -12.0])
+    assert in_ct_frame(example.results, example.study, example.dose) == ("ct.nii.gz", example.dose)
