@@ -180,9 +180,6 @@ def _print_doses(results: DoseResults) -> None:
         )
     for warning in results.warnings:
         print(f"warning: {warning}")
-    for name, organ in results.organs.items():
-        for warning in organ.warnings:
-            print(f"warning: {title(name)}: {warning}")
 
 
 def _compare(args: argparse.Namespace) -> None:
