@@ -42,15 +42,21 @@ def fill_holes(labels: np.ndarray, value: int) -> Change | None:
 
 
 def margin(labels: np.ndarray, value: int, spacing_mm: Spacing, *, margin_mm: float) -> Change | None:
-    """Grow (positive) or shrink (negative) an organ by a distance measured from its voxels' centres, mm."""
-    box = box_of(labels, value, voxels_for(max(margin_mm, 0.0), spacing_mm))
+    """Grow (positive) or shrink (negative) an organ by a distance from its surface, mm.
+
+    Distances are measured from voxel centres. The outermost centre lies half a voxel below the surface where that is
+    parallel to an axis and next to nothing below it where it is oblique: a third of a voxel is taken throughout,
+    which on balls leaves the margin right within 0.2 voxels.
+    """
+    depth = min(spacing_mm) / 3
+    box = box_of(labels, value, voxels_for(max(margin_mm, 0.0) + depth, spacing_mm))
     if box is None:
         return None
     mask = labels[box] == value
     if margin_mm >= 0:
-        new = ndimage.distance_transform_edt(~mask, sampling=spacing_mm) <= margin_mm
+        new = ndimage.distance_transform_edt(~mask, sampling=spacing_mm) <= margin_mm + depth
     else:
-        new = ndimage.distance_transform_edt(mask, sampling=spacing_mm) > -margin_mm
+        new = ndimage.distance_transform_edt(mask, sampling=spacing_mm) > depth - margin_mm
     return reshape_organ(labels, box, value, new)
 
 

@@ -1,0 +1,129 @@
+"""A small patient in memory and on disk, viewers with and without a window, and one real server."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from doselabel.geometry import Geometry, Volume, canonical, write_image
+from doselabel.labels import LabelMap
+from doselabel.study import Study
+from doselabel.wire import ImageInfo, StudyInfo
+from napari_plugin.session.case import Case, SpectFrame
+
+if not os.environ.get("DISPLAY"):
+    os.environ.setdefault("QT_QPA_PLATFORM", "offscreen")
+
+GRID = Geometry((24, 48, 48), (5.0, 4.0, 4.0), (-94.0, -94.0, -60.0))
+SPECT_GRID = Geometry((24, 40, 40), (5.0, 5.0, 5.0), (-97.5, -97.5, -60.0))
+
+
+def organs() -> np.ndarray:
+    """Two kidneys and a liver as boxes on GRID (z, y, x); x grows to the patient's left."""
+    array = np.zeros(GRID.shape, np.uint8)
+    array[8:16, 26:32, 30:35] = 1
+    array[8:16, 26:32, 13:18] = 2
+    array[4:14, 14:24, 8:24] = 3
+    return array
+
+
+def ct_hu() -> np.ndarray:
+    """Water body in air, organs at 60 HU."""
+    ct = np.full(GRID.shape, -1000, np.int16)
+    ct[:, 6:42, 4:44] = 0
+    ct[organs() > 0] = 60
+    return ct
+
+
+@pytest.fixture
+def truth() -> np.ndarray:
+    """Label array of the small patient, canonical."""
+    return canonical(Volume(organs(), GRID)).array
+
+
+@pytest.fixture
+def make_case() -> Callable[..., Case]:
+    """Make an open case without a server; ``times_h`` decides how many SPECT it has."""
+
+    def make(times_h: tuple[float, ...] = (1.0, 24.0), labels: np.ndarray | None = None, **changes) -> Case:
+        ct = canonical(Volume(ct_hu(), GRID))
+        spect = canonical(Volume(np.full(SPECT_GRID.shape, 1000.0, np.float32), SPECT_GRID))
+        frames = tuple(
+            SpectFrame(t, f"spect_{t:g}.nii.gz", Volume(spect.array * (i + 1), spect.geometry), registered=False)
+            for i, t in enumerate(times_h)
+        )
+        study = StudyInfo(
+            patient_id="P-001", nuclide="Lu-177", injected_activity_mbq=7400, images=[], time_points=[]
+        )  # fmt: skip
+        start = np.zeros(ct.array.shape, np.uint8) if labels is None else labels
+        values = {
+            "image_id": "P-001__ct",
+            "study": study,
+            "image": ImageInfo(image_id="P-001__ct", file="ct.nii.gz", role="diagnostic"),
+            "ct": ct,
+            "native": GRID,
+            "spects": frames,
+            "labels": LabelMap(start.copy(), ct.geometry),
+            "versions": (),
+        }
+        return Case(**{**values, **changes})
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def make_patient() -> Callable[[Path, str], Study]:
+    """Write the small patient to a folder."""
+
+    def make(folder: Path, patient_id: str) -> Study:
+        write_image(folder / "ct.nii.gz", Volume(ct_hu(), GRID))
+        points = []
+        for number, time_h in enumerate((4.0, 24.0), 1):
+            write_image(folder / f"ct_tp{number}.nii.gz", Volume(ct_hu(), GRID))
+            activity = np.full(SPECT_GRID.shape, 1e5 / number, np.float32)
+            write_image(folder / f"spect_tp{number}.nii.gz", Volume(activity, SPECT_GRID))
+            points.append({"time_h": time_h, "ct": f"ct_tp{number}.nii.gz", "spect": f"spect_tp{number}.nii.gz"})
+        study = Study(
+            patient_id=patient_id, nuclide="Lu-177", injected_activity_mbq=7400, ct="ct.nii.gz", time_points=points
+        )
+        study.save(folder)
+        return Study.load(folder)
+
+    return make
+
+
+@pytest.fixture
+def window(qapp) -> Iterator:
+    """A real napari window."""
+    if not os.environ.get("DISPLAY"):
+        pytest.skip("needs a display: image layers can't be drawn without GL; run under xvfb-run")
+    import napari
+
+    viewer = napari.Viewer(show=True)
+    viewer.window.resize(1400, 900)
+    yield viewer
+    viewer.close()
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory, make_patient) -> Iterator[str]:
+    """Address of a real server process on two patients, with a network that has learned nothing."""
+    pytest.importorskip("monailabel", reason="needs the extra 'server'")
+    import torch
+
+    from doselabel.model import checkpoint
+    from doselabel.model.network import build
+    from doselabel.model.profiles import FAST
+    from monailabel_app.launch import running
+
+    torch.manual_seed(0)
+    root = tmp_path_factory.mktemp("served") / "studies"
+    for name in ("P-001", "P-002"):
+        make_patient(root / name, name)
+    untrained = checkpoint.save(tmp_path_factory.mktemp("model") / "untrained.safetensors", build(FAST), FAST, {})
+    with running(root, conf={"checkpoint": str(untrained), "grace_s": "3"}) as found:
+        yield found.url
