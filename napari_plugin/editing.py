@@ -236,6 +236,7 @@ class Editing(QObject):
         layers = self.viewer.layers
         layers.move(layers.index(self.layers.labels), len(layers))
         layers.selection.active = self.layers.labels
+        self._on_slice()
 
     def select_organ(self, value: int) -> None:
         """Choose the organ that is edited."""
@@ -321,11 +322,13 @@ class Editing(QObject):
             return
         parts = []
         frame = scene.spect_at(self.session.case, self.viewer)
-        if frame is not None:
+        if frame is not None and self.layers.spect is not None and self.layers.spect.visible:
             doubt = "" if frame.registered else " (not registered to this CT)"
             parts.append(f"SPECT {frame.time_h:g} h p.i.{doubt}")
-            if frame is not self._measured_frame:
-                self._measure_timer.start()
+        if frame is not self._measured_frame:
+            self._measure_timer.start()
+        if any(layer.name == scene.DOSE_NAME and layer.visible for layer in self.viewer.layers):
+            parts.append("colours: absorbed dose, Gy")
         if self.brush_3d and self.layers.labels.mode in ("paint", "erase"):
             parts.append(f"3D BRUSH {self.layers.labels.brush_mm:.0f} mm")
         text = self.viewer.canvas.overlays.text

@@ -21,6 +21,7 @@ from napari_plugin.session.placement import onto_frame, place
 CT_WINDOW_HU = (-100.0, 200.0)
 AXES = ("S→I", "A→P", "R→L")
 MM = ("mm", "mm", "mm")
+DOSE_NAME = "Dose (Gy)"
 
 
 @dataclass(frozen=True)
@@ -142,7 +143,7 @@ def add_dose(viewer: ViewerModel, dose_gy: Volume, ct: Geometry, levels_gy: Sequ
     top = float(dose.array.max()) or 1.0
     image = Image(
         dose.array,
-        name="Dose (Gy)",
+        name=DOSE_NAME,
         colormap=_dose_colours(),
         blending="translucent_no_depth",
         opacity=0.6,

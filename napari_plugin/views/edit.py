@@ -120,6 +120,13 @@ class EditView(QWidget):
             for j, text in enumerate(_cells(found.get(organ.index)), start=1):
                 self._table.set_cell(i, j, text)
 
+    def numbers(self, name: str) -> dict[str, float]:
+        """What the table shows of an organ: unit → number."""
+        i = [organ.name for organ in ORGANS].index(name)
+        units = [self._table.horizontalHeaderItem(j).text().split("\n")[-1] for j in range(1, 5)]
+        texts = [self._table.item(i, j).text() for j in range(1, 5)]
+        return {unit: float(text) for unit, text in zip(units, texts, strict=True) if text != "–"}
+
     def set_organ(self, value: int) -> None:
         """Mark the organ that is edited."""
         self._table.blockSignals(True)

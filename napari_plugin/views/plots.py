@@ -19,7 +19,7 @@ DARK: Colours = {"background": "#23242b", "text": "#f0f1f2", "grid": "#565f6c"}
 class Plot(FigureCanvasQTAgg):
     """One set of axes that follows the viewer's theme."""
 
-    def __init__(self, colours: Colours = DARK, *, height_px: int = 230) -> None:
+    def __init__(self, colours: Colours = DARK, *, height_px: int = 200) -> None:
         super().__init__(Figure(layout="constrained"))
         self._colours = colours
         self._draw = lambda axes: None

@@ -1,0 +1,87 @@
+"""The plugin's place in the house: what it may import, its manifest, its keys."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import get_args
+
+import pytest
+from napari.utils.shortcuts import default_shortcuts
+from npe2 import PluginManifest
+
+from doselabel.dosimetry.options import DoseOptions
+from napari_plugin.shortcuts import KEYS
+from napari_plugin.views.dose import CHOICES
+
+WITHOUT = """
+import sys
+from importlib.abc import MetaPathFinder
+
+class Blocked(MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {blocked!r}:
+            raise ImportError(f"{{name}} is blocked")
+
+sys.meta_path.insert(0, Blocked())
+import {modules}
+"""
+
+
+def imports_without(modules: str, blocked: list[str]) -> None:
+    code = WITHOUT.format(blocked=blocked, modules=modules)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 0, done.stderr
+
+
+def test_client_session_and_tools_need_neither_qt_nor_napari_nor_torch():
+    modules = "napari_plugin.client, napari_plugin.tools, napari_plugin.session.case, napari_plugin.session.state, "
+    modules += "napari_plugin.session.measure, napari_plugin.session.settings"
+    imports_without(modules, ["qtpy", "PySide6", "PyQt6", "napari", "vispy", "torch", "monailabel", "monailabel_app"])
+
+
+def test_the_whole_plugin_needs_neither_torch_nor_the_server():
+    imports_without("napari_plugin.dock", ["torch", "torchvision", "monai", "monailabel", "monailabel_app"])
+
+
+def test_layers_need_no_qt():
+    imports_without("napari_plugin.layers", ["qtpy", "PySide6", "PyQt6"])
+
+
+def test_the_manifest_is_valid_and_found_by_its_entry_point():
+    manifest = PluginManifest.from_distribution("doselabel")
+    manifest.validate_imports()
+    assert [widget.display_name for widget in manifest.contributions.widgets] == ["Annotate and dose (doselabel)"]
+
+
+def test_no_key_hides_one_of_naparis_on_a_ct_or_label_layer():
+    others = (
+        "points",
+        "shapes",
+        "vectors",
+        "tracks",
+        "surface",
+        "vertex",
+        "add_",
+        "select_",
+        "direct",
+        "paste",
+        "copy",
+    )
+    napari_keys = {
+        str(key).lower(): action
+        for action, keys in default_shortcuts.items()
+        if not any(word in action.removeprefix("napari:") for word in others)
+        for key in keys
+        # plane keys (X, Y, Z, O) act in 3D plane rendering only
+        if "orient_plane" not in action
+    }
+    ours = {key.replace("Control-", "ctrl+").lower() for key in KEYS}
+    assert napari_keys.keys() & ours == set()
+    assert "p" in napari_keys  # the comparison looks at something
+
+
+@pytest.mark.parametrize("option", CHOICES)
+def test_dose_options_that_are_offered_are_options(option):
+    allowed = set(get_args(DoseOptions.model_fields[option].annotation))
+    assert set(CHOICES[option].values()) <= allowed

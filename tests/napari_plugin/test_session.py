@@ -1,0 +1,177 @@
+"""No edit is lost: drafts, crashes, submissions; and the numbers shown beside the image."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from doselabel.errors import StudyError
+from doselabel.geometry import Geometry, Volume, canonical
+from doselabel.labels import LabelMap
+from doselabel.wire import LabelVersion
+from napari_plugin.session.case import to_canonical
+from napari_plugin.session.measure import measure
+from napari_plugin.session.recovery import Draft, Recovery, now
+from napari_plugin.session.settings import HISTORY, Settings
+from napari_plugin.session.state import Session
+
+
+@pytest.fixture
+def recovery(tmp_path) -> Recovery:
+    return Recovery(tmp_path, "http://a")
+
+
+@pytest.fixture
+def session(make_case, truth, recovery) -> Session:
+    return Session(make_case(labels=truth), truth.copy(), recovery)
+
+
+def version(number: int) -> LabelVersion:
+    return LabelVersion(image_id="P-001__ct", version=number, created=now())
+
+
+def test_a_draft_comes_back_on_the_cts_own_grid(session, recovery):
+    session.array[0, 0, 0] = 3
+    session.edited()
+    session.autosave()
+    draft = recovery.load("P-001__ct")
+    assert draft.labels.geometry.same_place(session.case.native)
+    assert np.array_equal(to_canonical(draft.labels, session.case.native, "").array, session.array)
+    assert recovery.pending() == ["P-001__ct"]
+
+
+def test_only_edits_are_worth_a_draft(session, recovery):
+    session.autosave()
+    assert recovery.pending() == []
+    session.edited()
+    assert session.dirty
+    assert session.needs_autosave
+    session.autosave()
+    assert session.dirty
+    assert not session.needs_autosave
+
+
+def test_submitting_forgets_the_draft(session, recovery):
+    session.edited()
+    session.autosave()
+    session.submitted(session.snapshot(), version(2))
+    assert not session.dirty
+    assert recovery.pending() == []
+    assert session.started_from == "version 2"
+
+
+def test_what_was_painted_while_the_upload_ran_stays_unsaved_work(session, recovery):
+    session.edited()
+    snapshot = session.snapshot()
+    session.array[0, 0, 0] = 3
+    session.edited()
+    session.submitted(snapshot, version(2))
+    assert session.dirty
+    assert to_canonical(recovery.load("P-001__ct").labels, session.case.native, "").array[0, 0, 0] == 3
+
+
+def test_an_autosave_that_ends_after_the_submission_does_not_bring_the_draft_back(session, recovery):
+    session.edited()
+    late = session.snapshot()
+    session.submitted(session.snapshot(), version(2))
+    session.autosave(late)
+    assert recovery.pending() == []
+
+
+def test_a_crash_while_a_draft_is_written_leaves_the_one_before(session, recovery):
+    session.edited()
+    session.autosave()
+    (recovery.folder / "P-001__ct.20990101T000000000000.nii.gz").write_bytes(b"half a file")
+    assert np.array_equal(to_canonical(recovery.load("P-001__ct").labels, session.case.native, "").array, session.array)
+
+
+def test_a_damaged_draft_is_put_aside_not_deleted(session, recovery):
+    session.edited()
+    session.autosave()
+    record = json.loads((recovery.folder / "P-001__ct.json").read_text())
+    (recovery.folder / record["file"]).write_bytes(b"damaged")
+    assert recovery.load("P-001__ct") is None
+    assert (recovery.folder / "discarded" / "P-001__ct.nii.gz").read_bytes() == b"damaged"
+
+
+def test_discarded_edits_can_still_be_found(session, recovery):
+    session.edited()
+    session.autosave()
+    recovery.discard("P-001__ct")
+    assert recovery.load("P-001__ct") is None
+    assert (recovery.folder / "discarded" / "P-001__ct.nii.gz").is_file()
+
+
+def test_drafts_of_two_servers_do_not_meet(tmp_path, session):
+    draft = Draft(session.snapshot().native(), "corrected", "", now())
+    Recovery(tmp_path, "http://a").save("P-001__ct", draft)
+    assert Recovery(tmp_path, "http://b").load("P-001__ct") is None
+
+
+def test_a_model_label_stays_a_models_until_it_is_touched(session):
+    session.predicted("abc")
+    assert (session.origin, session.started_from) == ("model", "abc")
+    session.edited()
+    assert (session.origin, session.started_from) == ("corrected", "abc")
+
+
+def test_a_label_map_of_another_grid_is_refused(make_case):
+    other = Geometry((24, 48, 48), (5.0, 4.0, 4.0), (0.0, 0.0, 0.0))
+    with pytest.raises(StudyError, match=r"version 3: lies on a grid .* not on its CT's"):
+        to_canonical(LabelMap(np.zeros(other.shape, np.uint8), other), make_case().native, "version 3")
+
+
+def test_labels_written_with_other_numbers_are_read_by_name(make_case, truth):
+    case = make_case()
+    shuffled = LabelMap(case.to_native((truth * 10).astype(np.uint8)).array, case.native, {10: "left_kidney", 20: "right_kidney", 30: "liver"})  # fmt: skip # noqa: E501
+    assert np.array_equal(to_canonical(shuffled, case.native, "").array, truth)
+
+
+# ---- live numbers
+
+
+def test_volume_mass_hu_and_activity_of_a_box(make_case, truth):
+    case = make_case()
+    kidney = {m.name: m for m in measure(truth, case.ct, case.spects[1].volume)}["left_kidney"]
+    assert kidney.volume_ml == pytest.approx(8 * 6 * 5 * 0.08)
+    assert kidney.mass_g == pytest.approx(kidney.volume_ml * 1.06)
+    assert kidney.mean_hu == 60
+    assert kidney.mean_bq_ml == pytest.approx(2000)
+
+
+def test_the_mean_activity_is_read_where_the_organ_lies(make_case, truth):
+    """A linear ramp is reproduced exactly by linear interpolation, on whatever grid."""
+    case = make_case()
+    grid = Geometry((30, 50, 50), (4.42, 4.42, 4.42), (-108.0, -108.0, -62.0))
+    z, y, x = (np.indices(grid.shape)[i] for i in range(3))
+    points = grid.index_to_lps(np.stack([z, y, x], -1))
+    ramp = canonical(Volume((1000 + points @ [1.0, 2.0, 3.0]).astype(np.float32), grid))
+    voxels = np.argwhere(truth == 2)
+    expected = 1000 + case.ct.geometry.index_to_lps(voxels).mean(axis=0) @ [1.0, 2.0, 3.0]
+    assert {m.value: m for m in measure(truth, case.ct, ramp)}[2].mean_bq_ml == pytest.approx(expected, rel=1e-5)
+
+
+def test_an_organ_outside_the_table_has_a_volume_but_no_mass(make_case, truth):
+    measured = measure(np.where(truth == 1, 9, 0).astype(np.uint8), make_case().ct)
+    assert [(m.value, m.mass_g, m.mean_bq_ml) for m in measured] == [(9, None, None)]
+
+
+# ---- settings
+
+
+def test_settings_are_remembered_and_hold_no_token(tmp_path):
+    settings = Settings(folder=tmp_path, author="AN").with_url("http://x:1").with_url("http://y:2")
+    settings.save()
+    loaded = Settings.load(tmp_path)
+    assert loaded.urls[:2] == ("http://y:2", "http://x:1")
+    assert loaded.author == "AN"
+    for i in range(20):
+        loaded = loaded.with_url(f"http://{i}")
+    assert len(loaded.urls) == HISTORY
+
+
+def test_damaged_settings_are_the_defaults(tmp_path):
+    (tmp_path / "plugin.json").write_text("{half")
+    assert Settings.load(tmp_path) == Settings(folder=tmp_path)
