@@ -20,7 +20,7 @@ from matplotlib.figure import FigureBase
 
 from doselabel.dosimetry.options import DoseOptions
 from doselabel.io.document import STYLE, Block, Column, Document, Figure, Heading, Note, Table, new_figure, to_html
-from doselabel.io.numbers import fixed, percent, significant
+from doselabel.io.numerals import fixed, percent, significant
 from doselabel.io.words import SMALL_PRINT
 from doselabel.labels import title
 from doselabel.study import Study

@@ -17,7 +17,7 @@ from matplotlib.ticker import MaxNLocator
 from doselabel.errors import DoselabelError
 from doselabel.geometry import Volume
 from doselabel.io import planes
-from doselabel.io.numbers import percent, significant
+from doselabel.io.numerals import percent, significant
 from doselabel.labels import LabelMap, organ, title
 from doselabel.wire import DvhCurve, OrganDose
 
@@ -26,6 +26,8 @@ CHART_COLORS = ("#c2410c", "#0b5c7a", "#8a4fbf", "#3f7d2c", "#b0893a", "#5b6973"
 THIS_ORGAN, OTHER_ORGANS = "#ff4fd8", "#d9c8ff"
 """Contours on a dose overlay: no colour of an isodose line."""
 MARGIN_MM = 32.0
+TALLEST_MM = 196.0
+"""A figure up to this height shares a page with a table."""
 SMALLEST_HALF_MM = 62.0
 
 
@@ -90,7 +92,7 @@ def spect_size_mm(frames: Sequence[SpectFrame], width_mm: float = 178.0) -> tupl
     """Width and height of `spect_overlay` on paper so that no picture is squeezed."""
     reach = np.max([_whole_view(frame)[1] for frame in frames], axis=0)
     panel = 0.915 * width_mm / len(spect_headings(frames))
-    return width_mm, min(5.0 + len(frames) * (panel * float(max(reach[1], reach[2]) / reach[0]) + 1.0), 236.0)
+    return width_mm, min(5.0 + len(frames) * (panel * float(max(reach[1], reach[2]) / reach[0]) + 1.0), TALLEST_MM)
 
 
 def spect_overlay(figure: FigureBase, frames: Sequence[SpectFrame]) -> None:
@@ -195,7 +197,12 @@ def dvh(figure: FigureBase, curves: Mapping[str, DvhCurve], *, markers: bool = T
     axes = figure.add_axes((0.085, 0.16, 0.64, 0.80))
     for name, curve in curves.items():
         color = organ_color(name)
-        axes.plot(curve.dose_gy, curve.volume_percent, color=color, label=f"{title(name)}, mean {curve.mean_gy:.3g} Gy")
+        axes.plot(
+            curve.dose_gy,
+            curve.volume_percent,
+            color=color,
+            label=f"{title(name)}, mean {significant(curve.mean_gy)} Gy",
+        )
         if markers:
             for key, volume in (("D70", 70.0), ("D30", 30.0)):
                 if key in curve.d_gy:

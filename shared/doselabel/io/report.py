@@ -16,14 +16,14 @@ from typing import Any
 import numpy as np
 
 from doselabel.dosimetry.grids import placed
-from doselabel.dosimetry.pipeline import read_dose
+from doselabel.dosimetry.pipeline import masks_name, read_dose
 from doselabel.errors import DoseError, Progress, no_progress
 from doselabel.geometry import Volume, read_image
 from doselabel.io import figures
 from doselabel.io import report_method as method
 from doselabel.io import report_tables as tables
 from doselabel.io.document import Block, Document, Figure, Heading, Note, to_html
-from doselabel.io.numbers import significant
+from doselabel.io.numerals import significant
 from doselabel.io.pdf import to_pdf
 from doselabel.io.words import SMALL_PRINT, reader
 from doselabel.labels import LabelMap, read_labels, title
@@ -100,7 +100,7 @@ def write_report_of(
     results, dose = read_dose(folder)
     labels = {}
     for name in study.cts().values():
-        path = Path(folder) / "masks" / f"{Path(name).name.partition('.')[0]}.nii.gz"
+        path = Path(folder) / masks_name(name)
         if path.is_file():
             labels[name] = read_labels(path)
     return write_report(results, study, labels, dose, folder, truth=truth, progress=progress)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from doselabel.io.document import Column, Table
-from doselabel.io.numbers import NOTHING, percent, significant
+from doselabel.io.numerals import NOTHING, percent, significant
 from doselabel.io.report_tables import dose_sd_percent
 from doselabel.io.words import ENGINES, hours, injected, say, software_of, spell
 from doselabel.labels import title

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from doselabel.io.document import FLAG, Column, Facts, Table
-from doselabel.io.numbers import NOTHING, fixed, percent, plus_minus, significant
+from doselabel.io.numerals import NOTHING, fixed, percent, plus_minus, significant
 from doselabel.io.words import ENGINES, hours, injected, say, software_of, split_unit
 from doselabel.labels import title
 from doselabel.study import Study

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from doselabel.io.numbers import NOTHING, significant
+from doselabel.io.numerals import NOTHING, significant
 from doselabel.study import Study
 from doselabel.wire import DoseResults
 
@@ -47,10 +47,14 @@ def split_unit(key: str) -> tuple[str, str]:
 
 
 def spell(key: str) -> str:
-    """A dotted key in words, its unit in brackets."""
-    head, _, last = key.rpartition(".")
-    name, unit = split_unit(last)
-    text = f"{head.replace('_', ' ').replace('.', ', ')}, {name}" if head else name
+    """A dotted key in words, its unit in brackets.
+
+    >>> spell("alpha_beta_gy.left_kidney")
+    'alpha beta, left kidney (Gy)'
+    """
+    parts = [split_unit(part) for part in key.split(".")]
+    unit = next((u for _, u in reversed(parts) if u), "")
+    text = ", ".join(name for name, _ in parts)
     return f"{text} ({unit})" if unit else text
 
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import doctest
+
 import pytest
 
-from doselabel.io.numbers import percent, plus_minus, significant
+from doselabel.io import numerals, planes, words
+from doselabel.io.numerals import percent, plus_minus, significant
 
 
 @pytest.mark.parametrize(
@@ -29,3 +32,10 @@ def test_a_percentage_never_shows_a_negative_zero():
     assert percent(-0.01, signed=True) == "0.0 %"
     assert percent(2.345, signed=True) == "+2.3 %"
     assert percent(-25.0, 0) == "−25 %"
+
+
+@pytest.mark.parametrize("module", [numerals, planes, words], ids=lambda m: m.__name__)
+def test_the_examples_in_the_documentation_are_true(module):
+    result = doctest.testmod(module)
+    assert result.attempted > 0
+    assert result.failed == 0
