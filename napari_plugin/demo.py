@@ -77,7 +77,7 @@ def _play(dock: DoselabelDock, server: str, studies: Path, out: Path, steps: int
     results = controller.wait("dose", 1800)
     for name, dose in results.organs.items():
         _say(f"  {title(name):<13} {dose.mean_dose_gy:6.2f} ± {dose.dose_sd_gy:.2f} Gy")
-    controller.save_dose(out / "dose")
+    controller.save_dose(out)
 
     assert controller.layers is not None
     scene.look_at(viewer, controller.layers.labels)

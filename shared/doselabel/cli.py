@@ -182,6 +182,16 @@ def _print_doses(results: DoseResults) -> None:
         print(f"warning: {warning}")
 
 
+def _report(args: argparse.Namespace) -> None:
+    from doselabel.io.report import write_report_of
+    from doselabel.study import Study
+
+    study = Study.load(args.study)
+    truth = study.folder / "truth" / "truth.json"
+    report = write_report_of(args.dir, study, truth=truth if truth.is_file() else None, progress=_terminal())
+    print(f"report in {report.html}")
+
+
 def _compare(args: argparse.Namespace) -> None:
     from doselabel.io.compare import compare, parse_side
     from doselabel.study import Study
@@ -290,6 +300,10 @@ def _parser() -> argparse.ArgumentParser:
     dose.add_argument("--store-registration", action="store_true", help="keep the transforms found in study.json")
     _dose_arguments(dose)
 
+    report = _command(commands, "report", _report, "write the report of a finished dose calculation again")
+    report.add_argument("dir", type=Path, help="folder that `doselabel dose` filled")
+    report.add_argument("study", type=Path)
+
     compare = _command(commands, "compare", _compare, "the paper's tables 3 and 4 and its DVH figure, for two sides")
     compare.add_argument("studies", type=Path, nargs="+", help="study folders, or folders of studies")
     compare.add_argument("--a", required=True, metavar="SIDE", help="reference, e.g. labels=truth,voi=gtm,name=Ex")
@@ -352,16 +366,17 @@ def _share(progress: Progress, low: float, high: float) -> Progress:
 def _terminal() -> Progress:
     """One line that is rewritten on a terminal; elsewhere, one line for each stage."""
     live = sys.stderr.isatty()
-    last = ["", 0.0]
+    shown_stage, shown_at = "", 0.0
 
     def show(stage: str, fraction: float) -> None:
+        nonlocal shown_stage, shown_at
         now = time.monotonic()
-        if live and (stage != last[0] or now - float(last[1]) > 0.1 or fraction >= 1):
+        if live and (stage != shown_stage or now - shown_at > 0.1 or fraction >= 1):
             print(f"\r\033[K{fraction:5.0%}  {stage}", end="\n" if fraction >= 1 else "", file=sys.stderr, flush=True)
-            last[1] = now
-        elif not live and stage != last[0]:
+            shown_at = now
+        elif not live and stage != shown_stage:
             print(f"{fraction:5.0%}  {stage}", file=sys.stderr, flush=True)
-        last[0] = stage
+        shown_stage = stage
 
     return show
 

@@ -124,12 +124,10 @@ def _plugin(url: str, out: Path, steps: int) -> None:
 
 def _compare(out: Path, studies: Path) -> float:
     """Print doses beside the truth, write report.html; return the worst kidney's deviation in percent."""
-    from doselabel.geometry import read_image
-    from doselabel.io.report import write_report
-    from doselabel.labels import read_labels
+    from doselabel.io.report import write_report_of
     from doselabel.study import Study
 
-    results = DoseResults.model_validate_json((out / "dose" / "results.json").read_text("utf-8"))
+    results = DoseResults.model_validate_json((out / "results.json").read_text("utf-8"))
     study = Study.load(studies / results.patient_id)
     truth = json.loads((study.folder / "truth" / "truth.json").read_text("utf-8"))["organs"]
     worst = 0.0
@@ -140,9 +138,7 @@ def _compare(out: Path, studies: Path) -> float:
         print(f"      {name:<14}{organ.mean_dose_gy:>9.2f}{organ.dose_sd_gy:>7.2f}{true_gy:>10.2f}{percent:>+11.1f} %")
         if name.endswith("kidney"):
             worst = max(worst, abs(percent))
-    masks = {file: out / "dose" / "masks" / f"{id.partition('__')[2]}.nii.gz" for id, file in study.cts().items()}
-    labels = {file: read_labels(mask) for file, mask in masks.items() if mask.is_file()}
-    write_report(results, study, labels, read_image(out / "dose" / "dose.nii.gz"), out, truth={"organs": truth})
+    write_report_of(out, study, truth=study.folder / "truth" / "truth.json")
     return worst
 
 

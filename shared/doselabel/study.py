@@ -104,7 +104,7 @@ class Study(_Strict):
         Measured resolution of the SPECT as FWHM (z, y, x), mm.
     """
 
-    schema_: Literal["doselabel.study/1"] = Field("doselabel.study/1", alias="schema")
+    schema_: Literal["doselabel.study/1"] = Field(default="doselabel.study/1", alias="schema")
     patient_id: str
     description: str = ""
     nuclide: str

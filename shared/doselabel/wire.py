@@ -295,7 +295,7 @@ class DoseResults(Frozen):
 
     model_config = ConfigDict(frozen=True, extra="ignore", populate_by_name=True)
 
-    schema_: Literal["doselabel.results/1"] = Field("doselabel.results/1", alias="schema")
+    schema_: Literal["doselabel.results/1"] = Field(default="doselabel.results/1", alias="schema")
     patient_id: str
     nuclide: str
     injected_activity_mbq: float

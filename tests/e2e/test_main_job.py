@@ -37,7 +37,7 @@ def study(demo) -> Study:
 
 @pytest.fixture(scope="module")
 def results(demo) -> DoseResults:
-    return DoseResults.model_validate_json((demo / "dose" / "results.json").read_text())
+    return DoseResults.model_validate_json((demo / "results.json").read_text())
 
 
 def test_kidney_doses_with_the_models_own_masks_are_within_15_percent_of_the_truth(study, results):
@@ -57,7 +57,7 @@ def test_the_correction_was_submitted_as_a_version_on_the_cts_own_grid(study):
 
 
 def test_the_dose_map_is_in_gray_on_a_grid_in_the_patient(demo, study, results):
-    dose = read_image(demo / "dose" / "dose.nii.gz")
+    dose = read_image(demo / "dose.nii.gz")
     assert dose.array.dtype == np.float32
     assert dose.geometry.overlaps(read_image(study.path(study.ct)).geometry)
     assert dose.array.max() == pytest.approx(max(o.dvh.max_gy for o in results.organs.values()), rel=0.5)

@@ -89,7 +89,7 @@ def run(
         Folder of label maps named like the CTs, file of the diagnostic CT's map, or a tag (see `masks.resolve`).
     options : DoseOptions, optional
     out : path, optional
-        Folder for ``results.json``, ``dose.nii.gz`` (Gy, float32), ``masks/<CT>`` (the masks used) and
+        Folder for ``results.json``, ``dose.nii.gz`` (Gy, float32), ``masks_<CT>.nii.gz`` (the masks used) and
         ``voi_tp1.nii.gz`` … (the volumes of interest on each SPECT). Nothing is written without it.
     cache : path, optional
         Folder of intermediate results: a second run after a label edit computes only what changed.
@@ -121,12 +121,17 @@ def write(done: DoseComputation, study: Study, out: str | Path) -> None:
     out.mkdir(parents=True, exist_ok=True)
     write_image(out / DOSE_MAP, done.dose)
     for name, label_map in done.labels.items():
-        write_labels(_made(out / "masks") / f"{Path(name).name.partition('.')[0]}.nii.gz", label_map)
+        write_labels(out / masks_name(name), label_map)
     for i, regions in enumerate(done.vois, start=1):
         write_labels(out / f"voi_tp{i}.nii.gz", regions)
     temporary = out / f".writing-{RESULTS}"
     temporary.write_text(done.results.model_dump_json(by_alias=True, indent=1), encoding="utf-8")
     temporary.replace(out / RESULTS)
+
+
+def masks_name(ct: str) -> str:
+    """File of the masks used on a CT."""
+    return f"masks_{Path(ct).name.partition('.')[0]}.nii.gz"
 
 
 def store_registration(study: Study, results: DoseResults) -> None:
@@ -289,6 +294,7 @@ class _Frames:
         self._organs, self._store = organs, store
         self._maps: dict[int, LabelMap] = {}
         self._rigid: dict[str, np.ndarray] = {}
+        self._shifts: dict[int, dict[str, np.ndarray]] = {}
 
     def masks(self, index: int) -> tuple[LabelMap, list[str]]:
         """A time point's masks with every organ, and what had to be done to have them."""
@@ -311,7 +317,8 @@ class _Frames:
                 f"Time point {index + 1}: '{point.ct}' has no masks of its own; the diagnostic CT's were brought "
                 "over by rigid registration."
             )
-        lost = [name for name in self._organs if name not in label_map.present()]
+        present = label_map.present()
+        lost = [name for name in self._organs if name not in present]
         if lost:
             raise VoiError(
                 f"Time point {index + 1}: {', '.join(map(title, lost))} lie(s) outside the CT '{point.ct}'.",
@@ -331,12 +338,10 @@ class _Frames:
             return dict.fromkeys(("", *self._organs), np.eye(4))
         if point.ct in self._rigid:
             return dict.fromkeys(("", *self._organs), self._rigid[point.ct])
-        own = self._maps[index]
-        found = {
-            name: registration.match_masks(own, self._diagnostic, [name]).matrix for name in self._organs
-        }
-        found[""] = registration.match_masks(own, self._diagnostic, self._organs).matrix
-        return found
+        if index not in self._shifts:
+            found = registration.match_masks(self._maps[index], self._diagnostic, self._organs)
+            self._shifts[index] = {name: alignment.matrix for name, alignment in found.items()}
+        return self._shifts[index]
 
     def _register(self, name: str, moving: Volume) -> np.ndarray:
         if name not in self._rigid:
@@ -614,11 +619,6 @@ def _density(name: str) -> float:
 
 def _centre(geometry: Geometry) -> list[float]:
     return [float(v) for v in geometry.index_to_lps((np.asarray(geometry.shape) - 1) / 2)]
-
-
-def _made(folder: Path) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
 
 
 def read_dose(out: str | Path) -> tuple[DoseResults, Volume]:
