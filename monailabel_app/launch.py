@@ -89,7 +89,7 @@ def running(
     app_dir: str | Path | None = None,
     conf: Mapping[str, str] | None = None,
     log: Path | None = None,
-    timeout_s: float = 180.0,
+    timeout_s: float = 300.0,
 ) -> Iterator[Running]:
     """Have a server in the background for the length of a ``with`` block; a free port is taken when none is given.
 

@@ -19,6 +19,29 @@ def progress_of(request: Mapping[str, Any]) -> Progress:
     return request.get("progress") or no_progress
 
 
+def part(progress: Progress, low: float, high: float) -> Progress:
+    """Progress of a part of the work, told as a fraction of the whole."""
+    return lambda stage, fraction: progress(stage, low + (high - low) * fraction)
+
+
+def staged(progress: Progress, weights: Mapping[str, float]) -> Progress:
+    """Progress of work whose stages each run from 0 to 1, told as one fraction that never runs backwards.
+
+    ``weights`` gives the stages in their order with the share of the time each takes.
+    """
+    total = sum(weights.values())
+    starts = {name: sum(list(weights.values())[:i]) / total for i, name in enumerate(weights)}
+    reached = 0.0
+
+    def tell(stage: str, fraction: float) -> None:
+        nonlocal reached
+        if stage in weights:
+            reached = max(reached, starts[stage] + weights[stage] / total * fraction)
+        progress(stage, reached)
+
+    return tell
+
+
 def number(request: Mapping[str, Any], key: str, default: float | None, low: float, high: float) -> float | None:
     """A number of the request, or its default.
 

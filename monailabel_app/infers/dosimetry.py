@@ -20,10 +20,10 @@ from doselabel.wire import DoseResults
 from monailabel_app.datastore import cases_of
 from monailabel_app.infers.kidney_liver import KidneyLiver
 from monailabel_app.refusals import not_found
-from monailabel_app.request import choice, fresh_file, plain, progress_of
+from monailabel_app.request import choice, fresh_file, part, plain, progress_of, yes
 from monailabel_app.versions import FINAL
 
-_OURS = {"image", "labels", "out", "progress", "user"}
+_OURS = {"image", "labels", "out", "progress", "report", "user"}
 _MONAI = {"client_id", "model", "description", "device", "save_label", "label_tag", "result_extension", "result_dtype"}
 _BATCH = {"logging", "gpus", "multi_gpu", "images", "max_workers", "max_batch_size", "_id", "_image_id"}
 _NOT_OPTIONS = _OURS | _MONAI | _BATCH
@@ -62,7 +62,8 @@ class Dosimetry(InferTask):
         """Compute the dose of the patient that the CT ``request["image"]`` belongs to.
 
         ``labels`` is "final" (a time point without a submitted label map gets the diagnostic CT's, registered) or
-        "model" (what was not submitted is predicted, and said to be not reviewed). All other keys that
+        "model" (what was not submitted is predicted, and said to be not reviewed). ``report: false`` leaves out
+        the report, which takes longer than the dose when only a label map was edited. All other keys that
         `DoseOptions` knows are its options.
 
         Returns
@@ -72,9 +73,8 @@ class Dosimetry(InferTask):
         """
         from doselabel.dosimetry.masks import resolve
         from doselabel.dosimetry.options import DoseOptions
-        from doselabel.dosimetry.pipeline import run
+        from doselabel.dosimetry.pipeline import masks_name, run
         from doselabel.geometry import read_image
-        from doselabel.io.report import write_report
 
         progress = progress_of(request)
         study = Study.load(_study_folder(Path(request["image"])))
@@ -85,7 +85,7 @@ class Dosimetry(InferTask):
             share = 0.0
             if choice(request, "labels", FINAL, (FINAL, "model")) == "model":
                 folder, share = Path(scratch) / "labels", 0.5
-                predicted = self._complete(study, folder, _part(progress, 0.0, share))
+                predicted = self._complete(study, folder, part(progress, 0.0, share))
                 labels = folder if predicted else FINAL
             elif not any(case.labels.count() for case in cases_of(study) if case.file == study.ct):
                 raise LabelError(
@@ -93,13 +93,18 @@ class Dosimetry(InferTask):
                     "Segment, correct and submit it; or ask for labels = model, and get an unreviewed dose.",
                 )
             out = Path(request.get("out") or scratch)
-            results = run(study, labels, options, out=out, cache=self._cache, progress=_part(progress, share, 0.9))
+            results = run(study, labels, options, out=out, cache=self._cache, progress=part(progress, share, 0.9))
             if predicted:
                 results = _not_reviewed(results, predicted, out)
             dose = out / "dose.nii.gz"
-            maps = resolve(study, labels).maps
-            write_report(results, study, maps, read_image(dose), out, progress=_part(progress, 0.9, 1.0))
-            files = {"results": "results.json", "report": "report.html", "report_pdf": "report.pdf"}
+            files = {"results": "results.json"}
+            files |= {(name := masks_name(ct)).partition(".")[0]: name for ct in study.cts().values()}
+            if yes({"report": True} | request, "report"):
+                from doselabel.io.report import write_report  # brings matplotlib
+
+                maps = resolve(study, labels).maps
+                write_report(results, study, maps, read_image(dose), out, progress=part(progress, 0.9, 1.0))
+                files |= {"report": "report.html", "report_pdf": "report.pdf"}
             if "out" not in request:  # a plain call: MONAI Label takes one file, and deletes it
                 dose = shutil.copyfile(dose, fresh_file(request, "dose", ".nii.gz"))
                 files = {}
@@ -115,8 +120,8 @@ class Dosimetry(InferTask):
             if submitted := case.labels.tagged(FINAL):
                 shutil.copyfile(submitted, target)
                 continue
-            part = _part(progress, number / len(cases), (number + 1) / len(cases))
-            labels, _ = self._kidney_liver.segment(case.path, {"progress": part})
+            share = part(progress, number / len(cases), (number + 1) / len(cases))
+            labels, _ = self._kidney_liver.segment(case.path, {"progress": share})
             write_labels(target, labels)
             predicted.append(case.stem)
         return predicted
@@ -141,8 +146,3 @@ def _study_folder(ct: Path) -> Path:
     if folder is None:
         raise not_found("study around", ct.name, "A dose needs a patient of the studies folder.")
     return folder
-
-
-def _part(progress: Progress, low: float, high: float) -> Progress:
-    """Progress of a part of the work, as a fraction of the whole."""
-    return lambda stage, fraction: progress(stage, low + (high - low) * fraction)

@@ -14,7 +14,7 @@ from doselabel.wire import SegmentationSummary
 from monailabel_app.conf import PLANES
 from monailabel_app.models import ModelStore
 from monailabel_app.refusals import Refused
-from monailabel_app.request import choice, fresh_file, label_suffix, number, plain, progress_of
+from monailabel_app.request import choice, fresh_file, label_suffix, number, plain, progress_of, staged
 
 
 class KidneyLiver(InferTask):
@@ -70,13 +70,15 @@ class KidneyLiver(InferTask):
         """Segment one CT as a request wants it."""
         from doselabel.model.predict import segment
 
+        planes = PLANES[choice(request, "planes", self._planes, tuple(PLANES))]
+        weights = {"locating organs": 1.0, **{f"{plane} slices": 4.0 for plane in planes}, "joining": 1.0}
         result = segment(
             read_image(ct),
             self._checkpoint(),
-            planes=PLANES[choice(request, "planes", self._planes, tuple(PLANES))],
+            planes=planes,
             score_threshold=number(request, "score_threshold", None, 0.0, 1.0),
             device=self._device,
-            progress=progress_of(request),
+            progress=staged(progress_of(request), weights),
         )
         return result.labels, result.summary
 

@@ -18,7 +18,7 @@ from doselabel.wire import TrainingSummary
 from monailabel_app.conf import Conf
 from monailabel_app.datastore import StudyDatastore
 from monailabel_app.models import ModelStore
-from monailabel_app.request import number, progress_of, yes
+from monailabel_app.request import number, progress_of, staged, yes
 from monailabel_app.trainers.promotion import Decision, decide
 
 VALIDATION = "validation.json"
@@ -66,7 +66,7 @@ class TrainKidneyLiver(TrainTask):
         out = Path(request.get("out") or self._conf.state / "runs" / f"{datetime.now(UTC):%Y%m%dT%H%M%S%f}")
         champion = self._models.champion()
         replay = cases_from(Path(self._conf.replay)) if self._conf.replay else []
-        share = 0.9 if validation else 1.0
+        stages = staged(progress, {"loading": 1, "training": 20, "old model": 2, "new model": 2})
         result = train(
             cases,
             out / "model.safetensors",
@@ -75,12 +75,12 @@ class TrainKidneyLiver(TrainTask):
             seed=seed,
             replay=[case for case in replay if case.patient not in held_out],
             card={"name": "kidney_liver", "label_versions": [_named(case) for case in cases]},
-            progress=lambda stage, fraction: progress(stage, share * fraction),
+            progress=stages,
         )
         before, after = [], []
         if validation:
-            before = evaluate(champion, validation, progress=_part(progress, "old model", 0.9, 0.95))
-            after = evaluate(result.checkpoint, validation, progress=_part(progress, "new model", 0.95, 1.0))
+            before = evaluate(champion, validation, progress=lambda _, done: stages("old model", done))
+            after = evaluate(result.checkpoint, validation, progress=lambda _, done: stages("new model", done))
         decision = decide(before, after)
         if yes(request, "promote") and not decision.promote:
             decision = Decision(True, f"Promoted because the request said so. {decision.reason}")
@@ -118,10 +118,6 @@ def validation_patients(studies: Path) -> tuple[str, ...]:
         raise StudyError(
             f"{path}: is not a list of patients ({error}).", 'Expected {"patients": ["P-001", "P-002"]}.'
         ) from error
-
-
-def _part(progress, stage: str, low: float, high: float):
-    return lambda _, fraction: progress(stage, low + (high - low) * fraction)
 
 
 def _named(case) -> str:

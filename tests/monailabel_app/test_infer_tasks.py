@@ -1,0 +1,75 @@
+"""The infer tasks called plainly, as MONAI Label does outside our server."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from doselabel.labels import read_labels
+from doselabel.wire import DoseResults, LabelSubmission, SegmentationSummary
+from monailabel_app.datastore import StudyDatastore
+from monailabel_app.infers.dosimetry import Dosimetry
+from monailabel_app.infers.kidney_liver import KidneyLiver
+from monailabel_app.models import ModelStore
+from monailabel_app.refusals import Refused
+from monailabel_app.request import staged
+
+
+@pytest.fixture
+def kidney_liver(tmp_path, untrained):
+    return KidneyLiver(ModelStore(tmp_path / "model", untrained))
+
+
+def test_a_segmentation_is_a_fresh_file_with_names_and_a_summary_that_json_can_hold(kidney_liver, studies):
+    request = {"image": str(studies / "P-001" / "ct.nii.gz")}
+    file, answer = kidney_liver(request)
+    other, _ = kidney_liver(request)
+    assert file != other
+    assert not Path(file).is_relative_to(studies)
+    assert set(read_labels(file).names.values()) == {"left_kidney", "right_kidney", "liver"}
+    SegmentationSummary.model_validate(json.loads(json.dumps(answer["segmentation"], allow_nan=False)))
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("planes", "two"),
+        ("result_extension", ".exe"),
+        ("result_extension", "/../x.nii.gz"),
+        ("result_dtype", "float64"),
+        ("score_threshold", "high"),
+    ],
+)
+def test_a_value_that_can_t_be_used_is_named(kidney_liver, studies, key, value):
+    with pytest.raises(Refused, match=key):
+        kidney_liver({"image": str(studies / "P-001" / "ct.nii.gz"), key: value})
+
+
+def test_a_dose_from_masks_nobody_reviewed_says_so_and_its_progress_never_runs_backwards(
+    kidney_liver, studies, label_file, tmp_path
+):
+    StudyDatastore(studies).submit("P-001__ct", label_file, LabelSubmission(author="ada"))
+    told = []
+    request = {
+        "image": str(studies / "P-001" / "ct_tp1.nii.gz"),
+        "labels": "model",
+        "report": False,
+        "out": str(tmp_path),
+        "progress": lambda stage, fraction: told.append(fraction),
+    }
+    _, answer = Dosimetry(kidney_liver, tmp_path / "cache")(request)
+    results = DoseResults.model_validate_json((tmp_path / "results.json").read_text())
+    assert results == DoseResults.model_validate(answer["dose"])
+    assert not results.reviewed
+    assert results.warnings[0].startswith("The label maps of ct_tp1, ct_tp2, ct_tp3 were predicted")
+    assert "completed by the model" in results.labels_origin
+    assert not (tmp_path / "report.html").exists()
+    assert told == sorted(told)
+
+
+def test_stages_that_each_run_from_0_to_1_are_told_as_one_fraction():
+    told = []
+    tell = staged(lambda stage, fraction: told.append((stage, fraction)), {"first": 1.0, "second": 3.0})
+    for stage, fraction in [("first", 0.0), ("first", 1.0), ("second", 0.5), ("first", 1.0), ("other", 0.2)]:
+        tell(stage, fraction)
+    assert told == [("first", 0.0), ("first", 0.25), ("second", 0.625), ("first", 0.625), ("other", 0.625)]
