@@ -1,0 +1,155 @@
+"""Sample patients: known by construction, the same by seed, and true by an independent calculation."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from doselabel.geometry import read_image
+from doselabel.labels import ORGANS, read_labels
+from doselabel.study import Study
+from sample_data import truth
+from sample_data.kinetics import HALF_LIFE_H
+from sample_data.phantom import FINE_MM, MISALIGNMENT_MM, generate
+from sample_data.plan import VARIANTS
+from sample_data.shapes import Axes
+
+
+@pytest.fixture(scope="module")
+def patients(tmp_path_factory) -> dict[str, Study]:
+    folders = generate(tmp_path_factory.mktemp("patients"), patients=4, seed=11)
+    return dict(zip(VARIANTS, map(Study.load, folders), strict=True))
+
+
+def known(study: Study) -> dict:
+    return json.loads((study.folder / "truth" / "truth.json").read_text())
+
+
+def test_every_study_is_valid_and_says_that_it_is_synthetic(patients):
+    for study in patients.values():
+        assert study.check() == []
+        assert "not a real person" in study.description
+
+
+def test_same_seed_gives_the_same_voxels_whatever_else_is_made(patients, tmp_path):
+    (again,) = generate(tmp_path, patients=1, seed=11)
+    first = patients[VARIANTS[0]].folder
+    for name in ("ct.nii.gz", "ct_tp3.nii.gz", "spect_tp2.nii.gz", "truth/ct_tp1.nii.gz"):
+        np.testing.assert_array_equal(read_image(again / name).array, read_image(first / name).array)
+    assert (again / "truth" / "truth.json").read_text() == (first / "truth" / "truth.json").read_text()
+
+
+def test_label_maps_lie_on_their_ct_and_hold_the_true_volumes(patients):
+    for study in patients.values():
+        organs = known(study)["organs"]
+        for name in study.cts().values():
+            labels = read_labels(study.folder / "truth" / name)
+            assert labels.geometry.same_place(read_image(study.path(name)).geometry)
+            for organ, row in organs.items():
+                tolerance = 0.02 if name == study.ct else 0.04  # 3 mm cubes; 5 mm slices
+                assert labels.volume_ml(organ) == pytest.approx(row["volume_ml"], rel=tolerance), (name, organ)
+
+
+def test_masses_and_volumes_are_a_persons(patients):
+    for study in patients.values():
+        organs = known(study)["organs"]
+        assert 1000 < organs["liver"]["volume_ml"] < 2200
+        for name in {"left_kidney", "right_kidney"} & set(organs):
+            assert 90 < organs[name]["volume_ml"] < 260
+            assert organs[name]["mass_g"] == pytest.approx(1.06 * organs[name]["volume_ml"])
+
+
+def test_left_is_left(patients):
+    for study in patients.values():
+        labels = read_labels(study.folder / "truth" / study.ct)
+        middle = {}
+        for name in labels.present():
+            middle[name] = labels.geometry.index_to_lps(np.argwhere(labels.mask(name)).mean(0))
+        assert middle["spleen"][0] > 40
+        assert middle["liver"][0] < -20
+        assert middle.get("left_kidney", [1])[0] > 0
+        assert middle.get("right_kidney", [-1])[0] < 0
+
+
+def test_each_variant_has_what_it_is_named_for(patients):
+    one, misaligned, hot, touching = (patients[name] for name in VARIANTS)
+    assert len(one.organs_absent) == 1
+    assert one.organs_absent[0] not in known(one)["organs"]
+    assert np.linalg.norm(MISALIGNMENT_MM) == pytest.approx(8.0, abs=0.01)
+    assert known(misaligned)["misalignment"]["shift_mm"] == list(MISALIGNMENT_MM)
+    assert list(hot.time_points[0].exclude) == ["*"]
+    labels = read_labels(touching.folder / "truth" / touching.ct)
+    kidney, spleen = (np.pad(labels.mask(n), 1) for n in ("left_kidney", "spleen"))
+    assert any((np.roll(kidney, s, axis) & spleen).any() for axis in range(3) for s in (-1, 1))
+
+
+def test_urine_in_the_pelvis_is_hotter_than_the_kidney_at_the_first_time_point_only(patients):
+    hot = patients["hot_pelvis"]
+    first, second = (read_image(hot.path(hot.time_points[i].spect)).array.max() for i in (0, 1))
+    organs = known(hot)["organs"]
+    grown = organs["left_kidney"]["activity_mbq"][1] / organs["left_kidney"]["activity_mbq"][0]
+    assert second / first < 0.7 * grown
+
+
+def test_one_ct_is_stored_in_another_orientation(patients):
+    directions = {
+        tuple(np.round(read_image(study.path(name)).geometry.direction, 3))
+        for study in patients.values()
+        for name in study.cts().values()
+    }
+    assert len(directions) == 2
+
+
+def test_blur_and_noise_leave_the_counts_unbiased(patients):
+    study = patients["touching_spleen"]
+    organs = known(study)["organs"]
+    for i, point in enumerate(study.time_points):
+        spect = read_image(study.path(point.spect))
+        total = spect.array.sum(dtype=float) * spect.geometry.voxel_volume_ml / 1e6
+        assert sum(row["activity_mbq"][i] for row in organs.values()) < total < study.injected_activity_mbq
+
+
+def test_no_organ_keeps_activity_longer_than_physical_decay_allows(patients):
+    for study in patients.values():
+        for row in known(study)["organs"].values():
+            assert 30 < row["effective_half_life_h"] < HALF_LIFE_H
+            assert np.all(np.array(row["activity_mbq"]) > 0)
+
+
+def test_kidney_doses_are_those_of_177lu_dotatate(patients):
+    for study in patients.values():
+        gbq = study.injected_activity_mbq / 1000
+        for name, row in known(study)["organs"].items():
+            if name.endswith("kidney"):
+                assert 0.3 < row["mean_dose_gy"] / gbq < 0.65
+            assert row["mean_dose_sd_gy"] < 0.002 * row["mean_dose_gy"]
+
+
+@pytest.mark.parametrize(("mass_g", "published_s"), [(4.31, 5.46e-3), (34.5, 6.93e-4), (116.0, 2.07e-4)])
+def test_the_independent_dose_agrees_with_published_sphere_s_values(mass_g, published_s):
+    # T5: uniform spheres of density 1.03 g/cm³, S in mGy/(MBq·s); the Monte Carlo uses its own 1.04 for travel.
+    radius_mm = (3 * mass_g / 1.03 * 1000 / (4 * np.pi)) ** (1 / 3)
+    step = min(FINE_MM, radius_mm / 9)
+    axes = Axes.covering((-2 * radius_mm,) * 3, (2 * radius_mm,) * 3, step)
+    z, y, x = np.meshgrid(axes.z, axes.y, axes.x, indexing="ij")
+    ball = (x**2 + y**2 + z**2 < radius_mm**2).astype(np.uint8)
+    voxel_ml = float(np.prod(axes.spacing_mm)) / 1000
+    mass = np.count_nonzero(ball) * voxel_ml * 1.03
+    result = truth.dose(axes, ball, ball / (ball.sum() * voxel_ml), {1: mass}, np.random.default_rng(1))
+    gy_per_mbq_h = result[1].mean_dose_gy * mass / mass_g
+    assert gy_per_mbq_h * 1000 / 3600 == pytest.approx(published_s, rel=0.02)
+
+
+def test_progress_ends_at_one_and_never_goes_back(tmp_path):
+    seen: list[float] = []
+    generate(Path(tmp_path), patients=1, seed=3, progress=lambda stage, fraction: seen.append(fraction))
+    assert seen == sorted(seen)
+    assert seen[-1] == 1.0
+
+
+def test_labels_are_those_of_the_table(patients):
+    labels = read_labels(patients["touching_spleen"].folder / "truth" / "ct.nii.gz")
+    assert set(labels.present()) <= {row.name for row in ORGANS}
