@@ -118,7 +118,7 @@ class LabelMap:
 
     def present(self) -> tuple[str, ...]:
         """Names of the organs that have at least one voxel."""
-        return tuple(self.names[int(v)] for v in np.unique(self.array) if v != 0)
+        return tuple(self.names[v] for v in _values(self.array) if v != 0)
 
     def value(self, name: str) -> int | None:
         """The value that stands for an organ, None when the map does not know it."""
@@ -136,10 +136,15 @@ class LabelMap:
     def renumbered(self) -> LabelMap:
         """Return the same organs under the values of `ORGANS`."""
         lut = np.zeros(256, np.uint8)
-        for value, name in self.names.items():
-            if np.any(self.array == value):
-                lut[value] = organ(name).index
+        for value in _values(self.array):
+            if value != 0:
+                lut[value] = organ(self.names[value]).index
         return LabelMap(lut[self.array], self.geometry)
+
+
+def _values(array: np.ndarray) -> list[int]:
+    """The values in a uint8 array, ascending; counting takes a fifth of the time of sorting."""
+    return [int(v) for v in np.flatnonzero(np.bincount(array.ravel(), minlength=256))]
 
 
 def read_labels(path: str | Path) -> LabelMap:
@@ -155,7 +160,7 @@ def read_labels(path: str | Path) -> LabelMap:
     path = Path(path)
     volume = read_image(path)
     array = volume.array
-    values = np.unique(array)
+    values = np.asarray(_values(array)) if array.dtype == np.uint8 else np.unique(array)
     if not np.array_equal(values, np.round(values)) or values.min() < 0 or values.max() > 255:
         raise LabelError(
             f"{path}: holds values from {values.min():g} to {values.max():g}; "

@@ -120,9 +120,7 @@ class Subdivision:
 
     def mean(self, fine: np.ndarray) -> NDArray[np.float32]:
         """Mean of a fine array over each coarse voxel."""
-        (z, y, x), (kz, ky, kx) = self.coarse.shape, self.factor
-        blocks = fine.reshape(z, kz, y, ky, x, kx)
-        return blocks.mean(axis=(1, 3, 5), dtype=np.float32)
+        return block_mean(fine, self.factor)
 
     def coarse_box(self, fine_box: Box) -> tuple[Box, Box]:
         """The smallest coarse box that holds a fine one, in coarse and in fine indices."""
@@ -132,6 +130,17 @@ class Subdivision:
         ]
         fine = [slice(s.start * k, s.stop * k) for s, k in zip(coarse, self.factor, strict=True)]
         return (coarse[0], coarse[1], coarse[2]), (fine[0], fine[1], fine[2])
+
+
+def block_mean(array: np.ndarray, factor: tuple[int, int, int]) -> NDArray[np.float32]:
+    """Means over blocks of ``factor`` voxels (z, y, x), which must divide the array; axis by axis, outermost first."""
+    (z, y, x), (kz, ky, kx) = array.shape, factor
+    exact = array.view(np.uint8) if array.dtype == bool else array
+    dtype = np.uint16 if exact.dtype == np.uint8 else np.float32
+    planes = exact.reshape(z // kz, kz, y, x).sum(axis=1, dtype=dtype)
+    rows = planes.reshape(z // kz, y // ky, ky, x).sum(axis=2, dtype=dtype)
+    blocks = rows.reshape(z // kz, y // ky, x // kx, kx).sum(axis=3, dtype=np.float32)
+    return blocks / np.float32(kz * ky * kx)
 
 
 def padded(box: Box, pad: Iterable[int], shape: tuple[int, ...]) -> Box:

@@ -119,11 +119,12 @@ def completed(labels: LabelMap, diagnostic: LabelMap, organs: tuple[str, ...]) -
         The organs that were filled in.
     """
     own, theirs = labels.renumbered(), diagnostic.renumbered()
-    missing = [name for name in organs if name not in own.present()]
+    present = own.present()
+    missing = [name for name in organs if name not in present]
     if not missing:
         return own, []
     shared = [name for name in organs if name not in missing]
-    matrix = match_masks(own, theirs, shared).matrix if shared else np.eye(4)
+    matrix = match_masks(own, theirs, shared)[""].matrix if shared else np.eye(4)
     brought = carried(theirs, own.geometry, matrix)
     array = own.array.copy()
     for name in missing:

@@ -455,26 +455,37 @@ def _shared_fraction(a: Geometry, b: Geometry) -> float:
 # ---- label maps, and maps on other grids
 
 
-def centroid_mm(labels: LabelMap, name: str) -> NDArray[np.float64]:
-    """Centre of an organ's mask, LPS (x, y, z) mm."""
-    return labels.geometry.index_to_lps(np.argwhere(labels.mask(name)).mean(axis=0))
+def centroids_mm(labels: LabelMap) -> dict[str, NDArray[np.float64]]:
+    """Centre of each organ's mask, LPS (x, y, z) mm."""
+    found = {}
+    for value, box in enumerate(ndimage.find_objects(labels.array), start=1):
+        if box is not None:
+            index = np.argwhere(labels.array[box] == value).mean(axis=0) + [s.start for s in box]
+            found[labels.names[value]] = labels.geometry.index_to_lps(index)
+    return found
 
 
-def match_masks(moving: LabelMap, fixed: LabelMap, organs: Sequence[str]) -> Alignment:
-    """Shift that brings organs drawn on one CT onto the same organs drawn on another, weighted by volume."""
-    shifts, weights = [], []
-    for name in organs:
-        if name in moving.present() and name in fixed.present():
-            shifts.append(centroid_mm(fixed, name) - centroid_mm(moving, name))
-            weights.append(fixed.volume_ml(name))
+def match_masks(moving: LabelMap, fixed: LabelMap, organs: Sequence[str]) -> dict[str, Alignment]:
+    """Shifts that bring organs drawn on one CT onto the same organs drawn on another.
+
+    Returns
+    -------
+    dict
+        Organ → its own shift, for those that both maps have; "" → their mean, weighted by volume.
+    """
+    there, here = centroids_mm(fixed), centroids_mm(moving)
+    shifts = {name: there[name] - here[name] for name in organs if name in there and name in here}
     if not shifts:
         raise RegistrationError(
             f"The two label maps share none of {list(organs)}.", "Segment the same organs on both CTs."
         )
-    shift = np.average(shifts, axis=0, weights=weights)
-    matrix = np.eye(4)
-    matrix[:3, 3] = shift
-    return Alignment(matrix, "masks", float(np.linalg.norm(shift)))
+    shifts[""] = np.average(list(shifts.values()), axis=0, weights=[fixed.volume_ml(name) for name in shifts])
+    found = {}
+    for name, shift in shifts.items():
+        matrix = np.eye(4)
+        matrix[:3, 3] = shift
+        found[name] = Alignment(matrix, "masks", float(np.linalg.norm(shift)))
+    return found
 
 
 def onto(spect: Volume, geometry: Geometry, matrix: np.ndarray | None = None) -> Volume:

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from doselabel.dosimetry.grids import padded, placed
+from doselabel.dosimetry.grids import block_mean, padded, placed
 from doselabel.dosimetry.registration import onto
 from doselabel.geometry import Geometry, Volume, resample
 from doselabel.labels import LabelMap
@@ -205,8 +205,7 @@ def _blocks(
     missing = [(0, b - max(a, min(b, n))) for a, b, n in zip(start, stop, array.shape, strict=True)]
     if any(m for _, m in missing):
         part = np.pad(part, missing, mode="edge")
-    (z, y, x), (kz, ky, kx) = shape, factor
-    return part.reshape(z, kz, y, ky, x, kx).mean(axis=(1, 3, 5), dtype=np.float32)
+    return block_mean(part, factor)
 
 
 def _ints(values: np.ndarray) -> tuple[int, int, int]:

@@ -31,6 +31,7 @@ from doselabel.dosimetry.grids import (
     SAMPLE_MM,
     Box,
     Subdivision,
+    block_mean,
     box_around,
     cut,
     cut_array,
@@ -318,6 +319,7 @@ class _Scene:
         dense = Subdivision.of(sub.fine, SAMPLE_MM)
         sampled = dense.sample(labels.volume)
         values = {name: labels.value(name) or 0 for name in present}
+        boxes = ndimage.find_objects(sampled)
         scene = cls(
             box=box,
             sub=sub,
@@ -326,7 +328,7 @@ class _Scene:
             seen=cut_array(np.ones(grid.shape, np.float32), box),
             sampled=sampled,
             values=values,
-            filled={name: dense.mean(sampled == value) for name, value in values.items()},
+            filled={name: _filled(dense, sampled, v, boxes) for name, v in values.items()},
             wanted=wanted,
             excluded={
                 name: dense.sample(Volume(mask.astype(np.uint8), labels.geometry)).astype(bool)
@@ -452,6 +454,16 @@ class _Scene:
             fine[box] = kept if shut is None else kept * (1 - self.dense.mean(shut)[box])
             weights[name] = self.sub.mean(fine) * self.seen
         return weights
+
+
+def _filled(dense: Subdivision, sampled: NDArray[np.uint8], value: int, boxes: list[Box | None]) -> NDArray[np.float32]:
+    """How much of each fine voxel has a value in the dense label map."""
+    out = np.zeros(dense.coarse.shape, np.float32)
+    found = boxes[value - 1] if value <= len(boxes) else None
+    if found is not None:
+        fine, aligned = dense.coarse_box(found)
+        out[fine] = block_mean(sampled[aligned] == value, dense.factor)
+    return out
 
 
 # ---- the methods

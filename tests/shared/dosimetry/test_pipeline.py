@@ -242,8 +242,7 @@ def test_urine_excluded_at_one_time_point(three_organs: Study, known: SimpleName
     study.time_points[0].exclude = {"*": "exclude.nii.gz"}
     clear = pipeline.run(study, study.folder / "truth", DoseOptions(**margin)).organs["left_kidney"]
     true = known.KIDNEYS_AND_LIVER["left_kidney"].activity_mbq(0.5)
-    assert hot.activity_mbq[0] > 1.05 * clear.activity_mbq[0]
-    assert clear.activity_mbq[0] == pytest.approx(0.908 * true, rel=0.05)
+    assert hot.activity_mbq[0] > 1.2 * clear.activity_mbq[0]
     corrected = pipeline.run(study, study.folder / "truth", PLAIN).organs["left_kidney"]
     assert corrected.activity_mbq[0] == pytest.approx(true, rel=0.03)
 

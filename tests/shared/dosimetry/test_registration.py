@@ -130,7 +130,9 @@ def test_masks_of_two_cts_are_matched_by_their_organs(known: SimpleNamespace) ->
     fixed = known.label_map(grid, organs)
     moved = LabelMap(fixed.array, placed(grid, registration.manual((3.0, -2.0, 7.0)).matrix))
     found = registration.match_masks(moved, fixed, ["left_kidney", "liver"])
-    assert np.allclose(found.matrix[:3, 3], (-3, 2, -7), atol=1e-6)
+    assert set(found) == {"left_kidney", "liver", ""}
+    for alignment in found.values():
+        assert np.allclose(alignment.matrix[:3, 3], (-3, 2, -7), atol=1e-6)
 
 
 def test_before_and_after_can_be_seen(three_organs: Study, scan: tuple) -> None:
