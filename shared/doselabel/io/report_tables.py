@@ -113,6 +113,7 @@ def activities(result: OrganDose) -> Table:
     rows = []
     for i, (time, activity, residual) in enumerate(zip(tac.time_h, tac.activity_mbq, tac.residual_mbq, strict=True)):
         sd = tac.activity_sd_mbq[i] if i < len(tac.activity_sd_mbq) else None
+        residual = residual if abs(residual) > 1e-5 * max(tac.activity_mbq) else 0.0  # rounding of an exact fit
         recovery = result.recovery_coefficient[i] if i < len(result.recovery_coefficient) else None
         rows.append(
             [
