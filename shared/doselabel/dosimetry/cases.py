@@ -290,6 +290,7 @@ def _t10() -> Case:
 def _t10_run(folder: Path, slow: float, fast: float) -> tuple[float, ...]:
     """A study of one ellipsoid on disk, through the pipeline as a patient's is: TIA and mean dose."""
     from doselabel.dosimetry import pipeline
+    from doselabel.dosimetry.options import DoseOptions
     from doselabel.study import Study
 
     sigma_mm = 5.1
@@ -313,7 +314,7 @@ def _t10_run(folder: Path, slow: float, fast: float) -> tuple[float, ...]:
         "psf_fwhm_mm": (sigma_mm * math.sqrt(8 * math.log(2)),) * 3,
     }  # fmt: skip
     Study.model_validate(content).save(folder)
-    results = pipeline.run(Study.load(folder), folder / "labels", pipeline.DoseOptions(voi="gtm", tac="uptake"))
+    results = pipeline.run(Study.load(folder), folder / "labels", DoseOptions(voi="gtm", tac="uptake"))
     kidney = results.organs["left_kidney"]
     return kidney.tia_mbq_h, kidney.mean_dose_gy
 
