@@ -16,7 +16,6 @@ import numpy as np
 from doselabel.errors import DoselabelError
 from doselabel.geometry import canonical
 from doselabel.labels import SEGMENTED, organ, read_labels, title
-from napari_plugin import layers as scene
 from napari_plugin.controller import Controller
 from napari_plugin.dock import DoselabelDock
 from napari_plugin.session.settings import Settings
@@ -79,8 +78,7 @@ def _play(dock: DoselabelDock, server: str, studies: Path, out: Path, steps: int
         _say(f"  {title(name):<13} {dose.mean_dose_gy:6.2f} ± {dose.dose_sd_gy:.2f} Gy")
     controller.save_dose(out)
 
-    assert controller.layers is not None
-    scene.look_at(viewer, controller.layers.labels)
+    _look_at_kidneys(controller)
     dock.show_tab("Dose")
     viewer.screenshot(str(out / "napari.png"), canvas_only=False, flash=False)
 
@@ -104,6 +102,15 @@ def _correct(controller: Controller, studies: Path) -> int:
             layers.labels.data_setitem((np.full(y.shape, z), y, x), new)
             changed += y.size
     return changed
+
+
+def _look_at_kidneys(controller: Controller) -> None:
+    """Go to the slice that has most kidney."""
+    assert controller.layers is not None
+    labels = controller.layers.labels
+    kidneys = np.isin(labels.data, [organ("left_kidney").index, organ("right_kidney").index])
+    z = int(kidneys.sum(axis=(1, 2)).argmax())
+    controller.viewer.dims.set_point(controller.viewer.dims.ndim - 3, float(labels.data_to_world((z, 0, 0))[0]))
 
 
 def _say(text: str) -> None:

@@ -10,7 +10,7 @@ from sample_data.shapes import Waves
 
 Point = tuple[float, float, float]
 
-VARIANTS = ("one_kidney", "misaligned", "hot_pelvis", "touching_spleen")
+VARIANTS = ("touching_spleen", "one_kidney", "misaligned", "hot_pelvis")
 """What is particular about patients 1, 2, 3, 4, and again from 5 on."""
 
 

@@ -75,7 +75,7 @@ def test_left_is_left(patients):
 
 
 def test_each_variant_has_what_it_is_named_for(patients):
-    one, misaligned, hot, touching = (patients[name] for name in VARIANTS)
+    touching, one, misaligned, hot = (patients[name] for name in VARIANTS)
     assert len(one.organs_absent) == 1
     assert one.organs_absent[0] not in known(one)["organs"]
     assert np.linalg.norm(MISALIGNMENT_MM) == pytest.approx(8.0, abs=0.01)
