@@ -109,6 +109,7 @@ class DoselabelApp(MONAILabelApp):
             self.options.state / "jobs",
             self.tasks.lanes,
             self._worker_command,
+            keep=("infer",),
             finish=self._finish,
             grace_s=self.options.grace_s,
         )

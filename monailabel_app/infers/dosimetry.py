@@ -14,7 +14,7 @@ from typing import Any
 from monailabel.interfaces.tasks.infer_v2 import InferTask, InferType
 
 from doselabel.errors import LabelError, Progress
-from doselabel.labels import write_labels
+from doselabel.labels import read_labels, write_labels
 from doselabel.study import MANIFEST, Study
 from doselabel.wire import DoseResults
 from monailabel_app.datastore import cases_of
@@ -71,7 +71,6 @@ class Dosimetry(InferTask):
         str, dict
             The dose map's file, and the `DoseResults` under "dose".
         """
-        from doselabel.dosimetry.masks import resolve
         from doselabel.dosimetry.options import DoseOptions
         from doselabel.dosimetry.pipeline import masks_name, run
         from doselabel.geometry import read_image
@@ -102,7 +101,7 @@ class Dosimetry(InferTask):
             if yes({"report": True} | request, "report"):
                 from doselabel.io.report import write_report  # brings matplotlib
 
-                maps = resolve(study, labels).maps
+                maps = {ct: read_labels(out / masks_name(ct)) for ct in study.cts().values()}
                 write_report(results, study, maps, read_image(dose), out, progress=part(progress, 0.9, 1.0))
                 files |= {"report": "report.html", "report_pdf": "report.pdf"}
             if "out" not in request:  # a plain call: MONAI Label takes one file, and deletes it

@@ -14,7 +14,7 @@ import shutil
 import signal
 import subprocess
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -25,6 +25,9 @@ from monailabel_app.refusals import Refused, explain, not_found
 
 KEPT = 50
 """Finished jobs beyond this number are forgotten, the oldest first."""
+
+IDLE_S = 300.0
+"""A worker that is not kept ends after this long without a job."""
 
 Outcome = dict[str, Any]
 Finish = Callable[[JobStatus, Outcome, Path], Outcome]
@@ -52,6 +55,8 @@ class JobManager:
         Task name → lane name.
     command : callable
         Lane name → command line of its worker.
+    keep : sequence of str
+        Lanes whose worker stays alive for good; the others end when idle, and give their memory back.
     finish : callable, optional
         See `Finish`.
     grace_s : float
@@ -64,6 +69,7 @@ class JobManager:
         lanes: Mapping[str, str],
         command: Callable[[str], list[str]],
         *,
+        keep: Sequence[str] = (),
         finish: Finish | None = None,
         grace_s: float = 10.0,
     ) -> None:
@@ -75,7 +81,8 @@ class JobManager:
         folder.mkdir(parents=True, exist_ok=True)
         self._recall()
         self._lanes = {
-            name: _Lane(name, command(name), self, grace_s) for name in dict.fromkeys(self._lane_of.values())
+            name: _Lane(name, command(name), self, grace_s, None if name in keep else IDLE_S)
+            for name in dict.fromkeys(self._lane_of.values())
         }
 
     @property
@@ -288,12 +295,15 @@ class JobManager:
 class _Lane:
     """A queue, the thread that empties it, and its worker process."""
 
-    def __init__(self, name: str, command: list[str], manager: JobManager, grace_s: float) -> None:
+    def __init__(
+        self, name: str, command: list[str], manager: JobManager, grace_s: float, idle_s: float | None
+    ) -> None:
         self.name = name
         self.waiting: queue.Queue[str | None] = queue.Queue()
         self._command = command
         self._manager = manager
         self._grace_s = grace_s
+        self._idle_s = idle_s
         self._process: subprocess.Popen[str] | None = None
         self._lock = threading.Lock()
         self._closed = False
@@ -318,12 +328,10 @@ class _Lane:
     def close(self) -> None:
         self._closed = True
         self.waiting.put(None)
-        if self._process and self._process.poll() is None:
-            self._process.kill()
-            self._process.wait()
+        self._end_worker()
 
     def _run(self) -> None:
-        while (name := self.waiting.get()) is not None:
+        while (name := self._next()) is not None:
             job = self._manager.begin(name)
             if job is None:
                 continue
@@ -339,6 +347,19 @@ class _Lane:
             if not job.wanted:  # cancelled while the worker was starting
                 self.interrupt(name)
             self._watch(process, job)
+
+    def _next(self) -> str | None:
+        try:
+            return self.waiting.get(timeout=self._idle_s)
+        except queue.Empty:
+            self._end_worker()
+            return self.waiting.get()
+
+    def _end_worker(self) -> None:
+        with self._lock:
+            if self._process and self._process.poll() is None:
+                self._process.kill()  # it has no job: nothing is lost
+                self._process.wait()
 
     def _watch(self, process: subprocess.Popen[str], job: _Job) -> None:
         assert process.stdout is not None

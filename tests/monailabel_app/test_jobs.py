@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from monailabel_app.jobs import manager
 from monailabel_app.jobs.manager import JobManager
 from monailabel_app.refusals import Refused
 
@@ -15,9 +16,9 @@ LANES = dict.fromkeys(("count", "refuse", "stumble", "die", "stubborn", "who"), 
 
 @pytest.fixture(scope="module")
 def jobs(tmp_path_factory):
-    manager = JobManager(tmp_path_factory.mktemp("jobs"), LANES, lambda lane: WORKER, grace_s=1.0)
-    yield manager
-    manager.close()
+    jobs = JobManager(tmp_path_factory.mktemp("jobs"), LANES, lambda lane: WORKER, grace_s=1.0)
+    yield jobs
+    jobs.close()
 
 
 def ended(jobs, name, timeout_s=60):
@@ -96,7 +97,8 @@ def test_a_waiting_job_is_cancelled_without_having_run(jobs):
     assert jobs.cancel(second.id).state == "cancelled"
     jobs.cancel(first.id)
     ended(jobs, first.id)
-    assert not list(jobs.status(second.id).id in str(p) for p in Path(jobs._folder).glob(f"{second.id}/count.txt"))
+    with pytest.raises(Refused, match="is cancelled"):
+        jobs.result(second.id)
 
 
 def test_the_worker_stays_alive_between_jobs(jobs):
@@ -134,6 +136,18 @@ def test_finished_jobs_are_remembered_after_a_restart_of_the_server(tmp_path):
     assert second.file(job.id, "count.txt").read_text() == "3"
     assert not (tmp_path / "0123456789abcdef").exists()
     second.close()
+
+
+def test_an_idle_worker_gives_its_memory_back_unless_it_is_kept(tmp_path, monkeypatch):
+    monkeypatch.setattr(manager, "IDLE_S", 0.1)
+    lanes = {"who": "kept", "count": "other"}
+    jobs = JobManager(tmp_path, lanes, lambda lane: WORKER, keep=("kept",))
+    before = _pid(jobs)
+    for _ in range(2):
+        assert ended(jobs, jobs.submit("count", {}).id).state == "done"
+        until(lambda: jobs._lanes["other"]._process.poll() is not None)
+    assert _pid(jobs) == before
+    jobs.close()
 
 
 def test_what_happens_in_the_server_process_at_the_end_of_a_job_can_fail_it(tmp_path):
