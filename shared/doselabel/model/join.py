@@ -13,6 +13,7 @@ from scipy import ndimage
 
 from doselabel.model.network import class_groups
 from doselabel.model.profiles import Profile
+from doselabel.model.slices import PLANES
 from doselabel.wire import OrganSegmentation
 
 Box = tuple[slice, ...]
@@ -22,6 +23,9 @@ GAP_MM = 20.0
 
 USUAL_ML = {"left_kidney": (60.0, 400.0), "right_kidney": (60.0, 400.0), "liver": (600.0, 3500.0)}
 """Volumes outside this range are flagged, never changed."""
+
+LINK_MM = 15.0
+"""An unsure detection counts when a sure one of the same object is no further away than this."""
 
 UNSURE_ML = 25.0
 """What never reached the seed score is kept, and flagged, from this size on; smaller, it is taken for an error."""
@@ -44,6 +48,8 @@ class Detection:
     score : float
     where : tuple of slice
         Its box in the array (z, y, x).
+    values : uint8 array
+        Probability of its mask in that box, 255 is certain.
     """
 
     plane: str
@@ -52,11 +58,12 @@ class Detection:
     label: int
     score: float
     where: Box
+    values: np.ndarray
 
 
 def join(
-    probabilities: dict[str, dict[str, np.ndarray]],
     detections: list[Detection],
+    cuts: dict[str, list[int]],
     hu: np.ndarray,
     spacing_mm: tuple[float, float, float],
     profile: Profile,
@@ -68,9 +75,9 @@ def join(
 
     Parameters
     ----------
-    probabilities : dict
-        plane → kind of organ → uint8 array (z, y, x), 255 is certain.
     detections : list of Detection
+    cuts : dict
+        plane → the slices that were looked at, in order.
     hu : (z, y, x) array
     spacing_mm : tuple of float
         (z, y, x).
@@ -91,8 +98,10 @@ def join(
     whole = hu.shape
     region = _around(detections, midline_box)
     hu = hu[region]
-    probabilities = {p: {g: a[region] for g, a in arrays.items()} for p, arrays in probabilities.items()}
-    detections = [replace(d, where=_shifted(d.where, region)) for d in detections]
+    cuts = {plane: [k - region[PLANES[plane]].start for k in looked] for plane, looked in cuts.items()}
+    detections = [
+        replace(d, where=_shifted(d.where, region), index=d.index - region[PLANES[d.plane]].start) for d in detections
+    ]
     ends = (region[0].start == 0, region[0].stop == whole[0])
     midline_box = _shifted(midline_box, region)
     labels = np.zeros(hu.shape, np.uint8)
@@ -100,9 +109,10 @@ def join(
     organs: dict[str, OrganSegmentation] = {}
     voxel_ml = float(np.prod(spacing_mm)) / 1000
     for group, members in class_groups(profile.classes).items():
-        by_plane = {plane: arrays[group] for plane, arrays in probabilities.items()}
+        half = (midline_box[2].start + midline_box[2].stop) / 2 if len(members) > 1 else None
+        mine = link([d for d in detections if d.group == group], spacing_mm, profile.score_seed, half)
+        by_plane = {plane: _paint(mine, plane, looked, hu.shape) for plane, looked in cuts.items()}
         agreed = _agree(list(by_plane.values()), consensus)
-        mine = [d for d in detections if d.group == group]
         parts, scores, found = _parts(agreed > 127, mine)
         middle = _midline(hu, agreed, midline_box) if len(members) > 1 else None
         for index in members:
@@ -149,6 +159,63 @@ def join(
     result = np.zeros(whole, np.uint8)
     result[region] = labels
     return result, organs, flags
+
+
+def link(
+    detections: list[Detection], spacing_mm: tuple[float, float, float], seed: float, half: float | None
+) -> list[Detection]:
+    """Keep what is sure, and what is unsure but near something sure that it overlaps.
+
+    An organ is taught as one object per slice, so on each slice only the best counts (of each half of the body, when
+    ``half`` is given). Where nothing is sure at all, everything stays, to be flagged.
+    """
+    best: dict[tuple[str, bool, int], Detection] = {}
+    for d in detections:
+        left = half is not None and d.plane != "sagittal" and d.where[2].start + d.where[2].stop > 2 * half
+        key = (d.plane, left, d.index)
+        if key not in best or d.score > best[key].score:
+            best[key] = d
+    kept = []
+    for plane, left in {key[:2] for key in best}:
+        axis = PLANES[plane]
+        run = [d for key, d in best.items() if key[:2] == (plane, left)]
+        sure = [d for d in run if d.score >= seed]
+        reach = max(1, round(LINK_MM / spacing_mm[axis]))
+        kept += [
+            d
+            for d in run
+            if not sure or any(abs(d.index - s.index) <= reach and _overlap(d.where, s.where, axis) > 0.5 for s in sure)
+        ]
+    return kept
+
+
+def _overlap(a: Box, b: Box, across: int) -> float:
+    """Common part of two boxes on their slices, of the smaller one."""
+    common = size_a = size_b = 1
+    for axis in set(range(3)) - {across}:
+        common *= max(0, min(a[axis].stop, b[axis].stop) - max(a[axis].start, b[axis].start))
+        size_a *= a[axis].stop - a[axis].start
+        size_b *= b[axis].stop - b[axis].start
+    return common / min(size_a, size_b)
+
+
+def _paint(detections: list[Detection], plane: str, cuts: list[int], shape: tuple[int, ...]) -> np.ndarray:
+    """Put the masks of one plane together (uint8), linear between the cuts where not every slice was looked at."""
+    volume = np.zeros(shape, np.uint8)
+    mine = [d for d in detections if d.plane == plane]
+    for d in mine:
+        np.maximum(volume[d.where], d.values, out=volume[d.where])
+    if plane == "axial":
+        return volume
+    slices = np.moveaxis(volume, PLANES[plane], 0)
+    seen = {d.index for d in mine}
+    for before, after in pairwise(cuts):
+        if not seen & {before, after} or before < 0 or after >= len(slices):
+            continue
+        for index in range(before + 1, after):
+            weight = (index - before) / (after - before)
+            slices[index] = np.round((1 - weight) * slices[before].astype(np.float32) + weight * slices[after])
+    return volume
 
 
 def _around(detections: list[Detection], body: Box) -> Box:

@@ -10,7 +10,6 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 from typing import Literal
 
@@ -113,8 +112,8 @@ def segment(
                 _look_across(looker, plane, progress)
     progress("joining", 0.0)
     joined, organs, flags = join(
-        looker.probabilities,
         looker.detections,
+        looker.cuts,
         image.array,
         image.geometry.spacing_mm,
         ready.profile,
@@ -174,7 +173,7 @@ def _check_planes(planes: Sequence[str]) -> None:
 
 
 class _Looker:
-    """Looks at single slices and collects what it sees: probabilities 0–255 per plane and kind of organ."""
+    """Looks at single slices and collects what it sees."""
 
     def __init__(self, image: Volume, ready: Checkpoint, score_threshold: float | None, device: torch.device) -> None:
         self.hu = image.array
@@ -183,16 +182,15 @@ class _Looker:
         self.accept = self.profile.score_accept if score_threshold is None else score_threshold
         self.model = ready.model.to(device)
         self.device = device
-        self.groups = class_groups(self.profile.classes)
-        self.group_of = {index: name for name, members in self.groups.items() for index in members}
+        groups = class_groups(self.profile.classes)
+        self.group_of = {index: name for name, members in groups.items() for index in members}
         self.box = body_box(self.hu)
-        self.probabilities: dict[str, dict[str, np.ndarray]] = {}
+        self.cuts: dict[str, list[int]] = {}
         self.detections: list[Detection] = []
 
     def look(self, plane: str, index: int, box: tuple[slice, ...] | None = None) -> bool:
         """Look at one slice; whether any organ was seen."""
-        if plane not in self.probabilities:
-            self.probabilities[plane] = {name: np.zeros(self.hu.shape, np.uint8) for name in self.groups}
+        self.cuts.setdefault(plane, []).append(index)
         axis = PLANES[plane]
         spacing, shape = in_plane(self.spacing, plane), in_plane(self.hu.shape, plane)
         rows_columns = in_plane(box or self.box, plane)
@@ -219,11 +217,11 @@ class _Looker:
                 for k, part in enumerate(region)
             )
             values = (paste(mask[0].float(), corners, rows, columns) * 255).round().byte().numpy()
-            name = self.group_of[int(label)]
             where = (*region[:axis], slice(index, index + 1), *region[axis:])
-            target = self.probabilities[plane][name][where]
-            np.maximum(target, np.expand_dims(values, axis), out=target)
-            self.detections.append(Detection(plane, index, name, int(label), float(score), where))
+            group = self.group_of[int(label)]
+            self.detections.append(
+                Detection(plane, index, group, int(label), float(score), where, np.expand_dims(values, axis))
+            )
             any_seen = True
         return any_seen
 
@@ -248,9 +246,9 @@ def _look_axial(looker: _Looker, progress: Progress) -> None:
 
 
 def _look_across(looker: _Looker, plane: str, progress: Progress) -> None:
-    """Look at coronal or sagittal cuts through what the axial plane found, and fill in between them."""
+    """Look at coronal or sagittal cuts through what the axial plane found."""
     found = [d.where for d in looker.detections if d.plane == "axial"]
-    looker.probabilities.setdefault(plane, {n: np.zeros(looker.hu.shape, np.uint8) for n in looker.groups})
+    looker.cuts[plane] = []
     if not found:
         return
     axis = PLANES[plane]
@@ -267,20 +265,6 @@ def _look_across(looker: _Looker, plane: str, progress: Progress) -> None:
     for number, index in enumerate(cuts):
         progress(f"{plane} slices", number / len(cuts))
         looker.look(plane, index, (z_range, *looker.box[1:]))
-    if step > 1:
-        for volume in looker.probabilities[plane].values():
-            _fill_between(np.moveaxis(volume, axis, 0), cuts)
-
-
-def _fill_between(volume: np.ndarray, cuts: list[int]) -> None:
-    """Interpolate linearly between the slices that were looked at, in place."""
-    for before, after in pairwise(cuts):
-        first, last = volume[before], volume[after]
-        if not (first.any() or last.any()):
-            continue
-        for index in range(before + 1, after):
-            weight = (index - before) / (after - before)
-            volume[index] = np.round((1 - weight) * first.astype(np.float32) + weight * last)
 
 
 @contextmanager
