@@ -64,7 +64,7 @@ def described(fitted: tac.TacFit, spread: tac.ModelSpread | None) -> TimeActivit
     return TimeActivity(
         model=fitted.model,
         parameters={k: float(v) for k, v in fitted.params.items()},
-        parameter_sd={k: float(v) for k, v in zip(fitted.params, sd, strict=False) if np.isfinite(v)},
+        parameter_sd={k: float(v) for k, v in zip(fitted.params, sd, strict=False) if np.isfinite(fitted.cv[k])},
         time_h=fitted.times_h.tolist(),
         activity_mbq=fitted.activity_mbq.tolist(),
         activity_sd_mbq=fitted.sd_mbq.tolist(),

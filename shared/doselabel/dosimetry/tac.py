@@ -269,13 +269,22 @@ def inadmissible_because(tac: TacFit) -> str:
     n, p = int(tac.used.sum()), len(tac.params)
     if tac.model in PARAMETER_NAMES and p > n - 1:
         return f"{p} parameters for {n} points leave nothing to test the model with"
-    loose = [f"{name} {value:.0%}" for name, value in tac.cv.items() if not value < LARGEST_CV]
+    loose = _loose(tac.cv)
     if loose:
         return "coefficient of variation of " + ", ".join(loose)
     dof = tac.degrees_of_freedom
     if dof and tac.chi_squared > dof + 2.6 * math.sqrt(2.0 * dof):
         return f"residuals too large for the noise: chi-squared {tac.chi_squared:.1f} with {dof} degrees of freedom"
     return ""
+
+
+def _loose(cv: Mapping[str, float]) -> list[str]:
+    """Parameters that the points hardly determine, or not at all, as text."""
+    return [
+        f"{name} {value:.0%}" if math.isfinite(value) else f"{name} not determined by the points"
+        for name, value in cv.items()
+        if not value < LARGEST_CV
+    ]
 
 
 def _models_for(points: int) -> str:
@@ -340,7 +349,7 @@ def _quality_warnings(
         warnings.append(f"parameters: {p} parameters for {n} points, more than {n - 1}")
     if model in PARAMETER_NAMES and dof == 0:
         warnings.append("zero_degrees_of_freedom: the curve was not tested; its sd is that of the points alone")
-    loose = [f"{name} {value:.0%}" for name, value in cv.items() if not value < LARGEST_CV]
+    loose = _loose(cv)
     if loose:
         warnings.append("cv: coefficient of variation of 50 % or more: " + ", ".join(loose))
     pairs = [
