@@ -4,21 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from doselabel.dosimetry import registration, voi
-from doselabel.dosimetry.cache import Cache, Entry, digest
+from doselabel.dosimetry import grids, registration, voi, voi_scene
+from doselabel.dosimetry.cache import Cache, Entry, digest, file_sha256
 from doselabel.dosimetry.grids import Box, cut, cut_array, inside, placed
 from doselabel.dosimetry.options import DoseOptions
 from doselabel.errors import DoselabelError, StudyError
 from doselabel.geometry import Geometry, Volume
 from doselabel.labels import LabelMap
 from doselabel.study import MANIFEST, Study, TimePoint, check_spect, read_field
-
-VERSION = 1
-"""Part of the cached results' keys: raise it when this module, `voi` or `registration` gives other numbers."""
 
 RATIO_LIMITS = (0.0, 4.0)
 
@@ -129,8 +127,14 @@ def read_scan(study: Study, index: int, labels: LabelMap) -> Scan:
         exclude[name] = mask.array != 0
     array = np.maximum(spect.array, 0).astype(np.float32)
     geometry = [spect.geometry.affine_lps, labels.geometry.affine_lps]
-    key = digest(VERSION, array, geometry, labels.array, dict(labels.names), exclude)
+    key = digest(code_sha256(), array, geometry, labels.array, dict(labels.names), exclude)
     return Scan(index, point, Volume(array, spect.geometry), labels, exclude, key)
+
+
+def code_sha256() -> str:
+    """Hash of the code that makes what is cached here: another version of it never finds this one's results."""
+    modules = (grids, voi, voi_scene, registration)
+    return digest(file_sha256(Path(__file__)), *(file_sha256(Path(m.__file__ or "")) for m in modules))
 
 
 def align(

@@ -30,7 +30,13 @@ def fit_organ(
         if model not in ("uptake", "mono", "bi") or len(times_h) < 3:
             return chosen, None
         limb = "exclude" if options.uptake_limb == "refuse" else options.uptake_limb
-        spread = tac.fit_all(times_h, activity_mbq, nuclide=nuclide, model=model, uptake_limb=limb)
+        spread = tac.fit_all(
+            times_h,
+            activity_mbq,
+            nuclide=nuclide,
+            model=model,  # type: ignore[arg-type]
+            uptake_limb=limb,  # type: ignore[arg-type]
+        )
     except FitError as error:
         raise FitError(f"{name}: {error.message}", error.hint) from error
     return chosen, spread

@@ -10,41 +10,31 @@ move dose out of the organ.
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import SimpleITK as sitk
 from numpy.typing import NDArray
 
-import doselabel
 from doselabel.dosimetry import activity, curves, dose, registration, tia_map
-from doselabel.dosimetry.bed import bed_gy, eqd2_gy, lea_catcheside_g
-from doselabel.dosimetry.cache import Cache, digest, file_sha256
-from doselabel.dosimetry.dvh import dvh
+from doselabel.dosimetry.cache import Cache
+from doselabel.dosimetry.frames import Frames, organs_of
 from doselabel.dosimetry.grids import placed
 from doselabel.dosimetry.kernels import VoxelSKernel, voxel_s_kernel
-from doselabel.dosimetry.masks import LabelSet, carried, completed, resolve
+from doselabel.dosimetry.masks import resolve
 from doselabel.dosimetry.nuclides import nuclide as find_nuclide
 from doselabel.dosimetry.options import DoseOptions
-from doselabel.dosimetry.tac import ModelSpread, TacFit
+from doselabel.dosimetry.organ_results import DOSE_MAP, density_g_cm3, organ_result, provenance
+from doselabel.dosimetry.tac import TacFit
 from doselabel.dosimetry.tac_voxel import fit_voxels
-from doselabel.dosimetry.uncertainty import CONTOUR_RELATIVE_SD, organ_budget
-from doselabel.errors import DoseError, FitError, Progress, VoiError, no_progress
+from doselabel.errors import DoseError, FitError, Progress, no_progress
 from doselabel.geometry import Geometry, Volume, read_image, resample, write_image
 from doselabel.labels import ORGANS, LabelMap, title, write_labels
 from doselabel.study import MANIFEST, Study, check_ct, read_field
-from doselabel.wire import DoseResults, DvhCurve, OrganDose
+from doselabel.wire import DoseResults
 
 RESULTS = "results.json"
-DOSE_MAP = "dose.nii.gz"
-ENGINES_AGREE = 0.05
-"""A spread of the three engines above this is flagged."""
-
 REFERENCE_TIME_H = 24.0
 SOFT_TISSUE_G_CM3 = 1.04
 
@@ -164,8 +154,8 @@ def compute(
     ct = read_field(study, "ct", study.ct)
     check_ct(ct, f"{study.folder / MANIFEST}: field 'ct' ({study.ct})")
     diagnostic = label_set.maps[study.ct].renumbered()
-    organs, warnings = _organs(study, diagnostic, options)
-    frames = _Frames(study, ct, diagnostic, label_set, organs, store)
+    organs, warnings = organs_of(study, diagnostic, options)
+    frames = Frames(study, ct, diagnostic, label_set, organs, store)
 
     scans, alignments, measured = [], [], []
     count = len(study.time_points)
@@ -222,13 +212,13 @@ def compute(
         nuclide, grid.geometry.spacing_mm, density_g_cm3=SOFT_TISSUE_G_CM3, extent_mm=extent
     )
     progress("dose map", 0.8)
-    masses = {name: diagnostic.volume_ml(name) * _density(name) for name in organs}
+    masses = {name: diagnostic.volume_ml(name) * density_g_cm3(name) for name in organs}
     dose_gy, by_engine = _doses(grid, tia_mbq_h, tia, masses, kernel, options)
 
     progress("organ doses", 0.9)
     results = {}
     for name in organs:
-        results[name] = _organ_result(
+        results[name] = organ_result(
             name, study, diagnostic, masses[name], measured, fits[name], by_engine[name], dose_gy[grid.mask(name)],
             ct.geometry, psf, options,
         )  # fmt: skip
@@ -268,118 +258,11 @@ def compute(
         labels_origin=label_set.origin,
         reviewed=label_set.reviewed,
         warnings=list(dict.fromkeys(warnings)),
-        provenance=_provenance(study, label_set, kernel, grid, rest_tia, rest_model, options, store),
+        provenance=provenance(study, label_set, kernel, grid, rest_tia, rest_model, options, store),
     )
     used = {study.ct: diagnostic} | {scan.point.ct: scan.labels for scan in scans}
     vois = [_voi_map(m, s, organs) for m, s in zip(measured, scans, strict=True)]
     return DoseComputation(total, written, used, vois)
-
-
-# ---- masks and frames
-
-
-class _Frames:
-    """Masks of every time point, and how its CT lies to the diagnostic one."""
-
-    def __init__(
-        self,
-        study: Study,
-        ct: Volume,
-        diagnostic: LabelMap,
-        label_set: LabelSet,
-        organs: tuple[str, ...],
-        store: Cache,
-    ) -> None:
-        self._study, self._ct, self._diagnostic, self._set = study, ct, diagnostic, label_set
-        self._organs, self._store = organs, store
-        self._maps: dict[int, LabelMap] = {}
-        self._rigid: dict[str, np.ndarray] = {}
-        self._shifts: dict[int, dict[str, np.ndarray]] = {}
-
-    def masks(self, index: int) -> tuple[LabelMap, list[str]]:
-        """A time point's masks with every organ, and what had to be done to have them."""
-        point = self._study.time_points[index]
-        notes = []
-        if point.ct == self._study.ct:
-            label_map = self._diagnostic
-        elif point.ct in self._set.maps:
-            label_map, filled = completed(self._set.maps[point.ct], self._diagnostic, self._organs)
-            if filled:
-                notes.append(
-                    f"Time point {index + 1}: the masks of '{point.ct}' lack {', '.join(map(title, filled))}; taken "
-                    "from the diagnostic CT, moved like the other organs."
-                )
-        else:
-            grid = read_field(self._study, f"time_points[{index}].ct", point.ct)
-            matrix = self._register(point.ct, grid)
-            label_map = carried(self._diagnostic, grid.geometry, matrix)
-            notes.append(
-                f"Time point {index + 1}: '{point.ct}' has no masks of its own; the diagnostic CT's were brought "
-                "over by rigid registration."
-            )
-        present = label_map.present()
-        lost = [name for name in self._organs if name not in present]
-        if lost:
-            raise VoiError(
-                f"Time point {index + 1}: {', '.join(map(title, lost))} lie(s) outside the CT '{point.ct}'.",
-                "Check that CT's field of view, or leave the organ or the time point out.",
-            )
-        self._maps[index] = label_map
-        return label_map, notes
-
-    def known(self, index: int) -> bool:
-        """Whether `to_diagnostic` costs nothing."""
-        return index in self._maps
-
-    def to_diagnostic(self, index: int) -> dict[str, np.ndarray]:
-        """Organ → 4×4 matrix from a time point's CT to the diagnostic CT; "" holds for the rest of the body."""
-        point = self._study.time_points[index]
-        if point.ct == self._study.ct:
-            return dict.fromkeys(("", *self._organs), np.eye(4))
-        if point.ct in self._rigid:
-            return dict.fromkeys(("", *self._organs), self._rigid[point.ct])
-        if index not in self._shifts:
-            found = registration.match_masks(self._maps[index], self._diagnostic, self._organs)
-            self._shifts[index] = {name: alignment.matrix for name, alignment in found.items()}
-        return self._shifts[index]
-
-    def _register(self, name: str, moving: Volume) -> np.ndarray:
-        if name not in self._rigid:
-
-            def make() -> tuple[dict[str, Any], dict[str, NDArray[np.float64]]]:
-                found = registration.register_cts(moving, self._ct, focus=self._diagnostic.array != 0)
-                return {"shift_mm": found.shift_mm}, {"matrix": found.matrix}
-
-            key = digest(
-                "cts", activity.VERSION, moving.array, moving.geometry.affine_lps, self._ct.array,
-                self._ct.geometry.affine_lps, self._diagnostic.array,
-            )  # fmt: skip
-            _, arrays = self._store.fetch(f"registration of '{name}' to the diagnostic CT", key, make)
-            self._rigid[name] = arrays["matrix"]
-        return self._rigid[name]
-
-
-def _organs(study: Study, diagnostic: LabelMap, options: DoseOptions) -> tuple[tuple[str, ...], list[str]]:
-    present = diagnostic.present()
-    warnings = [
-        f"{title(name)} is said to be absent (organs_absent) but has a mask; it is left out."
-        for name in present
-        if name in study.organs_absent
-    ]
-    wanted = options.organs if options.organs is not None else present
-    missing = [name for name in wanted if name not in present]
-    if missing:
-        raise VoiError(
-            f"The diagnostic CT's label map has no {', '.join(map(title, missing))}; it has "
-            f"{', '.join(map(title, present)) or 'no organ at all'}.",
-            "Draw the organ, or leave it out of the organs asked for.",
-        )
-    organs = tuple(name for name in wanted if name not in study.organs_absent)
-    if not organs:
-        raise VoiError(
-            "The diagnostic CT's label map has no organ to compute a dose for.", "Segment the CT first."
-        )
-    return organs, warnings
 
 
 def _edited(
@@ -470,7 +353,7 @@ def _doses(
     if options.density == "ct":
         density = dose.density_from_hu(grid.hu)
         for name in grid.organs:
-            density[grid.mask(name)] = _density(name)
+            density[grid.mask(name)] = density_g_cm3(name)
     maps = {
         "voxel-s": dose.voxel_s(tia_mbq_h, spacing, kernel, density_g_cm3=density),
         "local": dose.local(
@@ -481,7 +364,7 @@ def _doses(
     organ_engine = dose.organ(tia, masses, kernel.nuclide)
     for name in grid.organs:
         mask = grid.mask(name)
-        used = kernel.density_g_cm3 if density is None else _density(name)
+        used = kernel.density_g_cm3 if density is None else density_g_cm3(name)
         factor = float(np.count_nonzero(mask)) * voxel_ml * used / masses[name]
         for values in maps.values():
             values[mask] *= np.float32(factor)
@@ -499,122 +382,11 @@ def _doses(
     return chosen, by_engine
 
 
-def _organ_result(
-    name: str,
-    study: Study,
-    diagnostic: LabelMap,
-    mass_g: float,
-    measured: list[activity.ScanActivity],
-    fit: tuple[TacFit, ModelSpread | None],
-    by_engine: Mapping[str, float],
-    voxels_gy: NDArray[np.float32],
-    ct: Geometry,
-    psf: tuple[float, float, float] | None,
-    options: DoseOptions,
-) -> OrganDose:
-    fitted, spread = fit
-    mean = by_engine[options.engine]
-    corrected = activity.voi_method(options, psf) == "gtm"
-    budget = organ_budget(
-        mean,
-        diagnostic.volume_ml(name),
-        fitted,
-        ct_spacing_mm=ct.spacing_mm,
-        spect_fwhm_mm=psf or registration.ASSUMED_FWHM_MM,
-        partial_volume_corrected=corrected,
-        margin_mm=0.0 if corrected else options.margin_mm,
-        model_relative_sd=spread.relative_sd if spread else 0.0,
-        contour_relative_sd=CONTOUR_RELATIVE_SD
-        if options.contour_sd_percent is None
-        else options.contour_sd_percent / 100,
-        calibration_relative_sd=study.calibration_sd_percent / 100,
-    )
-    histogram = dvh(voxels_gy)
-    warnings = curves.warnings_of(fitted, spread)
-    low, high = min(by_engine.values()), max(by_engine.values())
-    if high - low > ENGINES_AGREE * mean:
-        shown = ", ".join(f"{engine} {value:.3g} Gy" for engine, value in by_engine.items())
-        warnings.append(f"The dose engines differ by {(high - low) / mean:.0%}: {shown}.")
-    ratio = options.alpha_beta_gy.get(name)
-    g = lea_catcheside_g(fitted.curve, options.repair_half_life_h)
-    bed = None if ratio is None else float(bed_gy(mean, g, ratio))
-    recovery = [m.recovery[name] for m in measured]
-    return OrganDose(
-        volume_ml=diagnostic.volume_ml(name),
-        density_g_cm3=_density(name),
-        mass_g=mass_g,
-        activity_mbq=[m.activity_mbq[name] for m in measured],
-        recovery_coefficient=[r for r in recovery if r is not None],
-        tia_mbq_h=fitted.tia_mbq_h,
-        tia_sd_mbq_h=budget.quantities["tia"] * fitted.tia_mbq_h,
-        effective_half_life_h=fitted.effective_half_life_h,
-        mean_dose_gy=mean,
-        dose_sd_gy=budget.dose_sd_gy,
-        dose_gy_by_engine=dict(by_engine),
-        dose_gy_per_gbq=mean / (study.injected_activity_mbq / 1000),
-        bed_gy=bed,
-        eqd2_gy=None if bed is None or ratio is None else float(eqd2_gy(bed, ratio)),
-        dvh=DvhCurve(
-            dose_gy=histogram.dose_gy.tolist(),
-            volume_percent=(100 * histogram.cumulative).tolist(),
-            d_gy={f"D{percent:g}": value for percent, value in histogram.d_gy.items()},
-            min_gy=histogram.min_gy,
-            max_gy=histogram.max_gy,
-            mean_gy=histogram.mean_gy,
-        ),
-        tac=curves.described(fitted, spread),
-        uncertainty_percent={c.name: 100 * c.relative_sd for c in budget.components},
-        warnings=warnings,
-    )
-
-
-# ---- what made it
-
-
-def _provenance(
-    study: Study,
-    label_set: LabelSet,
-    kernel: VoxelSKernel,
-    grid: tia_map.DoseGrid,
-    rest_tia_mbq_h: float,
-    rest_model: str,
-    options: DoseOptions,
-    store: Cache,
-) -> dict[str, Any]:
-    inputs = {MANIFEST: file_sha256(study.folder / MANIFEST)}
-    inputs |= {name: file_sha256(study.path(name)) for _, name in study.files()}
-    inputs |= {f"labels of {name}": file_sha256(path) for name, path in label_set.files.items()}
-    return {
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "software": {
-            "doselabel": doselabel.__version__,
-            "python": platform.python_version(),
-            "numpy": np.__version__,
-            "SimpleITK": sitk.Version.VersionString(),
-        },
-        "inputs": inputs,
-        "kernel": kernel.provenance,
-        "dose_map": {
-            "file": DOSE_MAP,
-            "ct": study.ct,
-            "grid": options.grid,
-            "computed_at_mm": list(grid.geometry.spacing_mm),
-            "unit": "Gy",
-        },
-        "rest_of_body": {"tia_mbq_h": rest_tia_mbq_h, "model": rest_model},
-        "reused": list(store.reused),
-    }
-
-
 def _voi_map(found: activity.ScanActivity, scan: activity.Scan, organs: tuple[str, ...]) -> LabelMap:
     lut = np.zeros(256, np.uint8)
     lut[1 : len(organs) + 1] = [row.index for name in organs for row in ORGANS if row.name == name]
     regions = found.region_map(scan.spect.geometry)
     return LabelMap(lut[regions.array], regions.geometry)
-
-
-def _density(name: str) -> float:
-    return next(row.density_g_cm3 for row in ORGANS if row.name == name)
 
 
 def _centre(geometry: Geometry) -> list[float]:

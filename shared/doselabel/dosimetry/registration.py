@@ -1,4 +1,4 @@
-"""Bringing SPECT and CT together: rigid transforms, how they are found, how good they are, how they look.
+"""Bringing SPECT and CT together: rigid transforms, how they are found and how good they are.
 
 Knows two images or an image and a label map; no doses, no time. A transform is a 4×4 matrix that maps LPS points (mm)
 of the moving image to the fixed one's frame, as `doselabel.study.Registration` stores it. It is rigid, so it is
@@ -12,13 +12,11 @@ organs' blurred masks explain, each at its own best concentration, plus a flat b
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import numpy as np
-import SimpleITK as sitk
 from numpy.typing import NDArray
 from scipy import ndimage, optimize
 from scipy.spatial.transform import Rotation
@@ -36,9 +34,6 @@ from doselabel.geometry import Geometry, Volume, check_rigid, resample
 from doselabel.labels import LabelMap
 from doselabel.study import Registration
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
 Freedom = Literal["translation", "rigid"]
 
 AROUND_MM = 25.0
@@ -47,10 +42,6 @@ ASSUMED_FWHM_MM = (12.0, 12.0, 12.0)
 """Taken for the SPECT's resolution where none was measured; the best place hardly depends on it."""
 
 SEARCH_MM = 24.0
-CT_WINDOW_HU = (-200.0, 300.0)
-CT_SPACING_MM = 3.0
-SEED = 20210611
-LEAST_OVERLAP = 0.3
 
 
 @dataclass(frozen=True, eq=False)
@@ -215,7 +206,7 @@ def refine(
     matrix = moved(found.x)
     progress("refining the shift", 1.0)
     return Alignment(
-        matrix, "organ", _mean_shift(begin, matrix, scene.organ_points_mm), before, scene.agreement(matrix)
+        matrix, "organ", mean_shift_mm(begin, matrix, scene.organ_points_mm), before, scene.agreement(matrix)
     )
 
 
@@ -245,9 +236,10 @@ class _MaskScene:
                 f"None of {list(organs or [])} is in the label map, which has {list(labels.present())}.",
                 "Segment the CT first.",
             )
-        wanted = np.isin(labels.array, [labels.value(n) for n in names])
+        values = [value for value, name in labels.names.items() if name in names]
+        wanted = np.isin(labels.array, values)
         sigma = sigma_from_fwhm(psf_fwhm_mm or ASSUMED_FWHM_MM)
-        grid = _regular(labels.geometry, GRID_MM)
+        grid = labels.geometry.with_spacing((GRID_MM,) * 3)
         pad = AROUND_MM + 4 * max(sigma)
         sub = Subdivision.of(cut(grid, box_around(mask_corners_mm(wanted, labels.geometry), grid, pad)), 2.6)
         fine = sub.sample(labels.volume)
@@ -258,9 +250,9 @@ class _MaskScene:
             sub.mean(ndimage.gaussian_filter((fine == labels.value(n)).astype(np.float32), width, truncate=4.0))
             for n in names
         ]
-        occupied = sub.mean(np.isin(fine, [labels.value(n) for n in names]))
+        occupied = sub.mean(np.isin(fine, values))
         near = ndimage.distance_transform_edt(occupied < 0.5, sampling=grid.spacing_mm) <= AROUND_MM
-        others = sub.mean((fine != 0) & ~np.isin(fine, [labels.value(n) for n in names]))
+        others = sub.mean((fine != 0) & ~np.isin(fine, values))
         near &= ndimage.maximum_filter(others, 3) == 0
         for mask in exclude.values():
             shut = sub.mean(sub.sample(Volume(mask.astype(np.uint8), labels.geometry)).astype(bool))
@@ -310,148 +302,6 @@ class _MaskScene:
         return 1.0 - self.cost(matrix)
 
 
-# ---- CT to CT
-
-
-def register_cts(
-    moving: Volume,
-    fixed: Volume,
-    *,
-    focus: NDArray[np.bool_] | None = None,
-    seed: int = SEED,
-    progress: Progress = no_progress,
-) -> Alignment:
-    """Rigid registration of two CTs by Mattes mutual information, coarse to fine; the same input gives the same output.
-
-    Parameters
-    ----------
-    moving, fixed : Volume
-        HU.
-    focus : array, optional
-        Mask on the fixed CT's grid: only what is within 15 mm of it counts, so that the organs' own position wins
-        over the spine's when breathing moved them.
-    seed : int
-        Of the metric's random sampling.
-
-    Returns
-    -------
-    Alignment
-        Moving → fixed.
-
-    Raises
-    ------
-    RegistrationError
-        When the images share too little, or the optimiser fails.
-    """
-    progress("registering CTs", 0.0)
-    fixed_image, moving_image = _prepared(fixed), _prepared(moving)
-    method = sitk.ImageRegistrationMethod()
-    # One thread: the order of sums, and so the last digits, would depend on the machine's number of cores.
-    method.SetNumberOfThreads(1)
-    method.SetMetricAsMattesMutualInformation(32)
-    method.SetMetricSamplingStrategy(method.RANDOM)
-    method.SetInterpolator(sitk.sitkLinear)
-    share = min(1.0, max(0.02, 40_000 / fixed_image.GetNumberOfPixels()))
-    if focus is not None and focus.any():
-        method.SetMetricFixedMask(_focus(focus, fixed.geometry, fixed_image))
-        share = min(1.0, 4 * share)
-    method.SetMetricSamplingPercentage(share, seed)
-    method.SetOptimizerAsRegularStepGradientDescent(
-        learningRate=2.0, minStep=0.01, numberOfIterations=120, relaxationFactor=0.6
-    )
-    method.SetOptimizerScalesFromPhysicalShift()
-    method.SetShrinkFactorsPerLevel([4, 2, 1])
-    method.SetSmoothingSigmasPerLevel([6.0, 3.0, 0.0])
-    method.SmoothingSigmasAreSpecifiedInPhysicalUnitsOn()
-    levels = [0]
-
-    def next_level() -> None:
-        progress("registering CTs", levels[0] / 3)
-        levels[0] += 1
-
-    method.AddCommand(sitk.sitkMultiResolutionIterationEvent, next_level)
-    start, before = _initial(method, fixed_image, moving_image)
-    method.SetInitialTransform(start, inPlace=True)
-    try:
-        method.Execute(fixed_image, moving_image)
-    except RuntimeError as error:
-        raise RegistrationError(
-            f"The CTs could not be registered ({str(error).strip().splitlines()[-1].strip()}).",
-            "Check that both show the same body region; set the transform by hand if they do.",
-        ) from error
-    # SimpleITK's transform maps fixed points to moving ones.
-    matrix = np.linalg.inv(_matrix_of(start))
-    box = placed(moving.geometry, matrix)
-    shared = _shared_fraction(box, fixed.geometry)
-    if shared < LEAST_OVERLAP:
-        raise RegistrationError(
-            f"After registration the CTs share only {shared:.0%} of the smaller one; expected {LEAST_OVERLAP:.0%}.",
-            "Check that both show the same body region; set the transform by hand if they do.",
-        )
-    progress("registering CTs", 1.0)
-    corners = fixed.geometry.corners_lps()
-    after = -float(method.GetMetricValue())
-    return Alignment(matrix, "rigid", _mean_shift(np.eye(4), matrix, corners), before, after)
-
-
-def _prepared(ct: Volume) -> sitk.Image:
-    grid = _regular(ct.geometry, CT_SPACING_MM)
-    image = resample(ct, grid, fill=float(CT_WINDOW_HU[0])).array
-    return grid.to_sitk(np.clip(image, *CT_WINDOW_HU).astype(np.float32))
-
-
-def _regular(geometry: Geometry, spacing_mm: float) -> Geometry:
-    return geometry.with_spacing((spacing_mm, spacing_mm, spacing_mm))
-
-
-def _focus(mask: NDArray[np.bool_], geometry: Geometry, image: sitk.Image) -> sitk.Image:
-    grid = Geometry.from_sitk(image)
-    near = resample(Volume(mask.astype(np.uint8), geometry), grid, interpolation="nearest").array != 0
-    near = ndimage.distance_transform_edt(~near, sampling=grid.spacing_mm) <= 15.0
-    return grid.to_sitk(near.astype(np.uint8))
-
-
-def _initial(
-    method: sitk.ImageRegistrationMethod, fixed: sitk.Image, moving: sitk.Image
-) -> tuple[sitk.Euler3DTransform, float]:
-    """As the files say, or centre on centre when mutual information is higher so; and mutual information as the files say."""
-    centred = sitk.Euler3DTransform(
-        sitk.CenteredTransformInitializer(
-            fixed, moving, sitk.Euler3DTransform(), sitk.CenteredTransformInitializerFilter.GEOMETRY
-        )
-    )
-    as_is = sitk.Euler3DTransform()
-    as_is.SetCenter(centred.GetCenter())
-    information = -_metric(method, fixed, moving, as_is)
-    return (as_is if information >= -_metric(method, fixed, moving, centred) else centred), information
-
-
-def _metric(
-    method: sitk.ImageRegistrationMethod, fixed: sitk.Image, moving: sitk.Image, transform: sitk.Transform
-) -> float:
-    method.SetInitialTransform(sitk.Euler3DTransform(transform), inPlace=False)
-    try:
-        return float(method.MetricEvaluate(fixed, moving))
-    except RuntimeError:  # no overlap at all
-        return 0.0
-
-
-def _matrix_of(transform: sitk.Euler3DTransform) -> np.ndarray:
-    matrix = np.eye(4)
-    rotation = np.reshape(transform.GetMatrix(), (3, 3))
-    centre = np.asarray(transform.GetCenter())
-    matrix[:3, :3] = rotation
-    matrix[:3, 3] = np.asarray(transform.GetTranslation()) + centre - rotation @ centre
-    return matrix
-
-
-def _shared_fraction(a: Geometry, b: Geometry) -> float:
-    ca, cb = a.corners_lps(), b.corners_lps()
-    shared = np.prod(np.clip(np.minimum(ca.max(0), cb.max(0)) - np.maximum(ca.min(0), cb.min(0)), 0, None))
-    smaller = min(float(np.prod(np.ptp(ca, axis=0))), float(np.prod(np.ptp(cb, axis=0))))
-    return float(shared / smaller) if smaller > 0 else 0.0
-
-
 # ---- label maps, and maps on other grids
 
 
@@ -499,68 +349,6 @@ def onto(spect: Volume, geometry: Geometry, matrix: np.ndarray | None = None) ->
     return Volume(sub.mean(resample(source, sub.fine).array), geometry)
 
 
-# ---- pictures
-
-
-def overlay(
-    ct: Volume,
-    labels: LabelMap,
-    spect: Volume,
-    transforms: Mapping[str, np.ndarray],
-    *,
-    organ: str | None = None,
-    title: str = "",
-) -> Figure:
-    """CT, masks and SPECT on three planes through an organ, one row for each transform ("before", "after").
-
-    Returns
-    -------
-    matplotlib Figure
-        Not registered with pyplot; `png` makes a picture of it.
-    """
-    from matplotlib.figure import Figure
-
-    names = [organ] if organ else list(labels.present())
-    points = np.argwhere(np.isin(labels.array, [labels.value(n) for n in names]))
-    if len(points) == 0:
-        raise RegistrationError(f"The label map does not have {names}.", "Choose an organ that it has.")
-    centre = np.round(points.mean(axis=0)).astype(int)
-    dz, dy, dx = labels.geometry.spacing_mm
-    figure = Figure(figsize=(11, 3.7 * len(transforms)), layout="constrained")
-    axes = figure.subplots(len(transforms), 3, squeeze=False)
-    shown = {name: onto(spect, labels.geometry, matrix).array for name, matrix in transforms.items()}
-    top = max(float(np.percentile(a[labels.array != 0], 99)) for a in shown.values()) or 1.0
-    hu = resample(ct, labels.geometry, fill=-1000.0).array if not ct.geometry.same_place(labels.geometry) else ct.array
-    planes = (("axial", 0, dy / dx), ("coronal", 1, dz / dx), ("sagittal", 2, dz / dy))
-    for row, (name, values) in zip(axes, shown.items(), strict=True):
-        for axis, (plane, along, aspect) in zip(row, planes, strict=True):
-            cutting = (slice(None),) * along + (centre[along],)
-            # Slice 0 is the topmost in canonical orientation; other files run upwards.
-            up = plane != "axial" and labels.geometry.affine_lps[2, 2] > 0
-            origin = "lower" if up else "upper"
-            axis.imshow(hu[cutting], cmap="gray", vmin=-160, vmax=240, aspect=aspect, origin=origin)
-            heat = np.ma.masked_less(values[cutting], 0.1 * top)
-            axis.imshow(heat, cmap="inferno", vmin=0, vmax=top, alpha=0.5, aspect=aspect, origin=origin)
-            for value in np.unique(labels.array[cutting]):
-                if value:
-                    axis.contour(labels.array[cutting] == value, levels=[0.5], colors="#7fe0ff", linewidths=1.0)
-            axis.set_title(f"{name}: {plane}", fontsize=9)
-            axis.set_axis_off()
-    if title:
-        figure.suptitle(title)
-    return figure
-
-
-def png(figure: Figure, dpi: int = 90) -> bytes:
-    """A figure as PNG."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-
-    buffer = io.BytesIO()
-    FigureCanvasAgg(figure)
-    figure.savefig(buffer, format="png", dpi=dpi)
-    return buffer.getvalue()
-
-
 # ---- small parts
 
 
@@ -571,7 +359,8 @@ def _rigid(shift_mm: np.ndarray, rotation_rad: np.ndarray, about_mm: np.ndarray)
     return matrix
 
 
-def _mean_shift(before: np.ndarray, after: np.ndarray, points_mm: np.ndarray) -> float:
+def mean_shift_mm(before: np.ndarray, after: np.ndarray, points_mm: np.ndarray) -> float:
+    """Mean distance (mm) between where two transforms bring points (n, 3), taken as they lie after the first."""
     change = after @ np.linalg.inv(before)
     moved = points_mm @ change[:3, :3].T + change[:3, 3]
     return float(np.linalg.norm(moved - points_mm, axis=1).mean())

@@ -17,6 +17,7 @@ from doselabel.labels import NAMES, LabelMap, write_labels
 from doselabel.study import Study
 
 TIME_H = (0.5, 6.0, 24.0, 72.0)
+BODY_MM = (1e4, 110.0, 160.0)
 
 
 def centred(shape: Sequence[int], spacing_mm: Sequence[float]) -> Geometry:
@@ -59,6 +60,7 @@ class Ellipsoid:
         return float(4 / 3 * np.pi * np.prod(self.semi_mm)) / 1000
 
 
+ONE_KIDNEY = {"left_kidney": Ellipsoid((0, 0, 0), (52, 29, 26), 100.0)}
 KIDNEYS_AND_LIVER = {
     "left_kidney": Ellipsoid((0, 30, 72), (52, 29, 26), 100.0),
     "right_kidney": Ellipsoid((-6, 32, -72), (50, 28, 26), 90.0),
@@ -79,10 +81,11 @@ def make_study(
     noise: float = 0.0,
     seed: int = 0,
     tp_ct_grid: Geometry | None = None,
+    body_mm: tuple[float, float, float] = BODY_MM,
 ) -> Study:
     """Write a study and its true masks (``truth/``); SPECT shifts are (z, y, x) mm by time point."""
     rng = np.random.default_rng(seed)
-    write_image(folder / "ct.nii.gz", Volume(_ct(ct_grid, organs, rng), ct_grid))
+    write_image(folder / "ct.nii.gz", Volume(_ct(ct_grid, organs, body_mm, rng), ct_grid))
     write_labels(folder / "truth" / "ct.nii.gz", label_map(ct_grid, organs))
     points = []
     k = 2
@@ -90,7 +93,7 @@ def make_study(
     for i, time in enumerate(times_h, start=1):
         shift = np.asarray((shifts_mm or {}).get(i - 1, (0, 0, 0)), dtype=float)
         uptake = np.zeros(fine.shape, np.float32)
-        body = inside(fine, (0, 0, 0), (1e4, 110, 160))
+        body = inside(fine, (0, 0, 0), body_mm)
         uptake += background_bq_ml * body
         for organ in organs.values():
             occupied = inside(fine, np.asarray(organ.centre_mm) + shift, organ.semi_mm, 2)
@@ -104,7 +107,7 @@ def make_study(
         point = {"time_h": time, "ct": "ct.nii.gz", "spect": f"spect_tp{i}.nii.gz"}
         if tp_ct_grid is not None:
             point["ct"] = f"ct_tp{i}.nii.gz"
-            write_image(folder / point["ct"], Volume(_ct(tp_ct_grid, organs, rng), tp_ct_grid))
+            write_image(folder / point["ct"], Volume(_ct(tp_ct_grid, organs, body_mm, rng), tp_ct_grid))
             write_labels(folder / "truth" / point["ct"], label_map(tp_ct_grid, organs))
         points.append(point)
     study = Study.model_validate(
@@ -130,8 +133,10 @@ def label_map(grid: Geometry, organs: Mapping[str, Ellipsoid]) -> LabelMap:
     return LabelMap(array, grid)
 
 
-def _ct(grid: Geometry, organs: Mapping[str, Ellipsoid], rng: np.random.Generator) -> np.ndarray:
-    hu = np.where(inside(grid, (0, 0, 0), (1e4, 110, 160)) > 0.5, 40.0, -1000.0)
+def _ct(
+    grid: Geometry, organs: Mapping[str, Ellipsoid], body_mm: tuple[float, float, float], rng: np.random.Generator
+) -> np.ndarray:
+    hu = np.where(inside(grid, (0, 0, 0), body_mm) > 0.5, 40.0, -1000.0)
     for organ in organs.values():
         hu[inside(grid, organ.centre_mm, organ.semi_mm) > 0.5] = 150.0
     return (hu + rng.normal(0, 10, grid.shape)).astype(np.int16)
@@ -156,6 +161,7 @@ def known() -> SimpleNamespace:
     """The builders above, for tests that need an arrangement of their own."""
     return SimpleNamespace(
         Ellipsoid=Ellipsoid,
+        ONE_KIDNEY=ONE_KIDNEY,
         KIDNEYS_AND_LIVER=KIDNEYS_AND_LIVER,
         TIME_H=TIME_H,
         centred=centred,

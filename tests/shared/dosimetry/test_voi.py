@@ -70,7 +70,8 @@ def test_three_millimetres_add_29_5_percent_to_a_164_ml_kidney() -> None:
 def test_a_margin_is_in_millimetres_whatever_the_voxels(known: SimpleNamespace, spacing_mm: tuple) -> None:
     shape = [int(160 / s) for s in spacing_mm]
     grid = known.centred(shape, spacing_mm)
-    labels = known.label_map(known.centred((130, 80, 80), (1.0, 1.0, 1.0)), {"left_kidney": known.Ellipsoid((0, 0, 0), KIDNEY_MM, 1)})
+    kidney = {"left_kidney": known.Ellipsoid((0, 0, 0), KIDNEY_MM, 1)}
+    labels = known.label_map(known.centred((130, 80, 80), (1.0, 1.0, 1.0)), kidney)
     spect = Volume(np.ones(grid.shape, np.float32), grid)
     found = voi.measure(spect, labels, method="margin", margin_mm=3.0).organs["left_kidney"]
     assert found.voi_ml / labels.volume_ml("left_kidney") == pytest.approx(1.295, rel=0.015)
@@ -78,7 +79,11 @@ def test_a_margin_is_in_millimetres_whatever_the_voxels(known: SimpleNamespace, 
 
 def test_recovery_is_reported_and_is_what_a_known_object_shows() -> None:
     spect, labels = kidney_seen(5.1)
-    for method in ({"method": "margin", "margin_mm": 3.0}, {"method": "gaussian"}, {"method": "gaussian", "gaussian_level": None}):
+    for method in (
+        {"method": "margin", "margin_mm": 3.0},
+        {"method": "gaussian"},
+        {"method": "gaussian", "gaussian_level": None},
+    ):
         found = voi.measure(spect, labels, psf_sigma_mm=(5.1,) * 3, **method).organs["left_kidney"]
         assert found.recovery_coefficient == pytest.approx(found.activity_mbq / found.mask_ml, abs=0.002)
 
@@ -215,7 +220,7 @@ def test_moving_the_spect_and_its_transform_together_changes_nothing(known: Simp
     assert again.activity_mbq == pytest.approx(scene.measure(method="gtm").organs["left_kidney"].activity_mbq, rel=1e-5)
 
 
-def test_an_organ_cut_by_the_field_of_view_is_taken_at_its_mean_concentration_and_said_so(known: SimpleNamespace) -> None:
+def test_an_organ_cut_by_the_field_of_view_is_taken_at_its_mean_concentration(known: SimpleNamespace) -> None:
     scene = TwoOrgans(known)
     cut = 10
     top = scene.spect.geometry.index_to_lps(np.array([cut, 0, 0]))

@@ -1,0 +1,140 @@
+"""What `results.json` says of one organ, and of what made it. Knows numbers that are already computed, no images."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+import SimpleITK as sitk
+from numpy.typing import NDArray
+
+import doselabel
+from doselabel.dosimetry import activity, curves, registration, tia_map
+from doselabel.dosimetry.bed import bed_gy, eqd2_gy, lea_catcheside_g
+from doselabel.dosimetry.cache import Cache, file_sha256
+from doselabel.dosimetry.dvh import dvh
+from doselabel.dosimetry.kernels import VoxelSKernel
+from doselabel.dosimetry.masks import LabelSet
+from doselabel.dosimetry.options import DoseOptions
+from doselabel.dosimetry.tac import ModelSpread, TacFit
+from doselabel.dosimetry.uncertainty import CONTOUR_RELATIVE_SD, organ_budget
+from doselabel.geometry import Geometry
+from doselabel.labels import ORGANS, LabelMap
+from doselabel.study import MANIFEST, Study
+from doselabel.wire import DvhCurve, OrganDose
+
+DOSE_MAP = "dose.nii.gz"
+ENGINES_AGREE = 0.05
+"""A spread of the three engines above this is flagged."""
+
+
+def organ_result(
+    name: str,
+    study: Study,
+    diagnostic: LabelMap,
+    mass_g: float,
+    measured: list[activity.ScanActivity],
+    fit: tuple[TacFit, ModelSpread | None],
+    by_engine: Mapping[str, float],
+    voxels_gy: NDArray[np.float32],
+    ct: Geometry,
+    psf: tuple[float, float, float] | None,
+    options: DoseOptions,
+) -> OrganDose:
+    fitted, spread = fit
+    mean = by_engine[options.engine]
+    corrected = activity.voi_method(options, psf) == "gtm"
+    budget = organ_budget(
+        mean,
+        diagnostic.volume_ml(name),
+        fitted,
+        ct_spacing_mm=ct.spacing_mm,
+        spect_fwhm_mm=psf or registration.ASSUMED_FWHM_MM,
+        partial_volume_corrected=corrected,
+        margin_mm=0.0 if corrected else options.margin_mm,
+        model_relative_sd=spread.relative_sd if spread else 0.0,
+        contour_relative_sd=CONTOUR_RELATIVE_SD
+        if options.contour_sd_percent is None
+        else options.contour_sd_percent / 100,
+        calibration_relative_sd=study.calibration_sd_percent / 100,
+    )
+    histogram = dvh(voxels_gy)
+    warnings = curves.warnings_of(fitted, spread)
+    low, high = min(by_engine.values()), max(by_engine.values())
+    if high - low > ENGINES_AGREE * mean:
+        shown = ", ".join(f"{engine} {value:.3g} Gy" for engine, value in by_engine.items())
+        warnings.append(f"The dose engines differ by {(high - low) / mean:.0%}: {shown}.")
+    ratio = options.alpha_beta_gy.get(name)
+    g = lea_catcheside_g(fitted.curve, options.repair_half_life_h)
+    bed = None if ratio is None else float(bed_gy(mean, g, ratio))
+    recovery = [m.recovery[name] for m in measured]
+    return OrganDose(
+        volume_ml=diagnostic.volume_ml(name),
+        density_g_cm3=density_g_cm3(name),
+        mass_g=mass_g,
+        activity_mbq=[m.activity_mbq[name] for m in measured],
+        recovery_coefficient=[r for r in recovery if r is not None],
+        tia_mbq_h=fitted.tia_mbq_h,
+        tia_sd_mbq_h=budget.quantities["tia"] * fitted.tia_mbq_h,
+        effective_half_life_h=fitted.effective_half_life_h,
+        mean_dose_gy=mean,
+        dose_sd_gy=budget.dose_sd_gy,
+        dose_gy_by_engine=dict(by_engine),
+        dose_gy_per_gbq=mean / (study.injected_activity_mbq / 1000),
+        bed_gy=bed,
+        eqd2_gy=None if bed is None or ratio is None else float(eqd2_gy(bed, ratio)),
+        dvh=DvhCurve(
+            dose_gy=histogram.dose_gy.tolist(),
+            volume_percent=(100 * histogram.cumulative).tolist(),
+            d_gy={f"D{percent:g}": value for percent, value in histogram.d_gy.items()},
+            min_gy=histogram.min_gy,
+            max_gy=histogram.max_gy,
+            mean_gy=histogram.mean_gy,
+        ),
+        tac=curves.described(fitted, spread),
+        uncertainty_percent={c.name: 100 * c.relative_sd for c in budget.components},
+        warnings=warnings,
+    )
+
+
+def provenance(
+    study: Study,
+    label_set: LabelSet,
+    kernel: VoxelSKernel,
+    grid: tia_map.DoseGrid,
+    rest_tia_mbq_h: float,
+    rest_model: str,
+    options: DoseOptions,
+    store: Cache,
+) -> dict[str, Any]:
+    inputs = {MANIFEST: file_sha256(study.folder / MANIFEST)}
+    inputs |= {name: file_sha256(study.path(name)) for _, name in study.files()}
+    inputs |= {f"labels of {name}": file_sha256(path) for name, path in label_set.files.items()}
+    return {
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "software": {
+            "doselabel": doselabel.__version__,
+            "python": platform.python_version(),
+            "numpy": np.__version__,
+            "SimpleITK": sitk.Version.VersionString(),
+        },
+        "inputs": inputs,
+        "kernel": kernel.provenance,
+        "dose_map": {
+            "file": DOSE_MAP,
+            "ct": study.ct,
+            "grid": options.grid,
+            "computed_at_mm": list(grid.geometry.spacing_mm),
+            "unit": "Gy",
+        },
+        "rest_of_body": {"tia_mbq_h": rest_tia_mbq_h, "model": rest_model},
+        "reused": list(store.reused),
+    }
+
+
+def density_g_cm3(name: str) -> float:
+    """An organ's density by the label table."""
+    return next(row.density_g_cm3 for row in ORGANS if row.name == name)
