@@ -47,7 +47,7 @@ from qtpy.QtCore import QObject, Signal
 
 from doselabel.errors import DoselabelError, Progress, ServerError
 from doselabel.geometry import Volume, read_image
-from doselabel.labels import read_labels, title, write_labels
+from doselabel.labels import LabelMap, read_labels, title, write_labels
 from doselabel.wire import DoseResults, JobRequest, JobResult, LabelSubmission, ServerInfo, StudyInfo
 from napari_plugin import layers as scene
 from napari_plugin.client import Client, inside
@@ -181,7 +181,7 @@ class Controller(QObject):
 
     def next_case(self, strategy: str = "") -> None:
         """Ask the server which case comes next, and open it."""
-        if (client := self._connected()) is None:
+        if (client := self._connected("case")) is None:
             return
         user = self.settings.author
 
@@ -206,7 +206,7 @@ class Controller(QObject):
 
     def open_case(self, image_id: str) -> None:
         """Open a case by its id."""
-        if (client := self._connected()) is None:
+        if (client := self._connected("case")) is None:
             return
         if self._start("case", lambda progress: self._fetch(client, self.studies, image_id, progress), self._show):
             self.editing.keep_work()
@@ -240,7 +240,7 @@ class Controller(QObject):
 
     def segment(self, **params: Any) -> None:
         """Let the server's network segment the case; its labels replace those on screen as one undo step."""
-        client, session = self._connected(), self._opened()
+        client, session = self._connected("segment"), self._opened("segment")
         if client is None or session is None:
             return
         case = session.case
@@ -259,7 +259,13 @@ class Controller(QObject):
                 return summary
             self.editing.replace(array, summary.model_sha256 if summary else "")
             self.segmented.emit(summary)
-            self._say(f"Segmented {case.title}; correct what is wrong, then submit. Ctrl+Z brings back what was there.")
+            labels = LabelMap(array, case.ct.geometry)
+            absent = [title(name) for name in case.study.organs_absent if labels.mask(name).any()]
+            if absent:
+                found = ", ".join(absent)
+                self._say(f"{found}: segmented, but the patient is said to have none. Check, and clear it.", "warning")
+            else:
+                self._say(f"Segmented {case.title}; correct it, then submit. Ctrl+Z brings back what was there.")
             return summary
 
         self._start("segment", work, then)
@@ -271,7 +277,7 @@ class Controller(QObject):
         ----------
         name : str
             A function of `napari_plugin.tools`: "fill_between_slices", "keep_largest", "remove_small", "smooth",
-            "fill_holes", "margin", "limit_to_hu", "swap", "mirror".
+            "fill_holes", "margin", "limit_to_hu", "clear", "swap", "mirror".
         organ : str, optional
             Organ it works on (for "mirror" the kidney to copy); the selected one by default.
         **params
@@ -294,11 +300,11 @@ class Controller(QObject):
 
     def submit(self, author: str = "", comment: str = "") -> None:
         """Store the labels on the server as a new version; only then is the draft forgotten."""
-        client, session = self._connected(), self._opened()
+        client, session = self._connected("submit"), self._opened("submit")
         if client is None or session is None:
             return
         if session.empty:
-            self._say("There is nothing to submit: no voxel is labelled.", "warning")
+            self.tasks.refuse("submit", DoselabelError("There is nothing to submit: no voxel is labelled."))
             return
         snapshot = session.snapshot()
         submission = LabelSubmission(
@@ -338,7 +344,7 @@ class Controller(QObject):
 
     def train(self, steps: int = 50, **params: Any) -> None:
         """Let the server train on the submitted labels."""
-        if (client := self._connected()) is None:
+        if (client := self._connected("train")) is None:
             return
         request = JobRequest(user=self.settings.author, params={"steps": steps, **params})
 
@@ -354,7 +360,7 @@ class Controller(QObject):
 
     def dose(self, **options: Any) -> None:
         """Let the server compute the patient's doses from the submitted labels, and show map and isodose lines."""
-        client, session = self._connected(), self._opened()
+        client, session = self._connected("dose"), self._opened("dose")
         if client is None or session is None:
             return
         case = session.case
@@ -441,14 +447,14 @@ class Controller(QObject):
     def _say(self, text: str, level: str = "info") -> None:
         self.status.emit(text, level)
 
-    def _connected(self) -> Client | None:
+    def _connected(self, action: str) -> Client | None:
         if self.client is None:
-            self._say("Connect to a server first.", "warning")
+            self.tasks.refuse(action, DoselabelError("No server is connected.", "Connect to a server first."))
         return self.client
 
-    def _opened(self) -> Session | None:
-        if self.session is None:
-            self._say("Open a case first.", "warning")
+    def _opened(self, action: str) -> Session | None:
+        if self.client is not None and self.session is None:
+            self.tasks.refuse(action, DoselabelError("No case is open.", "Open a case first."))
         return self.session
 
     def _url(self) -> str:

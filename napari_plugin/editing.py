@@ -13,7 +13,7 @@ from napari.components import ViewerModel
 from qtpy.QtCore import QObject, QTimer, Signal
 
 from doselabel.errors import DoselabelError, LabelError
-from doselabel.labels import ORGANS, organ
+from doselabel.labels import ORGANS, SEGMENTED, organ
 from napari_plugin import layers as scene
 from napari_plugin import tools
 from napari_plugin.layers import CaseLayers
@@ -126,10 +126,15 @@ class Editing(QObject):
     # ---- labels
 
     def replace(self, array: np.ndarray, model_sha256: str) -> None:
-        """Take over a model's labels (canonical array) as one undo step."""
+        """Take over a model's labels (canonical array) as one undo step.
+
+        Organs the model does not look for (`doselabel.labels.SEGMENTED` are those it does) keep their voxels.
+        """
         assert self.session is not None
         assert self.layers is not None
-        change = tools.difference(self.session.array, tools.whole(array), array)
+        now = self.session.array
+        by_hand = (now > 0) & ~np.isin(now, [_value(name) for name in SEGMENTED])
+        change = tools.difference(now, tools.whole(now), np.where(by_hand, now, array))
         if change is not None:
             self.layers.labels.apply(change)
         self.session.predicted(model_sha256)
@@ -165,7 +170,7 @@ class Editing(QObject):
             if value not in (left, right):
                 raise LabelError("Only a kidney can be mirrored.", "Select the kidney to copy to the other side.")
             return tools.mirror(array, value, right if value == left else left, ct.array)
-        if name in ("keep_largest", "fill_holes"):
+        if name in ("keep_largest", "fill_holes", "clear"):
             return getattr(tools, name)(array, value)
         if name == "limit_to_hu":
             return tools.limit_to_hu(array, value, ct.array, **params)

@@ -70,6 +70,14 @@ class Tasks(QObject):
         run.worker = create_worker(run.work_in_thread, _start_thread=True)
         return True
 
+    def refuse(self, name: str, error: DoselabelError) -> None:
+        """End a task before it has begun: ``failed`` is emitted, and `wait` raises the error."""
+        if not self.running(name):
+            run = self._runs[name] = _Run(name, lambda _: None, None)
+            run.error, run.over = error, True
+            run.done.set()
+            self.failed.emit(name, error)
+
     def cancel(self, name: str) -> None:
         """Ask a task to stop; it ends with ``cancelled`` at its next report of progress."""
         run = self._runs.get(name)

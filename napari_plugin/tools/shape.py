@@ -1,4 +1,4 @@
-"""The outline of an organ: smooth, fill holes, grow or shrink by millimetres, cut by HU. Works on the organ's crop."""
+"""The outline of an organ: smooth, fill holes, grow or shrink by millimetres, cut by HU, clear; on its crop."""
 
 from __future__ import annotations
 
@@ -58,6 +58,14 @@ def margin(labels: np.ndarray, value: int, spacing_mm: Spacing, *, margin_mm: fl
     else:
         new = ndimage.distance_transform_edt(mask, sampling=spacing_mm) > depth - margin_mm
     return reshape_organ(labels, box, value, new)
+
+
+def clear(labels: np.ndarray, value: int) -> Change | None:
+    """Remove an organ altogether."""
+    box = box_of(labels, value)
+    if box is None:
+        return None
+    return reshape_organ(labels, box, value, np.zeros(labels[box].shape, bool))
 
 
 def limit_to_hu(labels: np.ndarray, value: int, ct_hu: np.ndarray, *, low_hu: float, high_hu: float) -> Change | None:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from qtpy.QtCore import Qt, Signal
 from qtpy.QtWidgets import QComboBox, QHeaderView, QLabel, QTreeWidget, QTreeWidgetItem, QWidget
 
+from doselabel.labels import title
 from doselabel.wire import StudyInfo
 from napari_plugin.session.case import Case
 from napari_plugin.views.kit import ProgressRow, button, column, note, row
@@ -95,6 +96,7 @@ class CaseView(QWidget):
         self._open.setText(
             f"<b>{case.title}</b> · {study.nuclide}, {study.injected_activity_mbq:g} MBq · "
             f"SPECT at {spects or '–'} after injection"
+            + "".join(f" · <b>no {title(name).lower()}</b>" for name in study.organs_absent)
         )
 
     def _activated(self, item: QTreeWidgetItem) -> None:

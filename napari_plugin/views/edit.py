@@ -109,7 +109,9 @@ class EditView(QWidget):
         undo, redo = button("Undo", "Ctrl+Z"), button("Redo", "Ctrl+Shift+Z")
         undo.clicked.connect(self.undo_wanted)
         redo.clicked.connect(self.redo_wanted)
-        return row(undo, redo)
+        clear = button("Clear", "Remove the selected organ")
+        clear.clicked.connect(lambda: self.tool_wanted.emit("clear", {}))
+        return row(undo, redo, clear)
 
     # ---- what is shown
 

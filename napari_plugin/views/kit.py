@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from qtpy.QtCore import Qt, Signal
-from qtpy.QtGui import QColor, QIcon, QPixmap
+from qtpy.QtGui import QColor, QIcon, QPixmap, QResizeEvent
 from qtpy.QtWidgets import (
     QAbstractItemView,
     QDoubleSpinBox,
@@ -167,10 +167,10 @@ def note(text: str = "") -> QLabel:
 class LongNote(QPlainTextEdit):
     """Text that may be long: a few lines are shown, the rest scrolls; hidden while empty."""
 
-    def __init__(self, height_px: int = 84) -> None:
+    def __init__(self, highest_px: int = 84) -> None:
         super().__init__()
+        self._highest_px = highest_px
         self.setReadOnly(True)
-        self.setMaximumHeight(height_px)
         self.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
         self.hide()
 
@@ -178,6 +178,17 @@ class LongNote(QPlainTextEdit):
         """Show lines, each once."""
         self.setPlainText("\n".join(dict.fromkeys(lines)))
         self.setVisible(bool(lines))
+        self._fit()
+
+    def resizeEvent(self, event: QResizeEvent) -> None:
+        """Wrap anew, and be no higher than the text."""
+        super().resizeEvent(event)
+        self._fit()
+
+    def _fit(self) -> None:
+        rows = max(1, round(self.document().size().height()))
+        needed = rows * self.fontMetrics().lineSpacing() + 2 * round(self.document().documentMargin()) + 4
+        self.setFixedHeight(min(self._highest_px, needed))
 
 
 def row(*parts: QWidget, stretch: int | None = None) -> QWidget:

@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 from napari.components import ViewerModel
 
-from doselabel.errors import Cancelled, ServerError
+from doselabel.errors import Cancelled, DoselabelError, ServerError
+from doselabel.labels import organ
+from napari_plugin import tools
 from napari_plugin.client import Client
 from napari_plugin.controller import Controller
 from napari_plugin.session.settings import Settings
@@ -113,10 +115,18 @@ def test_segmentation_replaces_labels_as_one_undo_step(controller, truth):
     summary = controller.wait("segment", 300)
     assert summary.model_sha256 == controller.session.started_from
     assert controller.session.origin == "model"
-    if np.array_equal(controller.session.array, truth):
-        pytest.fail("an untrained network found exactly the truth")
+    assert not np.array_equal(controller.session.array, truth)  # the network has learned nothing
     controller.undo()
     assert np.array_equal(controller.session.array, truth)
+
+
+def test_segmentation_keeps_organs_the_network_does_not_look_for(controller, truth):
+    opened(controller, "P-001__ct")
+    by_hand = np.zeros_like(truth)
+    by_hand[2:5, 20:30, 20:30] = organ("spleen").index
+    controller.layers.labels.apply(tools.difference(by_hand * 0, tools.whole(by_hand), by_hand))
+    controller.editing.replace(np.full_like(truth, organ("liver").index), "")
+    assert np.array_equal(controller.session.array == organ("spleen").index, by_hand > 0)
 
 
 def test_a_running_job_is_cancelled_on_the_server_too(controller):
@@ -169,17 +179,23 @@ def test_another_server_takes_the_case_off_the_screen_and_keeps_its_work(control
     assert opened(controller, "P-001__ct_tp2").restored
 
 
-def test_what_makes_no_sense_is_said_and_changes_nothing(controller):
-    said = []
-    controller.status.connect(lambda text, level: said.append(level))
-    controller.submit()
+def test_what_makes_no_sense_is_refused_in_words_and_changes_nothing(controller, make_controller):
+    unconnected = make_controller()
+    unconnected.next_case()
+    with pytest.raises(DoselabelError, match="Connect to a server first"):
+        unconnected.wait("case")
     controller.segment()
-    assert said == ["warning", "warning"]
+    with pytest.raises(DoselabelError, match="Open a case first"):
+        controller.wait("segment")
     opened(controller, "P-001__ct")
     controller.session.array[:] = 0
     controller.submit()
+    with pytest.raises(DoselabelError, match="no voxel is labelled"):
+        controller.wait("submit")
+    said = []
+    controller.status.connect(lambda text, level: said.append((level, text)))
     assert controller.tool("mirror", organ="liver") == 0
-    assert said[-2:] == ["warning", "error"]
+    assert said == [("error", "Only a kidney can be mirrored. Select the kidney to copy to the other side.")]
 
 
 # ---- the window

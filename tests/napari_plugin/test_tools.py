@@ -121,6 +121,13 @@ def test_limit_to_hu_cuts_fat_and_bone_away(organ):
     assert np.count_nonzero(organ != limited) == 2
 
 
+def test_clear_removes_one_organ_only(organ):
+    labels = organ.copy()
+    labels[0, 0, 0] = 2
+    cleared = applied(labels, tools.clear(labels, 1))
+    assert np.argwhere(cleared).tolist() == [[0, 0, 0]]
+
+
 def test_swapping_twice_changes_nothing():
     labels = np.zeros((5, 6, 20), np.uint8)
     labels[1:3, 2:4, 2:5], labels[2:4, 1:5, 12:18], labels[0, 0, 8] = 1, 2, 3
