@@ -94,7 +94,7 @@ class DoselabelApp(MONAILabelApp):
 
     def datastore(self) -> StudyDatastore:
         """The datastore."""
-        return self._datastore  # type: ignore[return-value]
+        return self._datastore
 
     def on_init_complete(self) -> None:
         """Open our doors, in the server process only."""
@@ -172,7 +172,7 @@ class DoselabelApp(MONAILabelApp):
             if status.state != "done":
                 raise JobFailed(status.error or ErrorInfo(code="cancelled", message="The job was cancelled."))
             result = jobs.result(job.id)
-            role = self._infers[model].role  # type: ignore[attr-defined]
+            role = self._infers[model].role
             file = _temporary_copy(jobs.file(job.id, result.files[role])) if role in result.files else None
             return file, result.model_dump(
                 mode="json", by_alias=True, include={"segmentation", "dose"}, exclude_none=True

@@ -180,12 +180,11 @@ class StudyDatastore(Datastore):
         images = []
         for case in cases.values():
             versions = case.labels.count()
-            role = "diagnostic" if case.file == study.ct else "time_point"
             images.append(
                 ImageInfo(
                     image_id=case.image_id,
                     file=case.file,
-                    role=role,
+                    role="diagnostic" if case.file == study.ct else "time_point",
                     time_h=case.time_h,
                     labelled=versions > 0,
                     versions=versions,

@@ -59,8 +59,8 @@ class Front:
             return
         try:
             self._check(scope)
-        except Refused as error:
-            await answer(*explain(error))(scope, receive, send)
+        except Refused as refusal:
+            await answer(*explain(refusal))(scope, receive, send)
             return
         ours = any(route.matches(scope)[0] == Match.FULL for route in self._own.router.routes)
         held = _Held(send)

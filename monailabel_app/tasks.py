@@ -64,7 +64,7 @@ def _infer_job(task: InferTask) -> Task:
         file, params = task(request | {"out": str(folder), "progress": progress})
         files = dict(params.get("files", {}))
         if file:
-            files[task.role] = Path(file).name  # type: ignore[attr-defined]
+            files[task.role] = Path(file).name
         return {**params, "files": files}
 
     return run

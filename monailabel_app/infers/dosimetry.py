@@ -14,7 +14,7 @@ from typing import Any
 from monailabel.interfaces.tasks.infer_v2 import InferTask, InferType
 
 from doselabel.errors import LabelError, Progress
-from doselabel.labels import read_labels, write_labels
+from doselabel.labels import write_labels
 from doselabel.study import MANIFEST, Study
 from doselabel.wire import DoseResults
 from monailabel_app.datastore import cases_of
@@ -73,7 +73,6 @@ class Dosimetry(InferTask):
         """
         from doselabel.dosimetry.options import DoseOptions
         from doselabel.dosimetry.pipeline import masks_name, run
-        from doselabel.geometry import read_image
 
         progress = progress_of(request)
         study = Study.load(_study_folder(Path(request["image"])))
@@ -97,12 +96,12 @@ class Dosimetry(InferTask):
                 results = _not_reviewed(results, predicted, out)
             dose = out / "dose.nii.gz"
             files = {"results": "results.json"}
-            files |= {(name := masks_name(ct)).partition(".")[0]: name for ct in study.cts().values()}
+            masks = [masks_name(ct) for ct in study.cts().values()]
+            files |= {name.partition(".")[0]: name for name in masks if (out / name).is_file()}
             if yes({"report": True} | request, "report"):
-                from doselabel.io.report import write_report  # brings matplotlib
+                from doselabel.io.report import write_report_of  # brings matplotlib
 
-                maps = {ct: read_labels(out / masks_name(ct)) for ct in study.cts().values()}
-                write_report(results, study, maps, read_image(dose), out, progress=part(progress, 0.9, 1.0))
+                write_report_of(out, study, progress=part(progress, 0.9, 1.0))
                 files |= {"report": "report.html", "report_pdf": "report.pdf"}
             if "out" not in request:  # a plain call: MONAI Label takes one file, and deletes it
                 dose = shutil.copyfile(dose, fresh_file(request, "dose", ".nii.gz"))

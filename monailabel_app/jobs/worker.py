@@ -49,14 +49,15 @@ def serve(tasks: Mapping[str, Task], warm_up: Callable[[], None] | None = None) 
 
 def _work(task: Task, job: dict[str, Any], mail: _Mail) -> None:
     name = job["run"]
-    last = [float("-inf"), ""]
+    told_at, told = float("-inf"), ""
 
     def progress(stage: str, fraction: float) -> None:
+        nonlocal told_at, told
         if name in mail.cancelled:
             raise Cancelled
         now = time.monotonic()
-        if stage != last[1] or now - float(last[0]) >= TELL_EVERY_S:
-            last[:] = [now, stage]
+        if stage != told or now - told_at >= TELL_EVERY_S:
+            told_at, told = now, stage
             mail.tell(id=name, progress=[stage, min(1.0, max(0.0, float(fraction)))])
 
     try:

@@ -22,12 +22,18 @@ _DRAWS = 2000
 class Score(Protocol):
     """What is needed of `doselabel.model.evaluate.OrganScore`."""
 
-    patient: str
-    ct: str
-    organ: str
-    dice: float
-    volume_ml: float
-    volume_error_percent: float
+    @property
+    def patient(self) -> str: ...
+    @property
+    def ct(self) -> str: ...
+    @property
+    def organ(self) -> str: ...
+    @property
+    def dice(self) -> float: ...
+    @property
+    def volume_ml(self) -> float: ...
+    @property
+    def volume_error_percent(self) -> float: ...
 
 
 @dataclass(frozen=True)
