@@ -212,10 +212,11 @@ def test_the_dock_works_in_a_real_window(window, server, tmp_path, truth):
     dock.controller.wait("case", 60)
     dock.controller.editing.replace(truth, "")
     dock.edit_view.tool_wanted.emit("smooth", {"sigma_mm": 4.0})
+    dock.controller.wait("measure", 30)  # what opening the case set off
     dock.controller.editing.measure()
     dock.controller.wait("measure", 30)
     assert dock.edit_view.numbers("liver")["mL"] == pytest.approx(10 * 10 * 16 * 0.08, rel=0.01)
-    image = window.screenshot(canvas_only=False, flash=False)
+    image = window.screenshot(str(tmp_path / "window.png"), canvas_only=False, flash=False)
     assert image[..., :3].std() > 10
     assert dock.width() < 500
     for view in (dock.server_view, dock.case_view, dock.segment_view, dock.edit_view, dock.dose_view, dock.train_view):
