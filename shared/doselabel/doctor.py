@@ -41,6 +41,7 @@ def examine(port: int = 8000, app_dir: Path | None = None) -> list[Finding]:
         _python(),
         Finding("doselabel", "ok", __version__),
         *(_package(name, extra) for name, extra in _PARTS),
+        _qt(),
         _pydicom(),
         _torch(),
         _launcher(),
@@ -56,7 +57,6 @@ _PARTS = (
     ("numpy", ""),
     ("SimpleITK", ""),
     ("napari", "napari"),
-    ("PySide6", "napari"),
     ("monai", "server"),
     ("monailabel", "server"),
     ("torch", "server"),
@@ -87,6 +87,15 @@ def _package(name: str, extra: str) -> Finding:
     if not extra:
         return Finding(name, "broken", "not installed", _SETUP)
     return Finding(name, "absent", "not installed", f"part of the extra '{extra}': install doselabel[{extra}]")
+
+
+def _qt() -> Finding:
+    version = version_of("PySide6") or version_of("PySide6-Essentials")
+    if version is None:
+        return Finding("PySide6", "absent", "not installed", "part of the extra 'napari': install doselabel[napari]")
+    if version.startswith("6.12.0"):
+        return Finding("PySide6", "broken", f"{version}; it aborts any window within minutes", "install 'pyside6<6.12'")
+    return Finding("PySide6", "ok", version)
 
 
 def _pydicom() -> Finding:
