@@ -25,9 +25,10 @@ from doselabel.errors import DoselabelError
 from doselabel.geometry import SUFFIXES
 from doselabel.labels import NAMES
 from doselabel.wire import ErrorInfo, JobStatus, NextCase, ServerInfo
-from monailabel_app.conf import Conf, take_over
+from monailabel_app.conf import PARENT, Conf, take_over
 from monailabel_app.datastore import StudyDatastore
 from monailabel_app.jobs.manager import JobManager
+from monailabel_app.launch import end_with
 from monailabel_app.refusals import JobFailed, Refused, not_found
 from monailabel_app.strategies import Doubtful, First, Random, todo
 from monailabel_app.tasks import TRAIN, Tasks
@@ -103,6 +104,8 @@ class DoselabelApp(MONAILabelApp):
         from monailabel_app.front import Front
         from monailabel_app.routes import make_api
 
+        if parent := os.environ.get(PARENT):
+            end_with(int(parent))
         self._alone = take_over(self.options.state)
         super().on_init_complete()
         self.jobs = JobManager(

@@ -21,6 +21,9 @@ ORIGINS = "DOSELABEL_ORIGINS"
 """Environment variable: web origins that may call the server, with commas. MONAI Label's own setting for this,
 MONAI_LABEL_CORS_ORIGINS, ends its 0.8.5 at the start (its URLs can't be logged as JSON)."""
 
+PARENT = "DOSELABEL_PARENT"
+"""Environment variable, set by `monailabel_app.launch`: the process that the server must not outlive."""
+
 PLANES = {"axial": ("axial",), "all": ("axial", "coronal", "sagittal")}
 
 

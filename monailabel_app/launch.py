@@ -13,6 +13,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -22,7 +23,7 @@ from pathlib import Path
 import httpx
 
 from doselabel.errors import ServerError
-from monailabel_app.conf import ORIGINS, STATE, TOKEN, Conf, take_over
+from monailabel_app.conf import ORIGINS, PARENT, STATE, TOKEN, Conf, take_over
 
 
 @dataclass(frozen=True)
@@ -160,6 +161,17 @@ def make_app_dir(state: Path) -> Path:
     return folder
 
 
+def end_with(parent: int) -> None:
+    """End this process soon after its parent has gone, however that went."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=watch, name="watch-parent", daemon=True).start()
+
+
 def _start(studies, host, port, app_dir, conf, origins, verbose, out) -> subprocess.Popen[bytes]:
     studies = Path(studies).resolve()
     if not studies.is_dir():
@@ -170,6 +182,7 @@ def _start(studies, host, port, app_dir, conf, origins, verbose, out) -> subproc
     take_over(studies / STATE).release()
     environment = os.environ.copy()
     environment["MONAI_LABEL_SESSION_PATH"] = str(studies / STATE / "sessions")
+    environment[PARENT] = str(os.getpid())
     if origins:
         environment[ORIGINS] = ",".join(origins)
     environment.setdefault("PYTHONUNBUFFERED", "1")

@@ -86,3 +86,21 @@ def test_two_servers_do_not_work_on_the_same_studies(tmp_path):
         serve(tmp_path, port=free_port())
     lock.release()
     take_over(tmp_path / STATE).release()
+
+
+def test_a_process_ends_soon_after_its_parent_was_killed():
+    child = (
+        "import os, time; from monailabel_app.launch import end_with;"
+        "end_with(os.getppid()); print(1, flush=True); time.sleep(60)"
+    )
+    parent = (
+        "import subprocess, sys, time;"
+        f"p = subprocess.Popen([sys.executable, '-c', {child!r}], stdout=subprocess.PIPE);"
+        "p.stdout.readline(); print(p.pid, flush=True); time.sleep(60)"
+    )
+    process = subprocess.Popen([sys.executable, "-c", parent], stdout=subprocess.PIPE, text=True)
+    grandchild = psutil.Process(int(process.stdout.readline()))
+    process.kill()
+    process.wait()
+    grandchild.wait(20)
+    assert not grandchild.is_running()
