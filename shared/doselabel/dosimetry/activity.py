@@ -13,7 +13,7 @@ from doselabel.dosimetry import grids, registration, voi, voi_scene
 from doselabel.dosimetry.cache import Cache, Entry, digest, file_sha256
 from doselabel.dosimetry.grids import Box, cut, cut_array, inside, placed
 from doselabel.dosimetry.options import DoseOptions
-from doselabel.errors import DoselabelError, StudyError
+from doselabel.errors import DoselabelError, RegistrationError, StudyError
 from doselabel.geometry import Geometry, Volume
 from doselabel.labels import LabelMap
 from doselabel.study import MANIFEST, Study, TimePoint, check_spect, read_field
@@ -139,14 +139,14 @@ def code_sha256() -> str:
 
 def align(
     scan: Scan, options: DoseOptions, psf_fwhm_mm: Sequence[float] | None, cache: Cache
-) -> registration.Alignment:
-    """Bring a SPECT onto its CT as the options say (see `DoseOptions.registration`)."""
+) -> tuple[registration.Alignment, list[str]]:
+    """Bring a SPECT onto its CT as the options say (see `DoseOptions.registration`); and what a reader must know."""
     stored = np.asarray(scan.point.spect_to_ct.matrix, dtype=float)
     if options.registration == "identity":
-        return registration.identity()
+        return registration.identity(), []
     settled = not np.allclose(stored, np.eye(4), atol=1e-6) or scan.point.spect_to_ct.method != "identity"
     if options.registration == "stored" or (options.registration == "auto" and settled):
-        return registration.Alignment(stored, scan.point.spect_to_ct.method)
+        return registration.Alignment(stored, scan.point.spect_to_ct.method), []
 
     def make() -> Entry:
         found = registration.refine(
@@ -156,12 +156,20 @@ def align(
         return {"merits": merits}, {"matrix": found.matrix}
 
     key = digest("align", scan.key, stored, psf_fwhm_mm)
-    content, arrays = cache.fetch(f"registration of time point {scan.index + 1}", key, make)
+    try:
+        content, arrays = cache.fetch(f"registration of time point {scan.index + 1}", key, make)
+    except RegistrationError as error:
+        if options.registration == "organ":
+            raise RegistrationError(f"Time point {scan.index + 1}: {error.message}", error.hint) from error
+        kept = registration.Alignment(stored, scan.point.spect_to_ct.method)
+        return kept, [f"the SPECT's place was not checked against the masks: {error}"]
     shift, before, after = content["merits"]
     found = registration.Alignment(arrays["matrix"], "organ", shift, before, after)
     if options.registration == "auto" and (shift < options.smallest_shift_mm or after <= before):
-        return registration.Alignment(stored, scan.point.spect_to_ct.method, 0.0, before, before)
-    return found
+        return registration.Alignment(stored, scan.point.spect_to_ct.method, 0.0, before, before), []
+    return found, [
+        f"SPECT and CT were {shift:.1f} mm apart; the SPECT was moved onto the organs' masks. Look at the overlay."
+    ]
 
 
 def measure(

@@ -35,7 +35,7 @@ def fit_organ(
             activity_mbq,
             nuclide=nuclide,
             model=model,  # type: ignore[arg-type]
-            uptake_limb=limb,  # type: ignore[arg-type]
+            uptake_limb=limb,
         )
     except FitError as error:
         raise FitError(f"{name}: {error.message}", error.hint) from error

@@ -169,17 +169,12 @@ def compute(
         warnings += notes
         step("registration", 0.2)
         scan = activity.read_scan(study, i, label_map)
-        aligned = activity.align(scan, options, psf, store)
-        if aligned.method == "organ":
-            warnings.append(
-                f"Time point {i + 1} ({point.time_h:g} h): SPECT and CT were {aligned.shift_mm:.1f} mm apart; the "
-                "SPECT was moved onto the organs' masks. Look at the overlay."
-            )
+        aligned, moved = activity.align(scan, options, psf, store)
         step("organ activities", 0.6)
         found = activity.measure(
             scan, aligned.matrix, organs, options, psf, store, _edited(edited_vois, i, aligned.matrix)
         )
-        warnings += [f"Time point {i + 1} ({point.time_h:g} h): {text}" for text in found.warnings]
+        warnings += [f"Time point {i + 1} ({point.time_h:g} h): {text}" for text in (*moved, *found.warnings)]
         scans.append(scan)
         alignments.append(aligned)
         measured.append(found)
@@ -226,9 +221,9 @@ def compute(
     means = {name: results[name].mean_dose_gy for name in organs}
     written = tia_map.on_ct(grid, dose_gy, diagnostic, means)
     if options.grid == "spect":
-        moved = placed(scans[reference].spect.geometry, alignments[reference].matrix)
+        onto = placed(scans[reference].spect.geometry, alignments[reference].matrix)
         back = np.linalg.inv(frames.to_diagnostic(reference)[""])
-        there = resample(written, moved, transform=back).array
+        there = resample(written, onto, transform=back).array
         written = Volume(there, scans[reference].spect.geometry)
     total = DoseResults(
         patient_id=study.patient_id,

@@ -44,6 +44,9 @@ SPILL_LEVEL = 0.05
 """... and where no excluded region's blurred mask exceeds this: urine ten times hotter than the kidney, drawn a
 millimetre too large, would otherwise take 9 % of the kidney's activity."""
 
+SMALLEST_CLEAR = 0.2
+"""With less than this part of an organ clear of excluded regions, all of it but those regions is measured."""
+
 SHELL_SIGMAS = 5.0
 """Tissue within this many σ of the PSF (and at least 20 mm) around an organ is one region of the transfer matrix."""
 
@@ -283,8 +286,10 @@ def _transfer(scene: Scene) -> tuple[dict[str, NDArray[np.float32]], TransferMat
     strongest = np.maximum.reduce([blurred[name] for name in organs])
     weights = {}
     for name in organs:
-        mine = (blurred[name] >= GTM_LEVEL) & (blurred[name] >= strongest)
-        weights[name] = mine * clear * scene.seen
+        mine = ((blurred[name] >= GTM_LEVEL) & (blurred[name] >= strongest)) * scene.seen
+        weights[name] = mine * clear
+        if weights[name].sum() < SMALLEST_CLEAR * mine.sum():
+            weights[name] = mine * np.clip(1 - sum(within[r] for r in masks if r not in organs), 0, 1)
     for name in masks:
         if name not in organs:
             weights[name] = within[name] * scene.seen
