@@ -298,7 +298,7 @@ class Study(_Strict):
             total.append(activity_mbq)
             if not spect.geometry.overlaps(ct.geometry):
                 raise StudyError(
-                    f"{where}: field '{field}.spect' ({point.spect}) does not touch the CT '{point.ct}' in "
+                    f"{where}: field '{field}.spect' ({point.spect}) lies outside the CT '{point.ct}' in "
                     "patient space.",
                     "Check the origins, or store the right spect_to_ct.",
                 )

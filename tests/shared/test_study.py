@@ -111,7 +111,7 @@ def test_a_spect_beside_the_ct_is_refused(small_study):
     spect = read_image(path)
     away = Geometry(spect.geometry.shape, spect.geometry.spacing_mm, (500.0, 0.0, 0.0))
     write_image(path, Volume(spect.array, away))
-    with pytest.raises(StudyError, match="does not touch"):
+    with pytest.raises(StudyError, match="outside the CT"):
         small_study.check()
 
 

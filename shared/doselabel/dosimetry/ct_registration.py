@@ -156,5 +156,3 @@ def _shared_fraction(a: Geometry, b: Geometry) -> float:
     shared = np.prod(np.clip(np.minimum(ca.max(0), cb.max(0)) - np.maximum(ca.min(0), cb.min(0)), 0, None))
     smaller = min(float(np.prod(np.ptp(ca, axis=0))), float(np.prod(np.ptp(cb, axis=0))))
     return float(shared / smaller) if smaller > 0 else 0.0
-
-

@@ -115,7 +115,5 @@ def organs_of(study: Study, diagnostic: LabelMap, options: DoseOptions) -> tuple
         )
     organs = tuple(name for name in wanted if name not in study.organs_absent)
     if not organs:
-        raise VoiError(
-            "The diagnostic CT's label map has no organ to compute a dose for.", "Segment the CT first."
-        )
+        raise VoiError("The diagnostic CT's label map has no organ to compute a dose for.", "Segment the CT first.")
     return organs, warnings

@@ -102,9 +102,7 @@ def check_grid(labels: LabelMap, grid: Geometry, file: Path, ct: str) -> None:
 
 def carried(diagnostic: LabelMap, grid: Geometry, ct_to_diagnostic: np.ndarray) -> LabelMap:
     """The diagnostic CT's masks on another CT's grid; ``ct_to_diagnostic`` maps that CT's LPS points to the former."""
-    moved = resample(
-        diagnostic.volume, grid, interpolation="label", transform=np.linalg.inv(ct_to_diagnostic)
-    )
+    moved = resample(diagnostic.volume, grid, interpolation="label", transform=np.linalg.inv(ct_to_diagnostic))
     return LabelMap(moved.array, grid, diagnostic.names)
 
 

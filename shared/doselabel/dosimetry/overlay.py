@@ -74,5 +74,3 @@ def png(figure: Figure, dpi: int = 90) -> bytes:
     FigureCanvasAgg(figure)
     figure.savefig(buffer, format="png", dpi=dpi)
     return buffer.getvalue()
-
-

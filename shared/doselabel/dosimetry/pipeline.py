@@ -31,7 +31,7 @@ from doselabel.dosimetry.tac_voxel import fit_voxels
 from doselabel.errors import DoseError, FitError, Progress, no_progress
 from doselabel.geometry import Geometry, Volume, read_image, resample, write_image
 from doselabel.labels import ORGANS, LabelMap, title, write_labels
-from doselabel.study import MANIFEST, Study, check_ct, read_field
+from doselabel.study import Study, read_field
 from doselabel.wire import DoseResults
 
 RESULTS = "results.json"
@@ -148,13 +148,14 @@ def compute(
     options = options or DoseOptions()
     store = Cache(Path(cache) if cache is not None else None)
     progress("reading", 0.0)
+    warnings = study.check()
     nuclide = find_nuclide(study.nuclide)
     psf = options.psf_fwhm_mm or study.psf_fwhm_mm
     label_set = resolve(study, labels)
     ct = read_field(study, "ct", study.ct)
-    check_ct(ct, f"{study.folder / MANIFEST}: field 'ct' ({study.ct})")
     diagnostic = label_set.maps[study.ct].renumbered()
-    organs, warnings = organs_of(study, diagnostic, options)
+    organs, notes = organs_of(study, diagnostic, options)
+    warnings += notes
     frames = Frames(study, ct, diagnostic, label_set, organs, store)
 
     scans, alignments, measured = [], [], []
@@ -196,16 +197,12 @@ def compute(
     }
     tia = {name: fits[name][0].tia_mbq_h for name in organs}
     rest_h = rest_tia / measured[reference].rest_mbq if measured[reference].rest_mbq > 0 else 0.0
-    shares = {
-        name: _shares(grid, sources, reference, name, measured, times, fits[name][0], options) for name in organs
-    }
+    shares = {name: _shares(grid, sources, reference, name, measured, times, fits[name][0], options) for name in organs}
     tia_mbq_h = tia_map.tia_map(grid, shares, tia, sources[reference], rest_h)
 
     progress("dose kernel", 0.72)
     extent = [n * s for n, s in zip(grid.geometry.shape, grid.geometry.spacing_mm, strict=True)]
-    kernel = voxel_s_kernel(
-        nuclide, grid.geometry.spacing_mm, density_g_cm3=SOFT_TISSUE_G_CM3, extent_mm=extent
-    )
+    kernel = voxel_s_kernel(nuclide, grid.geometry.spacing_mm, density_g_cm3=SOFT_TISSUE_G_CM3, extent_mm=extent)
     progress("dose map", 0.8)
     masses = {name: diagnostic.volume_ml(name) * density_g_cm3(name) for name in organs}
     dose_gy, by_engine = _doses(grid, tia_mbq_h, tia, masses, kernel, options)
@@ -260,9 +257,7 @@ def compute(
     return DoseComputation(total, written, used, vois)
 
 
-def _edited(
-    edited: Mapping[int, LabelMap] | None, index: int, matrix: np.ndarray
-) -> dict[str, Volume] | None:
+def _edited(edited: Mapping[int, LabelMap] | None, index: int, matrix: np.ndarray) -> dict[str, Volume] | None:
     if not edited or index not in edited:
         return None
     drawn = edited[index]

@@ -277,9 +277,7 @@ class _MaskScene:
         """The same with fewer points, for a coarse search."""
         step = max(1, len(self.points_mm) // count)
         basis, _ = np.linalg.qr(self.basis[::step])
-        return _MaskScene(
-            self.points_mm[::step], basis, self.spline, self.spect, self.centre_mm, self.organ_points_mm
-        )
+        return _MaskScene(self.points_mm[::step], basis, self.spline, self.spect, self.centre_mm, self.organ_points_mm)
 
     def values(self, matrix: np.ndarray) -> NDArray[np.float64]:
         """The moved SPECT at the points."""

@@ -354,9 +354,7 @@ def _shell_mm(sigma_mm: Sequence[float] | None) -> float:
     return max(SHELL_SIGMAS * max(sigma_mm or (0.0,)), SMALLEST_SHELL_MM)
 
 
-def _psf_sigma(
-    fwhm_mm: Sequence[float] | None, sigma_mm: Sequence[float] | None
-) -> tuple[float, float, float] | None:
+def _psf_sigma(fwhm_mm: Sequence[float] | None, sigma_mm: Sequence[float] | None) -> tuple[float, float, float] | None:
     if fwhm_mm is not None and sigma_mm is not None:
         raise VoiError("The PSF is given twice, as FWHM and as σ; expected one of them.")
     if fwhm_mm is None and sigma_mm is None:

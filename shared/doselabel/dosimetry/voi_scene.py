@@ -179,9 +179,7 @@ class Scene:
             out[coarse] = Subdivision(cut(self.sub.coarse, coarse), self.sub.factor).mean(blurred[aligned])
         return out
 
-    def blur_fine(
-        self, fine: NDArray[np.float32], sigma_mm: Sequence[float]
-    ) -> tuple[NDArray[np.float32], Box | None]:
+    def blur_fine(self, fine: NDArray[np.float32], sigma_mm: Sequence[float]) -> tuple[NDArray[np.float32], Box | None]:
         """A fine mask blurred, and the fine box outside which it is zero."""
         found = ndimage.find_objects((fine > 0).view(np.uint8))
         out = np.zeros(fine.shape, np.float32)

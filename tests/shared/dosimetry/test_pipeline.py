@@ -70,9 +70,7 @@ def test_t10_dose_is_within_two_percent_of_the_analytic_value(
     assert result.activity_mbq == pytest.approx([true.activity_mbq(t) for t in known.TIME_H], rel=0.01)
 
 
-def test_three_organs_in_a_warm_body_with_one_scan_eight_millimetres_off(
-    done: tuple, known: SimpleNamespace
-) -> None:
+def test_three_organs_in_a_warm_body_with_one_scan_eight_millimetres_off(done: tuple, known: SimpleNamespace) -> None:
     results = done[0]
     for name, true in known.KIDNEYS_AND_LIVER.items():
         found = results.organs[name]
@@ -386,3 +384,11 @@ def test_options_that_cannot_be_are_refused(one_kidney: Study, tmp_path: Path) -
     assert pipeline.run(study, study.folder / "truth", PLAIN).options["voi"] == "margin"
     with pytest.raises(DoseError, match="no such file"):
         pipeline.read_dose(tmp_path)
+
+
+def test_a_low_dose_ct_in_other_units_is_refused(one_kidney: Study, tmp_path: Path) -> None:
+    study = copied(one_kidney, tmp_path)
+    name = study.time_points[0].ct
+    ct = read_image(study.path(name))
+    write_image(study.path(name), Volume((ct.array + 1024).astype(np.int16), ct.geometry))
+    refused(study, StudyError, "Hounsfield")

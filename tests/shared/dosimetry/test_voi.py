@@ -214,9 +214,9 @@ def test_moving_the_spect_and_its_transform_together_changes_nothing(known: Simp
     from doselabel.dosimetry.grids import placed
 
     moved = Volume(scene.spect.array, placed(scene.grid, np.linalg.inv(matrix)))
-    again = voi.measure(
-        moved, scene.labels, method="gtm", psf_sigma_mm=(5.1,) * 3, spect_to_ct=matrix
-    ).organs["left_kidney"]
+    again = voi.measure(moved, scene.labels, method="gtm", psf_sigma_mm=(5.1,) * 3, spect_to_ct=matrix).organs[
+        "left_kidney"
+    ]
     assert again.activity_mbq == pytest.approx(scene.measure(method="gtm").organs["left_kidney"].activity_mbq, rel=1e-5)
 
 
