@@ -78,6 +78,7 @@ class KidneyLiver(InferTask):
             planes=planes,
             score_threshold=number(request, "score_threshold", None, 0.0, 1.0),
             device=self._device,
+            name=ct.name,
             progress=staged(progress_of(request), weights),
         )
         return result.labels, result.summary

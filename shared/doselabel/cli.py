@@ -93,6 +93,7 @@ def _segment(args: argparse.Namespace) -> None:
         args.checkpoint or starter_path(),
         planes=planes,
         score_threshold=args.score,
+        name=str(args.ct),
         progress=_terminal(),
     )
     write_labels(args.out, found.labels)
