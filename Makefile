@@ -30,7 +30,7 @@ lint: $(READY)
 
 constraints: $(READY)
 	$(BIN)/uv pip compile pyproject.toml --all-extras --python-version 3.11 \
-		--no-header --no-annotate --no-emit-index-url --upgrade --quiet --output-file constraints.txt
+		--no-header --no-annotate --upgrade --quiet --output-file constraints.txt
 
 clean:
 	rm -rf $(VENV) demo build dist
