@@ -86,8 +86,8 @@ def _blurred(
     spectrum = fft.rfftn(values.astype(np.float32), shape)
     for axis, (n, d, s, b) in enumerate(zip(shape, spacing_mm, sigma_mm, box_mm, strict=True)):
         f = fft.rfftfreq(n, d) if axis == 2 else fft.fftfreq(n, d)
-        # The fine grid's own voxels are boxes already: integrate over the rest only.
-        gain = np.exp(-2 * (np.pi * s * f) ** 2) * np.sinc(b * f) / np.sinc(d * f)
+        # A fine voxel is a box of even activity, so its own width counts as well as the SPECT voxel's.
+        gain = np.exp(-2 * (np.pi * s * f) ** 2) * np.sinc(b * f) * np.sinc(d * f)
         spectrum *= gain.astype(np.float32).reshape([-1 if a == axis else 1 for a in range(3)])
     wide = fft.irfftn(spectrum, shape)
     return wide[tuple(slice(n) for n in values.shape)]

@@ -138,7 +138,8 @@ def _dose(args: argparse.Namespace) -> None:
     study = Study.load(args.study)
     options, progress = _dose_options(args), _terminal()
     labels = labels_of(study, args.labels)
-    done = pipeline.compute(study, labels, options, cache=args.cache, progress=_share(progress, 0.0, 0.8))
+    cache = args.cache or args.out / ".cache"
+    done = pipeline.compute(study, labels, options, cache=cache, progress=_share(progress, 0.0, 0.8))
     pipeline.write(done, study, args.out)
     truth = study.folder / "truth" / "truth.json"
     report = write_report(
@@ -297,7 +298,7 @@ def _parser() -> argparse.ArgumentParser:
     dose = _command(commands, "dose", _dose, "absorbed dose of a study's organs, with a report")
     dose.add_argument("study", type=Path)
     dose.add_argument("--out", type=Path, required=True, help="folder for results.json, dose.nii.gz, report.html, .pdf")
-    dose.add_argument("--cache", type=Path, help="folder of intermediate results: recomputing after an edit is quick")
+    dose.add_argument("--cache", type=Path, help="folder of what need not be computed again (default: OUT/.cache)")
     dose.add_argument("--store-registration", action="store_true", help="keep the transforms found in study.json")
     _dose_arguments(dose)
 

@@ -239,10 +239,15 @@ class TrainingSummary(Frozen):
 
 
 class DvhCurve(Frozen):
-    """Cumulative dose-volume histogram and its usual numbers; dose in Gy, volume in percent."""
+    """Dose-volume histogram and its usual numbers; dose in Gy, volume in percent.
+
+    ``volume_percent[i]`` receives at least ``dose_gy[i]``; ``differential_percent_per_gy[i]`` is the volume per Gy
+    between ``dose_gy[i]`` and the next.
+    """
 
     dose_gy: list[float]
     volume_percent: list[float]
+    differential_percent_per_gy: list[float] = Field(default_factory=list)
     d_gy: dict[str, float]
     """``{"D2": …, "D30": …, "D50": …, "D70": …, "D90": …, "D98": …}``."""
     min_gy: float

@@ -113,35 +113,46 @@ def test_a_spect_holds_more_than_its_organs_and_less_than_was_injected(patients)
         assert sum(row["activity_mbq"][i] for row in organs.values()) < total < study.injected_activity_mbq
 
 
-def spect_of_a_cube(activity_mbq: float, moved_mm: tuple[float, float, float]) -> Volume:
-    """SPECT of a small cube in the middle of the field."""
+def spect_of_a_cube(activity_mbq: float, moved_mm: tuple[float, float, float]) -> tuple[Volume, Camera, float]:
+    """SPECT of a 12 mm cube in the middle of the field, its camera and the cube's variance along an axis, mm²."""
     camera = Camera(grid_around((0.0, 0.0, 0.0), full=False), (14.4, 13.2, 12.0))
     fine = Axes.covering((-80.0,) * 3, (80.0,) * 3, 2.4)
     near = [np.abs(axis) < 6 for axis in (fine.z, fine.y, fine.x)]
     cube = np.einsum("i,j,k->ijk", *near).astype(np.float32)
     edge_mm = 2.4 * np.count_nonzero(near[0])
     cube *= activity_mbq / (edge_mm**3 / 1000)
-    return acquire(camera, fine, cube, moved_mm, np.random.default_rng(7))
+    return acquire(camera, fine, cube, moved_mm, np.random.default_rng(7)), camera, edge_mm**2 / 12
 
 
-def total_and_centre(spect: Volume) -> tuple[float, np.ndarray]:
-    """Total (MBq) and centre (x, y, z) in mm."""
+def moments(spect: Volume) -> tuple[float, np.ndarray, np.ndarray]:
+    """Total (MBq), centre (x, y, z) and variance (z, y, x) in mm."""
     grid = spect.geometry
-    points = grid.index_to_lps(np.stack(np.meshgrid(*map(np.arange, grid.shape), indexing="ij"), -1)).reshape(-1, 3)
+    index = np.stack(np.meshgrid(*map(np.arange, grid.shape), indexing="ij"), -1)
+    points = grid.index_to_lps(index).reshape(-1, 3)
     weight = spect.array.ravel().astype(float)
-    return weight.sum() * grid.voxel_volume_ml / 1e6, weight @ points / weight.sum()
+    centre = weight @ points / weight.sum()
+    variance = weight @ (points - centre) ** 2 / weight.sum()
+    return weight.sum() * grid.voxel_volume_ml / 1e6, centre, variance[::-1]
 
 
 def test_blur_sampling_and_noise_leave_the_total_unbiased():
     counts = 500 * COUNTS_PER_MBQ
-    total, _ = total_and_centre(spect_of_a_cube(500.0, (0.0, 0.0, 0.0)))
+    total, _, _ = moments(spect_of_a_cube(500.0, (0.0, 0.0, 0.0))[0])
     assert total == pytest.approx(500, rel=5 / np.sqrt(counts))  # five standard deviations of counting
+
+
+def test_a_spect_is_as_sharp_as_the_study_says():
+    # Variances add: source, point-spread function, and the SPECT voxel's own box.
+    spect, camera, source_mm2 = spect_of_a_cube(2000.0, (0.0, 0.0, 0.0))
+    psf_mm2 = (np.array(camera.fwhm_mm) / (2 * np.sqrt(2 * np.log(2)))) ** 2
+    box_mm2 = np.array(camera.geometry.spacing_mm) ** 2 / 12
+    np.testing.assert_allclose(moments(spect)[2], source_mm2 + psf_mm2 + box_mm2, rtol=0.01)
 
 
 def test_the_transform_in_the_truth_brings_a_moved_spect_back(patients):
     content = known(patients["misaligned"])["misalignment"]
-    _, centre = total_and_centre(spect_of_a_cube(500.0, tuple(content["shift_mm"])))
-    _, home = total_and_centre(spect_of_a_cube(500.0, (0.0, 0.0, 0.0)))
+    _, centre, _ = moments(spect_of_a_cube(500.0, tuple(content["shift_mm"]))[0])
+    _, home, _ = moments(spect_of_a_cube(500.0, (0.0, 0.0, 0.0))[0])
     back = np.array(content["spect_to_ct"]) @ [*centre, 1]
     np.testing.assert_allclose(back[:3], home, atol=0.05)
 

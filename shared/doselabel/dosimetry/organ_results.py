@@ -89,6 +89,7 @@ def organ_result(
         dvh=DvhCurve(
             dose_gy=histogram.dose_gy.tolist(),
             volume_percent=(100 * histogram.cumulative).tolist(),
+            differential_percent_per_gy=(100 * histogram.differential_per_gy).tolist(),
             d_gy={f"D{percent:g}": value for percent, value in histogram.d_gy.items()},
             min_gy=histogram.min_gy,
             max_gy=histogram.max_gy,
