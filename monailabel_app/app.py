@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import logging
 import os
 import shutil
@@ -275,9 +276,15 @@ class _BatchInfer(BatchInferTask):
 
 
 def _temporary_copy(file: Path) -> str:
-    """Copy a result to where MONAI Label may delete it after its reply."""
+    """Copy a result to where MONAI Label may delete it after its reply.
+
+    Not straight into the system's temporary folder: there MONAI Label's own client keeps what it is sent, under the
+    same name, and on the same machine the server would delete the client's file.
+    """
+    folder = Path(tempfile.gettempdir()) / f"doselabel-answers-{getpass.getuser()}"
+    folder.mkdir(mode=0o700, exist_ok=True)
     suffix = next((s for s in SUFFIXES if file.name.endswith(s)), file.suffix)
-    handle, path = tempfile.mkstemp(prefix="doselabel-", suffix=suffix)
+    handle, path = tempfile.mkstemp(prefix="doselabel-", suffix=suffix, dir=folder)
     os.close(handle)
     shutil.copyfile(file, path)
     return path

@@ -2,6 +2,7 @@
 
 import time
 import warnings
+from pathlib import Path
 
 import pytest
 
@@ -47,6 +48,14 @@ def test_it_infers_a_label_map_on_the_ct_s_grid_in_the_kind_of_file_it_asks_for(
     ct = read_image(server.log.parents[1] / "P-001" / "ct.nii.gz")
     assert read_labels(file).geometry.same_place(ct.geometry)
     assert answer["segmentation"]["profile"] == "fast"
+
+
+def test_what_it_is_sent_stays_its_own_on_the_server_s_machine(server):
+    # By default this client keeps answers in the system's temporary folder, under the name they are sent with.
+    file, _ = MONAILabelClient(server.url).infer("kidney_liver", "P-001__ct", {})
+    time.sleep(1.0)
+    assert read_labels(file).present() is not None
+    Path(file).unlink()
 
 
 def test_it_infers_on_a_file_it_uploads(client, server):
