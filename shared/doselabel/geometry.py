@@ -333,6 +333,21 @@ def _resample_label(volume: Volume, geometry: Geometry, transform: np.ndarray | 
     return Volume(result, geometry)
 
 
+def placed(geometry: Geometry, matrix: np.ndarray) -> Geometry:
+    """Move a grid rigidly: ``matrix`` (4×4) maps LPS points of the grid to where they shall be, mm."""
+    matrix = check_rigid(matrix)
+    origin = matrix[:3, :3] @ np.asarray(geometry.origin_mm) + matrix[:3, 3]
+    direction = matrix[:3, :3] @ np.reshape(geometry.direction, (3, 3))
+    # A product of rotations drifts off orthogonal by rounding, which SimpleITK refuses.
+    u, _, vt = np.linalg.svd(direction)
+    return Geometry(
+        geometry.shape,
+        geometry.spacing_mm,
+        (float(origin[0]), float(origin[1]), float(origin[2])),
+        tuple(float(v) for v in (u @ vt).ravel()),
+    )
+
+
 def check_rigid(transform: np.ndarray) -> np.ndarray:
     """Return a 4×4 transform as float64, or say why it is not a rigid one."""
     matrix = np.asarray(transform, dtype=float)

@@ -25,7 +25,7 @@ import pydantic
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, field_validator, model_validator
 
 from doselabel.errors import DoselabelError, StudyError
-from doselabel.geometry import SUFFIXES, Geometry, Volume, check_rigid, read_image
+from doselabel.geometry import SUFFIXES, Volume, check_rigid, placed, read_image
 from doselabel.labels import organ
 
 SCHEMA = "doselabel.study/1"
@@ -296,7 +296,7 @@ class Study(_Strict):
             check_spect(spect, f"{where}: field '{field}.spect' ({point.spect})")
             activity_mbq = float(spect.array.sum()) * spect.geometry.voxel_volume_ml / 1e6
             total.append(activity_mbq)
-            if not spect.geometry.overlaps(ct.geometry):
+            if not placed(spect.geometry, np.asarray(point.spect_to_ct.matrix)).overlaps(ct.geometry):
                 raise StudyError(
                     f"{where}: field '{field}.spect' ({point.spect}) lies outside the CT '{point.ct}' in "
                     "patient space.",
@@ -370,11 +370,6 @@ def check_spect(volume: Volume, where: str) -> None:
         )
     if high <= 0:
         raise StudyError(f"{where}: is zero everywhere; expected activity concentration in Bq/mL.")
-
-
-def geometry_of(study: Study, name: str) -> Geometry:
-    """Grid of one of a study's images."""
-    return read_image(study.path(name)).geometry
 
 
 def _explain(error: Any) -> str:

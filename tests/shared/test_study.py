@@ -115,6 +115,17 @@ def test_a_spect_beside_the_ct_is_refused(small_study):
         small_study.check()
 
 
+def test_a_spect_that_its_stored_transform_brings_onto_the_ct_is_accepted(small_study):
+    path = small_study.path("spect_tp1.nii.gz")
+    spect = read_image(path)
+    x, y, z = spect.geometry.origin_mm
+    write_image(path, Volume(spect.array, Geometry(spect.geometry.shape, spect.geometry.spacing_mm, (x + 900, y, z))))
+    matrix = np.eye(4)
+    matrix[0, 3] = -900.0
+    small_study.time_points[0].spect_to_ct = Registration(matrix=tuple(map(tuple, matrix)), method="manual")
+    assert small_study.check() == []
+
+
 def test_more_activity_than_was_injected_is_a_warning(small_study):
     path = small_study.path("spect_tp1.nii.gz")
     spect = read_image(path)

@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 
 from doselabel.dosimetry import grids, registration, voi, voi_scene
 from doselabel.dosimetry.cache import Cache, Entry, digest, file_sha256
-from doselabel.dosimetry.grids import Box, cut, cut_array, inside, placed
+from doselabel.dosimetry.grids import Box, cut, cut_array, inside
 from doselabel.dosimetry.options import DoseOptions
-from doselabel.errors import DoselabelError, RegistrationError, StudyError
-from doselabel.geometry import Geometry, Volume
+from doselabel.errors import DoselabelError, RegistrationError
+from doselabel.geometry import Geometry, Volume, placed
 from doselabel.labels import LabelMap
-from doselabel.study import MANIFEST, Study, TimePoint, check_spect, read_field
+from doselabel.study import Study, TimePoint, read_field
 
 RATIO_LIMITS = (0.0, 4.0)
 
@@ -99,32 +99,13 @@ class ScanActivity:
 
 
 def read_scan(study: Study, index: int, labels: LabelMap) -> Scan:
-    """Read a time point's SPECT and exclusion masks.
-
-    Raises
-    ------
-    StudyError
-        When an image is not what the manifest says, or the SPECT lies outside the CT.
-    """
+    """Read a time point's SPECT and exclusion masks, of a study that passed `Study.check`."""
     point = study.time_points[index]
     field = f"time_points[{index}]"
-    where = f"{study.folder / MANIFEST}: field '{field}"
     spect = read_field(study, f"{field}.spect", point.spect)
-    check_spect(spect, f"{where}.spect' ({point.spect})")
-    there = placed(spect.geometry, np.asarray(point.spect_to_ct.matrix))
-    if not there.overlaps(labels.geometry):
-        raise StudyError(
-            f"{where}.spect' ({point.spect}) lies outside the CT '{point.ct}' in patient space.",
-            "Check that both are of one session and their origins right, or store the right spect_to_ct.",
-        )
-    exclude = {}
-    for name, file in point.exclude.items():
-        mask = read_field(study, f"{field}.exclude.{name}", file)
-        if not mask.geometry.same_place(labels.geometry):
-            raise StudyError(
-                f"{where}.exclude.{name}' ({file}) is not on the grid of '{point.ct}'.", "Draw the mask on that CT."
-            )
-        exclude[name] = mask.array != 0
+    exclude = {
+        name: read_field(study, f"{field}.exclude.{name}", file).array != 0 for name, file in point.exclude.items()
+    }
     array = np.maximum(spect.array, 0).astype(np.float32)
     geometry = [spect.geometry.affine_lps, labels.geometry.affine_lps]
     key = digest(code_sha256(), array, geometry, labels.array, dict(labels.names), exclude)

@@ -12,10 +12,9 @@ import SimpleITK as sitk
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from doselabel.dosimetry.grids import placed
 from doselabel.dosimetry.registration import Alignment, mean_shift_mm
 from doselabel.errors import Progress, RegistrationError, no_progress
-from doselabel.geometry import Geometry, Volume, resample
+from doselabel.geometry import Geometry, Volume, placed, resample
 
 CT_WINDOW_HU = (-200.0, 300.0)
 CT_SPACING_MM = 3.0

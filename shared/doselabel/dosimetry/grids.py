@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from doselabel.geometry import Geometry, Volume, check_rigid, resample
+from doselabel.geometry import Geometry, Volume, resample
 
 Box = tuple[slice, slice, slice]
 
@@ -23,21 +23,6 @@ FINE_MM = 2.3
 SAMPLE_MM = 1.15
 """Masks are sampled at points no farther apart, then averaged over the fine voxels: a 160 mL kidney's volume errs by
 some 0.1 %. One point per fine voxel would not do: where CT and fine voxels are of similar size, it errs by 3 %."""
-
-
-def placed(geometry: Geometry, matrix: np.ndarray) -> Geometry:
-    """Move a grid rigidly: ``matrix`` (4×4) maps LPS points of the grid to where they shall be, mm."""
-    matrix = check_rigid(matrix)
-    origin = matrix[:3, :3] @ np.asarray(geometry.origin_mm) + matrix[:3, 3]
-    direction = matrix[:3, :3] @ np.reshape(geometry.direction, (3, 3))
-    # A product of rotations drifts off orthogonal by rounding, which SimpleITK refuses.
-    u, _, vt = np.linalg.svd(direction)
-    return Geometry(
-        geometry.shape,
-        geometry.spacing_mm,
-        (float(origin[0]), float(origin[1]), float(origin[2])),
-        tuple(float(v) for v in (u @ vt).ravel()),
-    )
 
 
 def sigma_from_fwhm(fwhm_mm: Iterable[float]) -> tuple[float, float, float]:

@@ -163,14 +163,11 @@ def _grid(study: Study, name: str) -> Geometry:
     reader.SetFileName(str(study.path(name)))
     try:
         reader.ReadImageInformation()
+        readable = len(reader.GetSize()) == 3
     except RuntimeError:
-        from doselabel.study import geometry_of
-
-        return geometry_of(study, name)  # raises with a message a reader can act on
-    if len(reader.GetSize()) != 3:
-        from doselabel.study import geometry_of
-
-        return geometry_of(study, name)
+        readable = False
+    if not readable:
+        return read_image(study.path(name)).geometry  # raises with a message a reader can act on
     sx, sy, sz = reader.GetSize()
     dx, dy, dz = reader.GetSpacing()
     ox, oy, oz = reader.GetOrigin()

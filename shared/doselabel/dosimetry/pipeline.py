@@ -20,7 +20,6 @@ from numpy.typing import NDArray
 from doselabel.dosimetry import activity, curves, dose, registration, tia_map
 from doselabel.dosimetry.cache import Cache
 from doselabel.dosimetry.frames import Frames, organs_of
-from doselabel.dosimetry.grids import placed
 from doselabel.dosimetry.kernels import VoxelSKernel, voxel_s_kernel
 from doselabel.dosimetry.masks import resolve
 from doselabel.dosimetry.nuclides import nuclide as find_nuclide
@@ -29,7 +28,7 @@ from doselabel.dosimetry.organ_results import DOSE_MAP, density_g_cm3, organ_res
 from doselabel.dosimetry.tac import TacFit
 from doselabel.dosimetry.tac_voxel import fit_voxels
 from doselabel.errors import DoseError, FitError, Progress, no_progress
-from doselabel.geometry import Geometry, Volume, read_image, resample, write_image
+from doselabel.geometry import Geometry, Volume, placed, read_image, resample, write_image
 from doselabel.labels import ORGANS, LabelMap, title, write_labels
 from doselabel.study import Study, read_field
 from doselabel.wire import DoseResults

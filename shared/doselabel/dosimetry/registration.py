@@ -26,11 +26,10 @@ from doselabel.dosimetry.grids import (
     box_around,
     cut,
     mask_corners_mm,
-    placed,
     sigma_from_fwhm,
 )
 from doselabel.errors import Progress, RegistrationError, no_progress
-from doselabel.geometry import Geometry, Volume, check_rigid, resample
+from doselabel.geometry import Geometry, Volume, check_rigid, placed, resample
 from doselabel.labels import LabelMap
 from doselabel.study import Registration
 

@@ -18,9 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from doselabel.dosimetry.grids import block_mean, padded, placed
+from doselabel.dosimetry.grids import block_mean, padded
 from doselabel.dosimetry.registration import onto
-from doselabel.geometry import Geometry, Volume, resample
+from doselabel.geometry import Geometry, Volume, placed, resample
 from doselabel.labels import LabelMap
 
 FINEST_MM = 2.0
@@ -107,13 +107,7 @@ def organ_shares(grid: DoseGrid, source: Source, name: str) -> NDArray[np.float6
     """Share of an organ's activity in each of its voxels (in the order of ``mask``), adding up to 1."""
     mask = grid.mask(name)
     box = padded(ndimage.find_objects(mask.view(np.uint8))[0], (0, 0, 0), mask.shape)
-    start = np.array([s.start for s in box])
-    local = Geometry(
-        _ints(np.array([s.stop - s.start for s in box])),
-        grid.geometry.spacing_mm,
-        _floats(grid.geometry.index_to_lps(start)),
-        grid.geometry.direction,
-    )
+    local = _part(grid.geometry, box)
     values = resample(source.shape, local, transform=source.to_diagnostic[name]).array[mask[box]]
     values = np.maximum(values.astype(float), 0)
     total = values.sum()
@@ -163,21 +157,9 @@ def on_ct(grid: DoseGrid, dose_gy: NDArray[np.float32], labels: LabelMap, means_
         nearest = ndimage.distance_transform_edt(
             ~mask[box], sampling=grid.geometry.spacing_mm, return_distances=False, return_indices=True
         )
-        start = np.array([s.start for s in box])
-        local = Geometry(
-            _ints(np.array([s.stop - s.start for s in box])),
-            grid.geometry.spacing_mm,
-            _floats(grid.geometry.index_to_lps(start)),
-            grid.geometry.direction,
-        )
+        local = _part(grid.geometry, box)
         around = ndimage.find_objects(fine.view(np.uint8))[0]
-        begin = np.array([s.start for s in around])
-        target = Geometry(
-            _ints(np.array([s.stop - s.start for s in around])),
-            grid.ct.spacing_mm,
-            _floats(grid.ct.index_to_lps(begin)),
-            grid.ct.direction,
-        )
+        target = _part(grid.ct, around)
         values = resample(Volume(dose_gy[box][tuple(nearest)], local), target).array[fine[around]]
         mean = float(values.mean(dtype=np.float64))
         out[fine] = values * (means_gy[name] / mean if mean > 0 else 0.0)
@@ -187,6 +169,16 @@ def on_ct(grid: DoseGrid, dose_gy: NDArray[np.float32], labels: LabelMap, means_
 def in_frame(volume: Volume, matrix: np.ndarray) -> Volume:
     """A volume moved rigidly."""
     return Volume(volume.array, placed(volume.geometry, matrix))
+
+
+def _part(geometry: Geometry, box: tuple[slice, ...]) -> Geometry:
+    """Grid of a box of voxels."""
+    return Geometry(
+        _ints(np.array([s.stop - s.start for s in box])),
+        geometry.spacing_mm,
+        _floats(geometry.index_to_lps(np.array([s.start for s in box]))),
+        geometry.direction,
+    )
 
 
 def _coarser(geometry: Geometry, low: np.ndarray, factor: np.ndarray, shape: np.ndarray) -> Geometry:

@@ -26,10 +26,9 @@ from doselabel.dosimetry.grids import (
     inside,
     mask_corners_mm,
     padded,
-    placed,
 )
 from doselabel.errors import VoiError
-from doselabel.geometry import Volume
+from doselabel.geometry import Volume, placed
 from doselabel.labels import LabelMap
 
 ALL_ORGANS = "*"

@@ -15,10 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from doselabel.dosimetry.grids import placed
 from doselabel.dosimetry.pipeline import masks_name, read_dose
 from doselabel.errors import DoseError, Progress, no_progress
-from doselabel.geometry import Volume, read_image
+from doselabel.geometry import Volume, placed, read_image
 from doselabel.io import figures
 from doselabel.io import report_method as method
 from doselabel.io import report_tables as tables

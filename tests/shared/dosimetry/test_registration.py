@@ -9,9 +9,8 @@ import pytest
 from scipy import ndimage
 
 from doselabel.dosimetry import ct_registration, overlay, registration
-from doselabel.dosimetry.grids import placed
 from doselabel.errors import Cancelled, RegistrationError
-from doselabel.geometry import Geometry, Volume, read_image, resample
+from doselabel.geometry import Geometry, Volume, placed, read_image, resample
 from doselabel.labels import LabelMap, read_labels
 from doselabel.study import Study
 

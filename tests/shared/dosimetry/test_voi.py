@@ -211,7 +211,7 @@ def test_moving_the_spect_and_its_transform_together_changes_nothing(known: Simp
     matrix = np.eye(4)
     matrix[:2, :2] = [[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]
     matrix[:3, 3] = (6, -4, 9)
-    from doselabel.dosimetry.grids import placed
+    from doselabel.geometry import placed
 
     moved = Volume(scene.spect.array, placed(scene.grid, np.linalg.inv(matrix)))
     again = voi.measure(moved, scene.labels, method="gtm", psf_sigma_mm=(5.1,) * 3, spect_to_ct=matrix).organs[
