@@ -16,7 +16,7 @@ import numpy as np
 
 from doselabel.dosimetry.registration import match_masks
 from doselabel.errors import GeometryError, LabelError
-from doselabel.geometry import SUFFIXES, Geometry, resample
+from doselabel.geometry import SUFFIXES, Geometry, read_image, resample
 from doselabel.labels import LabelMap, read_labels
 from doselabel.study import Study, image_id
 
