@@ -16,9 +16,10 @@ from pathlib import Path
 from doselabel.geometry import read_image
 from doselabel.labels import LabelMap, read_labels, write_labels
 from doselabel.model import checkpoint as checkpoints
+from doselabel.model.cases import TrainCase
 from doselabel.model.evaluate import compare
 from doselabel.model.predict import segment
-from doselabel.model.slices import PLANES, TrainCase
+from doselabel.model.slices import PLANES
 
 NAMES = {1: "liver", 2: "right_kidney", 3: "left_kidney", 4: "spleen"}
 CASES = {

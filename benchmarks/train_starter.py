@@ -29,7 +29,8 @@ from real_ct import real_cases
 
 from doselabel.geometry import Volume, canonical, read_image, resample, write_image
 from doselabel.labels import LabelMap, write_labels
-from doselabel.model.train import TrainCase, cases_from, train
+from doselabel.model.cases import TrainCase, cases_from
+from doselabel.model.train import train
 
 HELD_OUT = ("crlm_1006", "totalsegmentator_example")
 """Real cases that are never trained on, so that their Dice means something."""

@@ -42,9 +42,10 @@ class TrainKidneyLiver(TrainTask):
 
         With ``"promote": true`` in the request the candidate is promoted whatever the decision; this is recorded.
         """
+        from doselabel.model.cases import TrainCase, cases_from
         from doselabel.model.checkpoint import file_hash
         from doselabel.model.evaluate import evaluate, summarize
-        from doselabel.model.train import TrainCase, cases_from, train
+        from doselabel.model.train import train
 
         steps = int(number(request, "steps", self._conf.train_steps, 1, 100_000) or 1)
         seed = int(number(request, "seed", 0, 0, 2**31) or 0)

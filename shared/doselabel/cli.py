@@ -105,8 +105,9 @@ def _segment(args: argparse.Namespace) -> None:
 
 
 def _train(args: argparse.Namespace) -> None:
+    from doselabel.model.cases import cases_from
     from doselabel.model.profiles import PROFILES
-    from doselabel.model.train import cases_from, train
+    from doselabel.model.train import train
 
     result = train(
         cases_from(args.dir),
@@ -122,9 +123,9 @@ def _train(args: argparse.Namespace) -> None:
 
 
 def _evaluate(args: argparse.Namespace) -> None:
+    from doselabel.model.cases import cases_from
     from doselabel.model.checkpoint import starter_path
     from doselabel.model.evaluate import evaluate, table
-    from doselabel.model.train import cases_from
 
     print(table(evaluate(args.checkpoint or starter_path(), cases_from(args.dir), progress=_terminal())))
 

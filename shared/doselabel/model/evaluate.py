@@ -13,9 +13,9 @@ from doselabel.errors import Progress, no_progress
 from doselabel.geometry import read_image
 from doselabel.labels import LabelMap, organ, read_labels
 from doselabel.model import checkpoint as checkpoints
+from doselabel.model.cases import TrainCase
 from doselabel.model.checkpoint import Checkpoint
 from doselabel.model.predict import segment
-from doselabel.model.slices import TrainCase
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -19,7 +18,7 @@ from torch import Tensor
 
 from doselabel.errors import ModelError
 from doselabel.geometry import canonical, read_image
-from doselabel.labels import read_labels
+from doselabel.model.cases import TrainCase, case_labels
 from doselabel.model.network import mask_boxes
 from doselabel.model.profiles import Profile
 
@@ -162,15 +161,6 @@ def _blur(image: Tensor, sigma: Sequence[float]) -> Tensor:
 
 
 @dataclass(frozen=True)
-class TrainCase:
-    """One CT and its label map, of one patient."""
-
-    ct: Path
-    labels: Path
-    patient: str
-
-
-@dataclass(frozen=True)
 class Loaded:
     """A case in memory: canonical HU (int16), class indices (uint8), and where to look."""
 
@@ -191,7 +181,7 @@ def load_case(case: TrainCase, profile: Profile) -> Loaded:
     ModelError
         When CT and labels do not lie on the same grid, or none of the profile's organs is there.
     """
-    ct, labels = read_image(case.ct), read_labels(case.labels)
+    ct, labels = read_image(case.ct), case_labels(case)
     if not ct.geometry.same_place(labels.geometry, tol_mm=0.1):
         raise ModelError(
             f"{case.labels}: lies on a grid of {labels.geometry.shape}, {case.ct} on one of {ct.geometry.shape}, "

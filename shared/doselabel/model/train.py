@@ -19,11 +19,12 @@ from torch import nn
 import doselabel
 from doselabel.errors import Cancelled, ModelError, Progress, no_progress
 from doselabel.model import checkpoint
+from doselabel.model.cases import TrainCase
 from doselabel.model.network import bf16_pays, build
 from doselabel.model.profiles import FAST, Profile
-from doselabel.model.slices import PLANES, Loaded, TrainCase, draw_slice, load_case, training_slice
+from doselabel.model.slices import PLANES, Loaded, draw_slice, load_case, training_slice
 
-__all__ = ["TrainCase", "TrainResult", "cases_from", "train"]
+__all__ = ["TrainCase", "TrainResult", "train"]
 
 NEW_SHARE = 1 / 3
 """Part of each batch that comes from ``cases`` when replay is given (2/3 replay keeps what was learned)."""
@@ -242,32 +243,3 @@ class _History:
         if self._open:
             self._close((self._rows[-1]["step"] if self._rows else 0) + len(self._open) - 1)  # type: ignore[arg-type]
         return tuple(self._rows)
-
-
-def cases_from(root: Path) -> list[TrainCase]:
-    """Find CTs with label maps below a folder.
-
-    Two layouts are known: sample patients (``<patient>/ct*.nii.gz`` with label maps of the same name in
-    ``<patient>/truth``), and pairs in one folder (``<x>.nii.gz`` with ``<x>_label….nii.gz``).
-
-    Raises
-    ------
-    ModelError
-        When nothing is found.
-    """
-    root = Path(root)
-    found = [
-        TrainCase(ct, truth, truth.parent.parent.name)
-        for truth in sorted(root.rglob("truth/*.nii.gz"))
-        if (ct := truth.parent.parent / truth.name).is_file()
-    ]
-    for labels in sorted(root.rglob("*_label*.nii.gz")):
-        stem = labels.name[: labels.name.index("_label")]
-        if (ct := labels.with_name(f"{stem}.nii.gz")).is_file():
-            found.append(TrainCase(ct, labels, stem))
-    if not found:
-        raise ModelError(
-            f"{root}: has no CT with a label map.",
-            "Expected sample patients (truth/<ct>.nii.gz) or pairs <x>.nii.gz with <x>_label.nii.gz.",
-        )
-    return found

@@ -5,7 +5,7 @@ import pytest
 
 from doselabel.geometry import Geometry, Volume, write_image
 from doselabel.labels import LabelMap, write_labels
-from doselabel.model.train import TrainCase
+from doselabel.model.cases import TrainCase
 
 SPACING_MM = (10.0, 5.0, 5.0)
 SHAPE = (24, 48, 64)

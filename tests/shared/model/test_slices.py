@@ -10,8 +10,8 @@ from doselabel.errors import ModelError
 from doselabel.geometry import Geometry, write_image
 from doselabel.labels import LabelMap, write_labels
 from doselabel.model import slices
+from doselabel.model.cases import TrainCase, cases_from
 from doselabel.model.profiles import FAST, PAPER
-from doselabel.model.train import TrainCase, cases_from
 
 
 def ramp(height, width):

@@ -10,11 +10,12 @@ import torch
 from doselabel.errors import Cancelled, ModelError
 from doselabel.geometry import Volume
 from doselabel.model import checkpoint as checkpoints
+from doselabel.model.cases import TrainCase
 from doselabel.model.evaluate import evaluate, table
 from doselabel.model.network import build
 from doselabel.model.predict import segment
 from doselabel.model.profiles import FAST
-from doselabel.model.train import TrainCase, train
+from doselabel.model.train import train
 
 SMALL = dataclasses.replace(FAST, pixel_mm=4.0, anchors_px=((8, 12), (18, 26), (36, 48)))
 STEPS = 60
