@@ -22,7 +22,7 @@ from monailabel.interfaces.datastore import Datastore
 
 from doselabel.errors import DoselabelError, LabelError, StudyError
 from doselabel.geometry import SUFFIXES, Geometry
-from doselabel.labels import LabelMap, organ, read_labels
+from doselabel.labels import LabelMap, read_labels, region
 from doselabel.study import MANIFEST, Study
 from doselabel.wire import ErrorInfo, ImageInfo, LabelSubmission, LabelVersion, StudyInfo, TimePointInfo
 from monailabel_app.refusals import Refused, not_found
@@ -237,7 +237,7 @@ class StudyDatastore(Datastore):
         case = self.case(image_id)
         labels = read_labels(file)
         if names:
-            labels = LabelMap(labels.array, labels.geometry, {int(v): organ(n).name for v, n in names.items()})
+            labels = LabelMap(labels.array, labels.geometry, {int(v): region(n).name for v, n in names.items()})
         labels = labels.renumbered()
         if not labels.geometry.same_place(grid := grid_of(case.path)):
             raise LabelError(

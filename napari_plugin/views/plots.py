@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.backends.backend_qtagg import FigureCanvasQTAgg
 from matplotlib.figure import Figure
 
-from doselabel.labels import organ, title
+from doselabel.labels import region, title
 from doselabel.wire import DoseResults
 
 Colours = Mapping[str, str]
@@ -90,4 +90,4 @@ class Plot(FigureCanvasQTAgg):
 
 
 def _colour(name: str) -> str:
-    return organ(name).color
+    return region(name).color

@@ -1,12 +1,15 @@
 """Organs and the numbers that stand for them in a label map. Knows no networks and no doses.
 
 One table, `ORGANS`, gives index, name, colour and density; a label file carries its own names, so a map
-written elsewhere, or with another table, is read by name and never by guesswork.
+written elsewhere, or with another table, is read by name and never by guesswork. Regions outside the table, such as
+the lesions ``tumour_1`` and ``tumour_2``, are known by the name their map gives them (`region`).
 """
 
 from __future__ import annotations
 
 import json
+import re
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,7 +31,7 @@ class Organ:
     Attributes
     ----------
     index : int
-        Value in a label map.
+        Value in a label map; 0 for a region outside the table, whose value is its map's own.
     name : str
         What files, results and the wire call it.
     title : str
@@ -57,6 +60,11 @@ NAMES: dict[int, str] = {organ.index: organ.name for organ in ORGANS}
 SEGMENTED = ("left_kidney", "right_kidney", "liver")
 """The organs the network looks for."""
 
+REGION_DENSITY_G_CM3 = 1.04
+"""Taken for a region outside the table unless another is stated: soft tissue of MIRD Pamphlet 17."""
+_REGION_NAME = re.compile(r"[^\W\d_]\w{0,39}")
+_REGION_COLORS = ("#d2d25a", "#e6788c", "#5ad2b4", "#c8a0e6", "#e6b48c", "#78a0f0", "#b4dc78", "#f08cd2")
+
 _ALIASES = {
     "kidney_left": "left_kidney",
     "kidney_right": "right_kidney",
@@ -74,10 +82,7 @@ def organ(key: str | int) -> Organ:
     LabelError
         When the table has no such organ.
     """
-    name = key
-    if isinstance(key, str):
-        name = key.strip().lower().replace(" ", "_").replace("-", "_")
-        name = _ALIASES.get(name, name)
+    name = _plain(key) if isinstance(key, str) else key
     for row in ORGANS:
         if name in (row.index, row.name):
             return row
@@ -85,6 +90,32 @@ def organ(key: str | int) -> Organ:
         f"'{key}' is not in the label table; it has {', '.join(row.name for row in ORGANS)}.",
         "Use one of these names, or add the organ to doselabel.labels.ORGANS.",
     )
+
+
+def region(name: str) -> Organ:
+    """Find an organ of the table, or make of any other name a region of soft tissue, such as ``tumour_1``.
+
+    Raises
+    ------
+    LabelError
+        When the name is none: it must begin with a letter and have at most 40 letters, digits and ``_``.
+    """
+    plain = _plain(name)
+    for row in ORGANS:
+        if plain == row.name:
+            return row
+    if not _REGION_NAME.fullmatch(plain):
+        raise LabelError(
+            f"'{name}' is no name for a region; expected a letter, then up to 39 letters, digits or '_'.",
+            "Rename it, for example tumour_1.",
+        )
+    color = _REGION_COLORS[zlib.crc32(plain.encode()) % len(_REGION_COLORS)]
+    return Organ(0, plain, title(plain), color, REGION_DENSITY_G_CM3)
+
+
+def _plain(name: str) -> str:
+    plain = name.strip().lower().replace(" ", "_").replace("-", "_")
+    return _ALIASES.get(plain, plain)
 
 
 def title(name: str) -> str:
@@ -134,12 +165,15 @@ class LabelMap:
         return float(np.count_nonzero(self.mask(name))) * self.geometry.voxel_volume_ml
 
     def renumbered(self) -> LabelMap:
-        """Return the same organs under the values of `ORGANS`."""
+        """Return the same organs under the values of `ORGANS`; other regions follow in the order of their names."""
+        plain = {v: region(self.names[v]).name for v in _values(self.array) if v != 0}
+        names = dict(NAMES)
+        names |= dict(enumerate(sorted(set(plain.values()) - set(names.values())), start=max(names) + 1))
+        indices = {name: index for index, name in names.items()}
         lut = np.zeros(256, np.uint8)
-        for value in _values(self.array):
-            if value != 0:
-                lut[value] = organ(self.names[value]).index
-        return LabelMap(lut[self.array], self.geometry)
+        for value, name in plain.items():
+            lut[value] = indices[name]
+        return LabelMap(lut[self.array], self.geometry, names)
 
 
 def _values(array: np.ndarray) -> list[int]:

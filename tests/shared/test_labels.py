@@ -7,7 +7,7 @@ import pytest
 
 from doselabel.errors import LabelError
 from doselabel.geometry import Geometry, Volume, write_image
-from doselabel.labels import ORGANS, LabelMap, organ, read_labels, write_labels
+from doselabel.labels import ORGANS, LabelMap, organ, read_labels, region, write_labels
 
 GRID = Geometry((3, 4, 5), (2.0, 1.0, 1.0))
 
@@ -60,3 +60,23 @@ def test_organs_are_found_by_name_alias_and_index():
 
 def test_indices_and_names_are_unique():
     assert len({o.index for o in ORGANS}) == len({o.name for o in ORGANS}) == len(ORGANS)
+
+
+def test_a_region_outside_the_table_keeps_its_name_and_has_the_density_of_soft_tissue(tmp_path):
+    assert region("Left kidney") is organ("left_kidney")
+    lesion = region("Tumour 1")
+    assert (lesion.name, lesion.title, lesion.density_g_cm3) == ("tumour_1", "Tumour 1", 1.04)
+    drawn = label_map({1: "tumour_2", 7: "Liver"})
+    drawn.array[2] = 9
+    named = LabelMap(drawn.array, GRID, {**drawn.names, 9: "tumour 1"})
+    again = read_labels(write_labels(tmp_path / "lesions.nii.gz", named)).renumbered()
+    assert set(again.present()) == {"liver", "tumour_1", "tumour_2"}
+    assert again.value("liver") == organ("liver").index
+    for name, value in (("tumour_1", 9), ("tumour_2", 1), ("liver", 7)):
+        np.testing.assert_array_equal(again.mask(name), named.array == value)
+
+
+@pytest.mark.parametrize("name", ["", "*", "1", "a/b", "x" * 41])
+def test_what_is_no_name_for_a_region_is_refused(name):
+    with pytest.raises(LabelError, match="no name for a region"):
+        region(name)

@@ -124,10 +124,12 @@ def completed(labels: LabelMap, diagnostic: LabelMap, organs: tuple[str, ...]) -
     shared = [name for name in organs if name not in missing]
     matrix = match_masks(own, theirs, shared)[""].matrix if shared else np.eye(4)
     brought = carried(theirs, own.geometry, matrix)
-    array = own.array.copy()
+    array, names = own.array.copy(), dict(own.names)
     for name in missing:
-        array[brought.mask(name) & (array == 0)] = theirs.value(name)
-    return LabelMap(array, own.geometry), missing
+        value = own.value(name) or max(names) + 1
+        names[value] = name
+        array[brought.mask(name) & (array == 0)] = value
+    return LabelMap(array, own.geometry, names), missing
 
 
 def _in_folder(study: Study, folder: Path) -> dict[str, Path]:

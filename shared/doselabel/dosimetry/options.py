@@ -8,7 +8,7 @@ import pydantic
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from doselabel.errors import DoseError, DoselabelError
-from doselabel.labels import organ
+from doselabel.labels import region
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
@@ -91,7 +91,7 @@ class DoseOptions(BaseModel):
     @classmethod
     def _known(cls, value: tuple[str, ...] | None) -> tuple[str, ...] | None:
         try:
-            return None if value is None else tuple(dict.fromkeys(organ(name).name for name in value))
+            return None if value is None else tuple(dict.fromkeys(region(name).name for name in value))
         except DoselabelError as error:
             raise ValueError(str(error)) from error
 

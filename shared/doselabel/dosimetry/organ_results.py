@@ -22,7 +22,7 @@ from doselabel.dosimetry.options import DoseOptions
 from doselabel.dosimetry.tac import ModelSpread, TacFit
 from doselabel.dosimetry.uncertainty import CONTOUR_RELATIVE_SD, organ_budget
 from doselabel.geometry import Geometry
-from doselabel.labels import ORGANS, LabelMap
+from doselabel.labels import LabelMap, region
 from doselabel.study import MANIFEST, Study
 from doselabel.wire import DvhCurve, OrganDose
 
@@ -137,5 +137,5 @@ def provenance(
 
 
 def density_g_cm3(name: str) -> float:
-    """An organ's density by the label table."""
-    return next(row.density_g_cm3 for row in ORGANS if row.name == name)
+    """An organ's density by the label table, soft tissue for a region outside it."""
+    return region(name).density_g_cm3

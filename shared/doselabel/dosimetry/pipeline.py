@@ -29,7 +29,7 @@ from doselabel.dosimetry.tac import TacFit
 from doselabel.dosimetry.tac_voxel import fit_voxels
 from doselabel.errors import DoseError, FitError, Progress, no_progress
 from doselabel.geometry import Geometry, Volume, placed, read_image, resample, write_image
-from doselabel.labels import ORGANS, LabelMap, title, write_labels
+from doselabel.labels import LabelMap, title, write_labels
 from doselabel.study import Study, read_field
 from doselabel.wire import DoseResults
 
@@ -372,10 +372,8 @@ def _doses(
 
 
 def _voi_map(found: activity.ScanActivity, scan: activity.Scan, organs: tuple[str, ...]) -> LabelMap:
-    lut = np.zeros(256, np.uint8)
-    lut[1 : len(organs) + 1] = [row.index for name in organs for row in ORGANS if row.name == name]
     regions = found.region_map(scan.spect.geometry)
-    return LabelMap(lut[regions.array], regions.geometry)
+    return LabelMap(regions.array, regions.geometry, dict(enumerate(organs, start=1))).renumbered()
 
 
 def _centre(geometry: Geometry) -> list[float]:

@@ -17,7 +17,7 @@ from doselabel.dosimetry import pipeline
 from doselabel.dosimetry.options import DoseOptions
 from doselabel.errors import DoseError, DoselabelError, Progress, no_progress
 from doselabel.io.comparison import Comparison, Sensitivity, Side, Variant, write_comparison, write_sensitivity
-from doselabel.labels import organ, title
+from doselabel.labels import region, title
 from doselabel.study import Study
 from doselabel.wire import DoseResults
 
@@ -85,7 +85,7 @@ def compare(
     """
     if not studies:
         raise DoseError("There is no study to compare.", "Name a study folder, or a folder of studies.")
-    names = tuple(organ(name).name for name in organs)
+    names = tuple(region(name).name for name in organs)
     found: list[list[DoseResults]] = [[], []]
     total = 2 * len(studies)
     with TemporaryDirectory() as cache:

@@ -14,11 +14,10 @@ from matplotlib.figure import FigureBase
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from doselabel.errors import DoselabelError
 from doselabel.geometry import Volume
 from doselabel.io import planes
 from doselabel.io.numerals import percent, significant
-from doselabel.labels import LabelMap, organ, title
+from doselabel.labels import LabelMap, region, title
 from doselabel.wire import DvhCurve, OrganDose
 
 SOFT, RULE, INK = "#5b6973", "#cfd8dd", "#1d262c"
@@ -44,11 +43,8 @@ class SpectFrame:
 
 
 def organ_color(name: str) -> str:
-    """An organ's colour in the label table, grey for one that is not in it."""
-    try:
-        return organ(name).color
-    except DoselabelError:
-        return "#9aa5ad"
+    """An organ's colour in the label table, or a region's own."""
+    return region(name).color
 
 
 def dose_overlay(
