@@ -306,6 +306,8 @@ class DoseResults(Frozen):
     injected_activity_mbq: float
     time_h: list[float]
     organs: dict[str, OrganDose]
+    failed: dict[str, ErrorInfo] = Field(default_factory=dict)
+    """Organs that could not be computed, and why; the others are as if these had not been asked for."""
     options: dict[str, Any]
     registration: list[dict[str, Any]] = Field(default_factory=list)
     labels_origin: str = ""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +13,7 @@ from doselabel.dosimetry import grids, registration, voi, voi_scene
 from doselabel.dosimetry.cache import Cache, Entry, digest, file_sha256
 from doselabel.dosimetry.grids import Box, cut, cut_array, inside
 from doselabel.dosimetry.options import DoseOptions
-from doselabel.errors import DoselabelError, RegistrationError
+from doselabel.errors import DoselabelError, RegistrationError, VoiError
 from doselabel.geometry import Geometry, Volume, placed
 from doselabel.labels import LabelMap
 from doselabel.study import Study, TimePoint, read_field
@@ -66,6 +66,8 @@ class ScanActivity:
     shape : (z, y, x) float32 array
         Distribution inside organs, up to a factor per organ: SPECT over modelled SPECT (`gtm`; Yang et al., IEEE
         Trans Nucl Sci 1996;43:3286), which is flat to the edge of a uniform organ; else the SPECT itself.
+    failed : dict of str to VoiError
+        Organs that can't be measured here, with the reason; where there are any, the arrays are not to be used.
     """
 
     activity_mbq: Mapping[str, float]
@@ -77,6 +79,7 @@ class ScanActivity:
     organs_bq_ml: NDArray[np.float32]
     shape: NDArray[np.float32]
     warnings: tuple[str, ...]
+    failed: Mapping[str, VoiError] = field(default_factory=dict)
 
     @property
     def rest_mbq(self) -> float:
@@ -199,6 +202,10 @@ def measure(
         organs_bq_ml=arrays["organs_bq_ml"],
         shape=arrays["shape"],
         warnings=tuple(content["warnings"]),
+        failed={
+            name: VoiError(f"Time point {scan.index + 1}: {message}", hint)
+            for name, (message, hint) in content["failed"].items()
+        },
     )
 
 
@@ -216,6 +223,7 @@ def placed_box(spect: Geometry, box: Box, matrix: np.ndarray) -> Geometry:
 
 def _entry(found: voi.VoiResult, spect: Volume, organs: Sequence[str]) -> Entry:
     values = cut_array(spect.array, found.box)
+    organs = [name for name in organs if name in found.organs]
     weights = np.stack([found.organs[name].weights for name in organs])
     regions = np.where(weights.max(axis=0) >= 0.5, weights.argmax(axis=0) + 1, 0).astype(np.uint8)
     if found.gtm is None:
@@ -234,6 +242,7 @@ def _entry(found: voi.VoiResult, spect: Volume, organs: Sequence[str]) -> Entry:
         "total_mbq": float(spect.array.sum(dtype=np.float64)) * spect.geometry.voxel_volume_ml / 1e6,
         "box": [[s.start, s.stop] for s in found.box],
         "warnings": list(found.warnings),
+        "failed": {name: [reason.message, reason.hint] for name, reason in found.failed.items()},
     }
     arrays = {"regions": regions, "organs_bq_ml": explained.astype(np.float32), "shape": shape.astype(np.float32)}
     return content, arrays

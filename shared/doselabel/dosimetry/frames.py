@@ -12,7 +12,7 @@ from doselabel.dosimetry import ct_registration, registration
 from doselabel.dosimetry.cache import Cache, digest, file_sha256
 from doselabel.dosimetry.masks import LabelSet, carried, completed
 from doselabel.dosimetry.options import DoseOptions
-from doselabel.errors import VoiError
+from doselabel.errors import DoselabelError, VoiError
 from doselabel.geometry import Volume
 from doselabel.labels import LabelMap, title
 from doselabel.study import Study, read_field
@@ -36,8 +36,8 @@ class Frames:
         self._rigid: dict[str, np.ndarray] = {}
         self._shifts: dict[int, dict[str, np.ndarray]] = {}
 
-    def masks(self, index: int) -> tuple[LabelMap, list[str]]:
-        """A time point's masks with every organ, and what had to be done to have them."""
+    def masks(self, index: int) -> tuple[LabelMap, list[str], dict[str, DoselabelError]]:
+        """A time point's masks, what had to be done to have them, and the organs that they still lack, with why."""
         point = self._study.time_points[index]
         notes = []
         if point.ct == self._study.ct:
@@ -58,14 +58,16 @@ class Frames:
                 "over by rigid registration."
             )
         present = label_map.present()
-        lost = [name for name in self._organs if name not in present]
-        if lost:
-            raise VoiError(
-                f"Time point {index + 1}: {', '.join(map(title, lost))} lie(s) outside the CT '{point.ct}'.",
+        lost: dict[str, DoselabelError] = {
+            name: VoiError(
+                f"Time point {index + 1}: {title(name)} lies outside the CT '{point.ct}'.",
                 "Check that CT's field of view, or leave the organ or the time point out.",
             )
+            for name in self._organs
+            if name not in present
+        }
         self._maps[index] = label_map
-        return label_map, notes
+        return label_map, notes, lost
 
     def known(self, index: int) -> bool:
         """Whether `to_diagnostic` costs nothing."""
@@ -98,22 +100,27 @@ class Frames:
         return self._rigid[name]
 
 
-def organs_of(study: Study, diagnostic: LabelMap, options: DoseOptions) -> tuple[tuple[str, ...], list[str]]:
+def organs_of(
+    study: Study, diagnostic: LabelMap, options: DoseOptions
+) -> tuple[tuple[str, ...], dict[str, DoselabelError], list[str]]:
+    """The organs to compute, those asked for that can't be, with why, and what a reader must know."""
     present = diagnostic.present()
     warnings = [
         f"{title(name)} is said to be absent (organs_absent) but has a mask; it is left out."
         for name in present
         if name in study.organs_absent
     ]
-    wanted = options.organs if options.organs is not None else present
-    missing = [name for name in wanted if name not in present]
-    if missing:
-        raise VoiError(
-            f"The diagnostic CT's label map has no {', '.join(map(title, missing))}; it has "
+    asked = options.organs if options.organs is not None else present
+    wanted = tuple(name for name in asked if name not in study.organs_absent)
+    missing: dict[str, DoselabelError] = {
+        name: VoiError(
+            f"The diagnostic CT's label map has no {title(name)}; it has "
             f"{', '.join(map(title, present)) or 'no organ at all'}.",
             "Draw the organ, or leave it out of the organs asked for.",
         )
-    organs = tuple(name for name in wanted if name not in study.organs_absent)
-    if not organs:
+        for name in wanted
+        if name not in present
+    }
+    if not wanted:
         raise VoiError("The diagnostic CT's label map has no organ to compute a dose for.", "Segment the CT first.")
-    return organs, warnings
+    return wanted, missing, warnings

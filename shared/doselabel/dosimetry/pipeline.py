@@ -11,7 +11,7 @@ move dose out of the organ.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -19,9 +19,10 @@ from numpy.typing import NDArray
 
 from doselabel.dosimetry import activity, curves, dose, registration, tia_map
 from doselabel.dosimetry.cache import Cache
+from doselabel.dosimetry.failures import Failures, with_the_rest
 from doselabel.dosimetry.frames import Frames, organs_of
 from doselabel.dosimetry.kernels import VoxelSKernel, voxel_s_kernel
-from doselabel.dosimetry.masks import resolve
+from doselabel.dosimetry.masks import LabelSet, resolve
 from doselabel.dosimetry.nuclides import nuclide as find_nuclide
 from doselabel.dosimetry.options import DoseOptions
 from doselabel.dosimetry.organ_results import DOSE_MAP, density_g_cm3, organ_result, provenance
@@ -31,7 +32,7 @@ from doselabel.errors import DoseError, FitError, Progress, no_progress
 from doselabel.geometry import Geometry, Volume, placed, read_image, resample, write_image
 from doselabel.labels import LabelMap, title, write_labels
 from doselabel.study import Study, read_field
-from doselabel.wire import DoseResults
+from doselabel.wire import DoseResults, ErrorInfo
 
 RESULTS = "results.json"
 REFERENCE_TIME_H = 24.0
@@ -143,20 +144,59 @@ def compute(
     edited_vois: Mapping[int, LabelMap] | None = None,
     progress: Progress = no_progress,
 ) -> DoseComputation:
-    """Compute a study's doses; parameters as for `run`."""
+    """Compute a study's doses; parameters as for `run`. An organ that can't be computed does not stop the others."""
     options = options or DoseOptions()
-    store = Cache(Path(cache) if cache is not None else None)
     progress("reading", 0.0)
     warnings = study.check()
-    nuclide = find_nuclide(study.nuclide)
-    psf = options.psf_fwhm_mm or study.psf_fwhm_mm
     label_set = resolve(study, labels)
     ct = read_field(study, "ct", study.ct)
     diagnostic = label_set.maps[study.ct].renumbered()
-    organs, notes = organs_of(study, diagnostic, options)
-    warnings += notes
+    asked, missing, notes = organs_of(study, diagnostic, options)
+    inputs = _Inputs(study, label_set, ct, diagnostic, options, Path(cache) if cache is not None else None, edited_vois)
+    forward = _never_back(progress)
+    done, failed = with_the_rest(asked, missing, lambda organs: _of_organs(inputs, organs, warnings + notes, forward))
+    if not failed:
+        return done
+    reasons = {name: ErrorInfo(code=e.code, message=e.message, hint=e.hint) for name, e in failed.items()}
+    told = [f"{title(name)} could not be computed: {error}" for name, error in failed.items()]
+    results = done.results.model_copy(update={"failed": reasons, "warnings": [*told, *done.results.warnings]})
+    return replace(done, results=results)
+
+
+@dataclass(frozen=True, eq=False)
+class _Inputs:
+    """What a calculation starts from, the same whichever organs are asked for."""
+
+    study: Study
+    label_set: LabelSet
+    ct: Volume
+    diagnostic: LabelMap
+    options: DoseOptions
+    cache: Path | None
+    edited_vois: Mapping[int, LabelMap] | None
+
+
+def _never_back(progress: Progress) -> Progress:
+    """Progress that stands still while something is done again."""
+    furthest = 0.0
+
+    def report(stage: str, fraction: float) -> None:
+        nonlocal furthest
+        furthest = max(furthest, fraction)
+        progress(stage, furthest)
+
+    return report
+
+
+def _of_organs(inputs: _Inputs, organs: tuple[str, ...], warnings: list[str], progress: Progress) -> DoseComputation:
+    """The chain for the given organs; raises OrganFailures for those that can't be computed."""
+    study, label_set, ct, diagnostic = inputs.study, inputs.label_set, inputs.ct, inputs.diagnostic
+    options, edited_vois, store = inputs.options, inputs.edited_vois, Cache(inputs.cache)
+    nuclide = find_nuclide(study.nuclide)
+    psf = options.psf_fwhm_mm or study.psf_fwhm_mm
     frames = Frames(study, ct, diagnostic, label_set, organs, store)
 
+    failures, warnings = Failures(), list(warnings)
     scans, alignments, measured = [], [], []
     count = len(study.time_points)
     for i, point in enumerate(study.time_points):
@@ -165,26 +205,35 @@ def compute(
             progress(f"time point {i + 1} of {count}: {name}", 0.02 + 0.6 * (i + part) / count)
 
         step("masks", 0.0)
-        label_map, notes = frames.masks(i)
+        label_map, notes, lost = frames.masks(i)
         warnings += notes
+        failures.add(lost)
         step("registration", 0.2)
         scan = activity.read_scan(study, i, label_map)
         aligned, moved = activity.align(scan, options, psf, store)
         step("organ activities", 0.6)
+        measurable = tuple(name for name in organs if name not in lost)
+        if not measurable:
+            continue
         found = activity.measure(
-            scan, aligned.matrix, organs, options, psf, store, _edited(edited_vois, i, aligned.matrix)
+            scan, aligned.matrix, measurable, options, psf, store, _edited(edited_vois, i, aligned.matrix)
         )
+        failures.add(found.failed)
         warnings += [f"Time point {i + 1} ({point.time_h:g} h): {text}" for text in (*moved, *found.warnings)]
         scans.append(scan)
         alignments.append(aligned)
         measured.append(found)
 
+    failures.settle()
+
     progress("time-activity curves", 0.64)
     times = [p.time_h for p in study.time_points]
-    fits = {
-        name: curves.fit_organ(name, times, [m.activity_mbq[name] for m in measured], nuclide.name, options)
-        for name in organs
-    }
+    fits = {}
+    for name in organs:
+        with failures.of(name):
+            activities = [m.activity_mbq[name] for m in measured]
+            fits[name] = curves.fit_organ(name, times, activities, nuclide.name, options)
+    failures.settle()
     rest_tia, rest_model = curves.fit_rest(times, [m.rest_mbq for m in measured], nuclide.name, options)
 
     progress("activity map", 0.68)
@@ -196,7 +245,11 @@ def compute(
     }
     tia = {name: fits[name][0].tia_mbq_h for name in organs}
     rest_h = rest_tia / measured[reference].rest_mbq if measured[reference].rest_mbq > 0 else 0.0
-    shares = {name: _shares(grid, sources, reference, name, measured, times, fits[name][0], options) for name in organs}
+    shares = {}
+    for name in organs:
+        with failures.of(name):
+            shares[name] = _shares(grid, sources, reference, name, measured, times, fits[name][0], options)
+    failures.settle()
     tia_mbq_h = tia_map.tia_map(grid, shares, tia, sources[reference], rest_h)
 
     progress("dose kernel", 0.72)
@@ -209,11 +262,13 @@ def compute(
     progress("organ doses", 0.9)
     results = {}
     for name in organs:
-        results[name] = organ_result(
-            name, study, diagnostic, masses[name], measured, fits[name], by_engine[name], dose_gy[grid.mask(name)],
-            ct.geometry, psf, options,
-        )  # fmt: skip
-        warnings += [f"{title(name)}: {text}" for text in results[name].warnings]
+        with failures.of(name):
+            results[name] = organ_result(
+                name, study, diagnostic, masses[name], measured, fits[name], by_engine[name], dose_gy[grid.mask(name)],
+                ct.geometry, psf, options,
+            )  # fmt: skip
+            warnings += [f"{title(name)}: {text}" for text in results[name].warnings]
+    failures.settle()
     means = {name: results[name].mean_dose_gy for name in organs}
     written = tia_map.on_ct(grid, dose_gy, diagnostic, means)
     if options.grid == "spect":

@@ -19,7 +19,7 @@ counted; an organ's tissue in it, or beyond the field of view, is taken at the o
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 import numpy as np
@@ -46,6 +46,10 @@ millimetre too large, would otherwise take 9 % of the kidney's activity."""
 
 SMALLEST_CLEAR = 0.2
 """With less than this part of an organ clear of excluded regions, all of it but those regions is measured."""
+
+SMALLEST_CORE = 0.5
+"""An organ whose volume of interest would be less than this part of its mask is measured in its mask: a small lesion
+is nowhere stronger than the liver it lies in, once both are blurred."""
 
 SHELL_SIGMAS = 5.0
 """Tissue within this many σ of the PSF (and at least 20 mm) around an organ is one region of the transfer matrix."""
@@ -120,6 +124,8 @@ class VoiResult:
     geometry : Geometry
         The box's grid, in the CT's frame.
     gtm : TransferMatrix or None
+    failed : dict of str to VoiError
+        Organs that were wanted and can't be measured, with the reason; the others do not suffer from it.
     warnings : tuple of str
     """
 
@@ -128,6 +134,7 @@ class VoiResult:
     box: Box
     geometry: Geometry
     gtm: TransferMatrix | None = None
+    failed: Mapping[str, VoiError] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
 
 
@@ -182,8 +189,7 @@ def measure(
     Raises
     ------
     VoiError
-        For an organ without voxels, outside the SPECT, or wholly excluded; for `gtm` without a PSF; for settings out
-        of range.
+        When no organ can be measured; for `gtm` without a PSF; for settings out of range.
     """
     sigma = _psf_sigma(psf_fwhm_mm, psf_sigma_mm)
     if method not in get_args(VoiMethod):
@@ -220,6 +226,8 @@ def measure(
         weights |= {name: scene.sub.part(v) * scene.seen for name, v in edited.items()}
     result = {}
     for name in scene.wanted:
+        if name in scene.failed:
+            continue
         if transfer is None:
             bq = float(np.vdot(weights[name], scene.bq_ml)) * scene.voxel_ml / scene.counted[name]
         else:
@@ -238,7 +246,10 @@ def measure(
             recovery_coefficient=recovery,
             weights=weights[name],
         )
-    return VoiResult(method, result, scene.box, scene.sub.coarse, transfer, tuple(warnings))
+    if not result:
+        raise next(iter(scene.failed.values()))
+    failed = {name: reason for name, reason in scene.failed.items() if name in scene.wanted}
+    return VoiResult(method, result, scene.box, scene.sub.coarse, transfer, failed, tuple(warnings))
 
 
 # ---- the methods
@@ -261,11 +272,8 @@ def _threshold(scene: Scene, percent: float, search_mm: float) -> dict[str, NDAr
     for i, (name, part) in enumerate(search.items()):
         region = (part >= 0.5) & (largest == i)
         if not region.any() or scene.bq_ml[region].max() <= 0:
-            if name in scene.wanted:
-                raise VoiError(
-                    f"'{name}': the SPECT has no counts within {search_mm:g} mm of the mask.",
-                    "Check the registration, or choose the method 'margin'.",
-                )
+            reason = f"the SPECT has no counts within {search_mm:g} mm of the mask"
+            _fail(scene, name, reason, "Check the registration, or choose the method 'margin'.")
             continue
         hot = region & (scene.bq_ml >= percent / 100 * scene.bq_ml[region].max())
         parts, _ = ndimage.label(hot)
@@ -285,8 +293,11 @@ def _transfer(scene: Scene) -> tuple[dict[str, NDArray[np.float32]], TransferMat
     clear = np.maximum.reduce(hot) < SPILL_LEVEL if hot else np.ones(scene.seen.shape, bool)
     strongest = np.maximum.reduce([blurred[name] for name in organs])
     weights = {}
+    cores = {name: ((blurred[name] >= GTM_LEVEL) & (blurred[name] >= strongest)) * scene.seen for name in organs}
+    nested = [name for name in organs if cores[name].sum() < SMALLEST_CORE * (within[name] * scene.seen).sum()]
+    outside_nested = 1 - np.clip(sum((within[name] for name in nested), np.zeros_like(scene.seen)), 0, 1)
     for name in organs:
-        mine = ((blurred[name] >= GTM_LEVEL) & (blurred[name] >= strongest)) * scene.seen
+        mine = within[name] * scene.seen if name in nested else cores[name] * outside_nested
         weights[name] = mine * clear
         if weights[name].sum() < SMALLEST_CLEAR * mine.sum():
             weights[name] = mine * np.clip(1 - sum(within[r] for r in masks if r not in organs), 0, 1)
@@ -310,22 +321,31 @@ def _transfer(scene: Scene) -> tuple[dict[str, NDArray[np.float32]], TransferMat
             continue  # an organ walled in by others has no tissue around it to measure
         blurred[f"around:{name}"] = ndimage.gaussian_filter(around, in_voxels, mode="constant", truncate=4.0)
         weights[f"around:{name}"] = usable
-    regions = tuple(weights)
-    totals = np.array([float(weights[r].sum()) for r in regions])
-    if not (totals > 0).all():
+    lost = [r for r in weights if not weights[r].sum() > 0]
+    for name in lost:
+        _fail(scene, name, "nothing of it is left to measure", "Check registration and exclusion masks.")
+    regions = tuple(r for r in weights if r not in lost)
+    if not any(r in organs for r in regions):
         raise VoiError(
-            f"Nothing is left to measure in {', '.join(r for r, t in zip(regions, totals, strict=True) if not t)}.",
+            f"Nothing is left to measure in {', '.join(lost)}.",
             "Check registration and exclusion masks, or choose the method 'margin'.",
         )
+    totals = np.array([float(weights[r].sum()) for r in regions])
     shown = np.array([float(np.vdot(weights[r], scene.bq_ml)) for r in regions]) / totals
     matrix = np.array([[float(np.vdot(weights[i], blurred[j])) for j in regions] for i in regions])
     matrix /= totals[:, None]
-    condition = float(np.linalg.cond(matrix))
-    if not condition < LARGEST_CONDITION:
-        raise VoiError(
-            f"The regions can't be told apart at this resolution (condition {condition:.2g}).",
-            "An organ or an exclusion mask is much smaller than the PSF; remove it, or choose the method 'margin'.",
-        )
+    while not (condition := float(np.linalg.cond(matrix))) < LARGEST_CONDITION:
+        # The region whose concentration hangs most on the errors of all is the one that can't be told apart.
+        worst = int(np.argmax(np.linalg.norm(np.linalg.pinv(matrix), axis=1)))
+        if regions[worst] not in organs:
+            raise VoiError(
+                f"The regions can't be told apart at this resolution (condition {condition:.2g}, {regions[worst]}).",
+                "An exclusion mask is much smaller than the PSF; remove it, or choose the method 'margin'.",
+            )
+        _fail(scene, regions[worst], "it can't be told from its surroundings at this resolution",
+              "It is much smaller than the camera's resolution: leave it out.")  # fmt: skip
+        keep = [i for i in range(len(regions)) if i != worst]
+        regions, shown, matrix = tuple(regions[i] for i in keep), shown[keep], matrix[np.ix_(keep, keep)]
     concentration = np.linalg.solve(matrix, shown)
     warnings = []
     if (concentration < 0).any():
@@ -333,6 +353,11 @@ def _transfer(scene: Scene) -> tuple[dict[str, NDArray[np.float32]], TransferMat
         concentration, _ = optimize.nnls(matrix, shown)
         warnings += [f"{r}: no activity is left after partial-volume correction." for r in low if r in organs]
     return weights, TransferMatrix(regions, concentration, matrix, condition, blurred), warnings
+
+
+def _fail(scene: Scene, name: str, reason: str, hint: str) -> None:
+    """One organ's failure stays its own."""
+    scene.failed.setdefault(name, VoiError(f"'{name}': {reason}.", hint))
 
 
 def _excluded_regions(scene: Scene) -> dict[str, NDArray[np.float32]]:

@@ -48,7 +48,8 @@ SMALLEST_ML = 0.02
 class Scene:
     """SPECT voxels around the organs (coarse), and how the organs fill their subdivision (fine).
 
-    ``sampled`` and ``excluded`` are on a yet denser subdivision, ``dense``, of the fine grid.
+    ``sampled`` and ``excluded`` are on a yet denser subdivision, ``dense``, of the fine grid. ``failed`` says of
+    ``wanted`` organs why they can't be measured.
     """
 
     box: Box
@@ -63,6 +64,7 @@ class Scene:
     excluded: Mapping[str, NDArray[np.bool_]]
     sigma_mm: tuple[float, float, float] | None
     counted: dict[str, float] = field(default_factory=dict)
+    failed: dict[str, VoiError] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
 
     @classmethod
@@ -103,8 +105,10 @@ class Scene:
         sub = Subdivision.of(cut(grid, box))
         dense = Subdivision.of(sub.fine, SAMPLE_MM)
         sampled = dense.sample(labels.volume)
-        values = {name: labels.value(name) or 0 for name in present}
         boxes = ndimage.find_objects(sampled)
+        values = {name: labels.value(name) or 0 for name in present}
+        # A mask that falls between all the points it is sampled at is not there.
+        values = {name: v for name, v in values.items() if v <= len(boxes) and boxes[v - 1] is not None}
         scene = cls(
             box=box,
             sub=sub,
@@ -130,21 +134,22 @@ class Scene:
         for axis, k in enumerate(self.sub.factor):
             seen = seen.repeat(k, axis)
         for name in self.wanted:
-            total = float(self.filled[name].sum())
+            total = float(self.filled[name].sum()) if name in self.filled else 0.0
             if total * self.sub.fine.voxel_volume_ml < SMALLEST_ML:
-                raise VoiError(
+                self.failed[name] = VoiError(
                     f"'{name}' is smaller than {SMALLEST_ML:g} mL; nothing can be measured in it.",
                     "Check its mask: it has only a few voxels.",
                 )
+                continue
             in_view = float(np.vdot(self.filled[name], seen)) / total
             self.counted[name] = float(np.vdot(self.open(name), seen)) / total
             if self.counted[name] < SMALLEST_SEEN:
-                raise VoiError(
+                self.failed[name] = VoiError(
                     f"Only {self.counted[name]:.0%} of '{name}' can be counted: {1 - in_view:.0%} of it lies outside "
                     "the SPECT, and exclusion masks cover the rest.",
                     "Check registration and exclusion masks, or leave this organ or time point out.",
                 )
-            if in_view < 0.98:
+            elif in_view < 0.98:
                 self.warnings.append(
                     f"{name}: {1 - in_view:.0%} of the organ lies outside the SPECT's field of view; it is taken at "
                     "the concentration of the rest."
@@ -242,10 +247,10 @@ class Scene:
 def _filled(dense: Subdivision, sampled: NDArray[np.uint8], value: int, boxes: list[Box | None]) -> NDArray[np.float32]:
     """How much of each fine voxel has a value in the dense label map."""
     out = np.zeros(dense.coarse.shape, np.float32)
-    found = boxes[value - 1] if value <= len(boxes) else None
-    if found is not None:
-        fine, aligned = dense.coarse_box(found)
-        out[fine] = block_mean(sampled[aligned] == value, dense.factor)
+    found = boxes[value - 1]
+    assert found is not None  # `values` holds only what was sampled
+    fine, aligned = dense.coarse_box(found)
+    out[fine] = block_mean(sampled[aligned] == value, dense.factor)
     return out
 
 

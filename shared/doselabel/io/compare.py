@@ -174,7 +174,9 @@ def _where(study: Study, side: Side) -> str:
 def _remark(results: DoseResults) -> str:
     """What a reader of one row must know of its fits."""
     untested = [title(name) for name, o in results.organs.items() if o.tac.degrees_of_freedom < 1]
-    return f"no degree of freedom: {', '.join(untested)}" if untested else ""
+    remarks = [f"no degree of freedom: {', '.join(untested)}"] if untested else []
+    remarks += [f"{title(name)} could not be computed: {reason.message}" for name, reason in results.failed.items()]
+    return "; ".join(remarks)
 
 
 def _part(progress: Progress, start: float, length: float, stage: str) -> Progress:

@@ -91,9 +91,19 @@ class Comparison:
             self.table("D30", "D30", "Gy", 2),
         ]
 
+    def failures(self) -> list[str]:
+        """What could not be computed, and why: an organ shown as absent that the patient does have."""
+        return [
+            f"{results.patient_id}, {side}: {title(name)} could not be computed: {reason.message}"
+            for side, of_side in ((self.a, self.results_a), (self.b, self.results_b))
+            for results in of_side
+            for name, reason in results.failed.items()
+            if name in self.organs
+        ]
+
     def text(self) -> str:
         """The tables for a terminal."""
-        return "\n\n".join(to_text(table) for table in self.tables())
+        return "\n\n".join([*(to_text(table) for table in self.tables()), *self.failures()])
 
 
 @dataclass(frozen=True)
@@ -151,7 +161,7 @@ def differences_percent(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.nd
     Parameters
     ----------
     a, b : (organ, patient) arrays
-        nan where the patient lacks the organ.
+        nan where the patient lacks the organ, or it could not be computed.
 
     Returns
     -------
@@ -196,7 +206,7 @@ def paper_table(
     rows.append(["Mean |difference| (%)", *(_or_absent(v, 1) for v in means), _or_absent(average, 1)])
     caption = (
         f"{label}, {names[1]} against {names[0]}. Differences are ({names[1]} − {names[0]}) / {names[0]}; their means "
-        f"are of absolute values. {ABSENT}: the patient lacks the organ. Layout of Nazari et al. 2021, tables 3 and 4."
+        f"are of absolute values. {ABSENT}: no organ, or not computed. Layout of Nazari et al. 2021, tables 3 and 4."
     )
     return Table(columns, rows, caption, strong=[len(rows) - 1])
 
@@ -234,6 +244,7 @@ def write_comparison(comparison: Comparison, a: Side, b: Side, out: Path) -> Non
         figure.draw(canvas)
         canvas.savefig(out / "compare.png", dpi=170)
     blocks: list[Block] = [Note(f"{side.name}: masks '{side.labels}'; {_spelled(side.options)}.") for side in (a, b)]
+    blocks += [Note(text, "alarm") for text in comparison.failures()]
     for quantity, table in zip(("Masses", "Mean absorbed doses", "DVH-70", "DVH-30"), comparison.tables(), strict=True):
         blocks += [Heading(quantity), table]
     blocks += [Heading("Dose-volume histograms"), figure]
@@ -298,7 +309,7 @@ def dvh_figure(comparison: Comparison) -> Figure:
                 axes.set_title(f"{patient}, {title(name).lower()}", loc="left")
                 axes.set_ylim(0, 102)
                 if not any(curves):
-                    axes.text(0.5, 0.5, "organ absent", transform=axes.transAxes, ha="center", color="#5b6973")
+                    axes.text(0.5, 0.5, "not computed", transform=axes.transAxes, ha="center", color="#5b6973")
                     continue
                 axes.set_xlim(left=0)
                 axes.set_xlabel("Absorbed dose (Gy)")

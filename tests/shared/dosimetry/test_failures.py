@@ -1,0 +1,125 @@
+"""One organ's failure stays its own: it is reported with its reason, and the others come out unchanged."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from doselabel.dosimetry import pipeline
+from doselabel.dosimetry.failures import Failures, OrganFailures, with_the_rest
+from doselabel.dosimetry.options import DoseOptions
+from doselabel.errors import DoseError, FitError, VoiError
+from doselabel.geometry import Volume, read_image, write_image
+from doselabel.labels import LabelMap, read_labels, write_labels
+from doselabel.study import Study
+
+OTHERS = ("left_kidney", "liver")
+
+
+@pytest.fixture(scope="module")
+def small(known: SimpleNamespace, tmp_path_factory: pytest.TempPathFactory) -> Study:
+    """Kidneys and liver on a small grid with a body of its own, three time points."""
+    return known.make_study(
+        tmp_path_factory.mktemp("failures") / "study",
+        known.KIDNEYS_AND_LIVER,
+        spect_grid=known.centred((40, 44, 56), (6.0, 6.0, 6.0)),
+        ct_grid=known.centred((60, 66, 84), (4.0, 4.0, 4.0)),
+        times_h=(24.0, 72.0, 120.0),
+        background_bq_ml=2000.0,
+    )
+
+
+def with_an_excluded_kidney(study: Study) -> DoseOptions:
+    labels = read_labels(study.folder / "truth" / "ct.nii.gz")
+    write_image(study.path("shut.nii.gz"), Volume(labels.mask("right_kidney").astype(np.uint8), labels.geometry))
+    study.time_points[1].exclude = {"right_kidney": "shut.nii.gz"}
+    return DoseOptions(registration="stored")
+
+
+def with_a_kidney_that_is_still_filling(study: Study) -> DoseOptions:
+    """Nothing of it in the first SPECT, so that no falling exponential passes through its points."""
+    spect = read_image(study.path("spect_tp1.nii.gz"))
+    half = np.where(np.arange(spect.array.shape[2]) < 24, 0.05, 1.0)
+    write_image(study.path("spect_tp1.nii.gz"), Volume((spect.array * half).astype(np.float32), spect.geometry))
+    return DoseOptions(registration="stored", tac="mono", organs=(OTHERS[0], "right_kidney"))
+
+
+def with_a_kidney_beyond_a_low_dose_ct(study: Study) -> DoseOptions:
+    """The low-dose CT of the second time point ends before the right kidney begins."""
+    ct = read_image(study.path("ct.nii.gz"))
+    kept = slice(38, None)
+    from doselabel.dosimetry.grids import cut
+
+    geometry = cut(ct.geometry, (slice(0, 60), slice(0, 66), slice(38, 84)))
+    write_image(study.path("ct_tp2.nii.gz"), Volume(ct.array[:, :, kept], geometry))
+    labels = read_labels(study.folder / "truth" / "ct.nii.gz")
+    write_labels(study.folder / "truth" / "ct_tp2.nii.gz", LabelMap(labels.array[:, :, kept], geometry))
+    study.time_points[1].ct = "ct_tp2.nii.gz"
+    return DoseOptions(registration="stored", organs=(OTHERS[0], "right_kidney"))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "failing", "reason"),
+    [
+        (with_an_excluded_kidney, "right_kidney", r"Time point 2: Only \d+% of 'right_kidney' can be counted"),
+        (with_a_kidney_that_is_still_filling, "right_kidney", "right_kidney: .*uptake limb"),
+        (with_a_kidney_beyond_a_low_dose_ct, "right_kidney", "Time point 2: Right kidney lies outside the CT"),
+    ],
+)
+def test_the_others_come_out_as_if_the_organ_had_not_been_asked_for(
+    small: Study, tmp_path: Path, spoil: Callable[[Study], DoseOptions], failing: str, reason: str
+) -> None:
+    shutil.copytree(small.folder, tmp_path / "study")
+    study = Study.load(tmp_path / "study")
+    options = spoil(study)
+    found = pipeline.compute(study, study.folder / "truth", options)
+    assert set(found.results.failed) == {failing}
+    told = found.results.failed[failing]
+    assert told.hint
+    assert told.code in ("voi", "fit")
+    assert re.search(reason, told.message)
+    assert failing not in found.results.organs
+    assert any("could not be computed" in text and told.message in text for text in found.results.warnings)
+
+    rest = tuple(found.results.organs)
+    alone = pipeline.compute(study, study.folder / "truth", options.model_copy(update={"organs": rest}))
+    assert alone.results.failed == {}
+    assert alone.results.organs == found.results.organs
+    np.testing.assert_array_equal(alone.dose.array, found.dose.array)
+
+
+def test_an_organ_that_is_not_in_the_map_does_not_stop_those_that_are(small: Study) -> None:
+    asked = DoseOptions(registration="stored", organs=("left_kidney", "spleen"))
+    results = pipeline.run(small, small.folder / "truth", asked)
+    assert set(results.organs) == {"left_kidney"}
+    assert "no Spleen" in results.failed["spleen"].message
+    plain = pipeline.run(small, small.folder / "truth", DoseOptions(registration="stored", organs=("left_kidney",)))
+    assert results.organs == plain.organs
+
+
+def test_when_no_organ_is_left_the_first_reason_is_raised() -> None:
+    def compute(organs: tuple[str, ...]) -> str:
+        raise OrganFailures({organs[0]: FitError(f"{organs[0]}: no curve.", "Add points.")})
+
+    with pytest.raises(FitError, match=r"liver: no curve\. \(Nor could Spleen be computed\.\)") as caught:
+        with_the_rest(("liver", "spleen"), {}, compute)
+    assert caught.value.hint == "Add points."
+
+
+def test_the_first_reason_of_an_organ_counts_and_other_errors_pass() -> None:
+    failures = Failures()
+    for text in ("first", "second"):
+        with failures.of("liver"):
+            raise VoiError(text)
+    failures.add({"liver": DoseError("third"), "spleen": DoseError("own")})
+    with pytest.raises(OrganFailures) as caught:
+        failures.settle()
+    assert {name: error.message for name, error in caught.value.reasons.items()} == {"liver": "first", "spleen": "own"}
+    with pytest.raises(ZeroDivisionError), failures.of("liver"):
+        _ = 1 / 0
