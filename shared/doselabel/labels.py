@@ -17,8 +17,10 @@ from pathlib import Path
 import nibabel
 import numpy as np
 
+from doselabel.anatomy import into_organs, middle_x_mm, split_kidneys
 from doselabel.errors import LabelError
 from doselabel.geometry import Geometry, Volume, read_image, write_image
+from doselabel.schemes import KIDNEYS, LESIONS, SCHEMES
 
 METADATA_KEY = "doselabel_labels"
 _NIFTI_COMMENT = 6  # NIfTI-1 extension code of a plain-text comment
@@ -181,8 +183,25 @@ def _values(array: np.ndarray) -> list[int]:
     return [int(v) for v in np.flatnonzero(np.bincount(array.ravel(), minlength=256))]
 
 
-def read_labels(path: str | Path) -> LabelMap:
+def read_labels(
+    path: str | Path,
+    *,
+    scheme: str | None = None,
+    ct: Volume | None = None,
+    merge_lesions: bool = False,
+) -> LabelMap:
     """Read a label map and the names it carries; without names, the values are those of `ORGANS`.
+
+    Parameters
+    ----------
+    path : path
+    scheme : str, optional
+        A key of `SCHEMES`: how the values are numbered. Organs of the table and lesions are kept, all else is
+        background. Kidneys that share one value are parted by their side in the patient.
+    ct : Volume, optional
+        The CT it was drawn on; tells the body's middle where the kidneys alone do not.
+    merge_lesions : bool
+        Count tumours and cysts to the organ that they lie in.
 
     Raises
     ------
@@ -201,14 +220,66 @@ def read_labels(path: str | Path) -> LabelMap:
             "a label map has whole numbers from 0 to 255.",
             "Is it a CT or a dose map? Give the label map.",
         )
-    names = _read_names(path)
+    names = _read_names(path) if scheme is None else _numbering(scheme)
     unknown = [int(v) for v in values if v != 0 and int(v) not in names]
     if unknown:
         raise LabelError(
             f"{path}: has the value(s) {unknown}, which stand for no organ; names known: {names}.",
             "Renumber the map by the label table (`doselabel labels`), or save it with names.",
         )
-    return LabelMap(array.astype(np.uint8), volume.geometry, names)
+    labels = LabelMap(array.astype(np.uint8), volume.geometry, names)
+    if scheme is not None:
+        labels = _of_the_table(labels)
+    if KIDNEYS in labels.names.values():
+        labels = _kidneys_parted(labels, ct)
+    return _lesions_merged(labels) if merge_lesions else labels
+
+
+def _numbering(scheme: str) -> dict[int, str]:
+    try:
+        return dict(SCHEMES[scheme])
+    except KeyError:
+        raise LabelError(
+            f"'{scheme}' is no numbering of label maps; expected one of {', '.join(SCHEMES)}.",
+            "Each name stands for the data set or tool that numbers so.",
+        ) from None
+
+
+def _of_the_table(labels: LabelMap) -> LabelMap:
+    """Keep the organs of the table and lesions; a whole body's other structures become background."""
+    kept = {*NAMES.values(), KIDNEYS, *LESIONS}
+    first: dict[str, int] = {}
+    lut = np.zeros(256, np.uint8)
+    for value in _values(labels.array):
+        name = labels.names.get(value)
+        if value and name in kept:
+            lut[value] = first.setdefault(name, value)
+    return LabelMap(lut[labels.array], labels.geometry, {value: name for name, value in first.items()})
+
+
+def _kidneys_parted(labels: LabelMap, ct: Volume | None) -> LabelMap:
+    value = labels.value(KIDNEYS)
+    assert value is not None
+    left, right = split_kidneys(labels.array == value, labels.geometry, middle_x_mm(ct) if ct is not None else None)
+    names = {v: n for v, n in labels.names.items() if v != value}
+    array = labels.array.copy()
+    for name, mask in (("left_kidney", left), ("right_kidney", right)):
+        known = next((v for v, n in names.items() if n == name), None)
+        own = known or next(v for v in range(1, 256) if v not in names)
+        names[own] = name
+        array[mask] = own
+    return LabelMap(array, labels.geometry, dict(sorted(names.items())))
+
+
+def _lesions_merged(labels: LabelMap) -> LabelMap:
+    lesions = [value for value, name in labels.names.items() if name in LESIONS]
+    names = {value: name for value, name in labels.names.items() if value not in lesions}
+    array = labels.array.copy()
+    found = into_organs(np.isin(array, lesions), {name: array == value for value, name in names.items()})
+    for value, name in names.items():
+        array[found[name]] = value
+    left = set(_values(array)) & set(lesions)
+    return LabelMap(array, labels.geometry, names | {value: labels.names[value] for value in left})
 
 
 def write_labels(path: str | Path, labels: LabelMap) -> Path:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import SimpleITK as sitk
 
 from doselabel.errors import LabelError
 from doselabel.geometry import Geometry, Volume, write_image
@@ -80,3 +81,69 @@ def test_a_region_outside_the_table_keeps_its_name_and_has_the_density_of_soft_t
 def test_what_is_no_name_for_a_region_is_refused(name):
     with pytest.raises(LabelError, match="no name for a region"):
         region(name)
+
+
+BODY = Geometry((20, 40, 80), (5.0, 5.0, 4.0), (-158.0, -98.0, 0.0))
+"""x grows to the patient's left, and the middle is 0."""
+
+
+def two_kidneys(geometry: Geometry = BODY) -> np.ndarray:
+    """KiTS: both kidneys 1, a tumour 2 in the right one, a cyst 3 far from both (z, y, x)."""
+    array = np.zeros(geometry.shape, np.uint8)
+    array[5:15, 22:28, 54:64] = 1
+    array[4:14, 22:28, 16:26] = 1
+    array[6:9, 23:26, 18:21] = 2
+    array[17:19, 2:4, 2:4] = 3
+    return array
+
+
+@pytest.mark.parametrize("orientation", ["LPS", "RAS", "SRP", "IAL"])
+def test_kidneys_that_share_a_value_are_parted_by_their_side_in_the_patient(tmp_path, orientation):
+    turned = Volume.from_sitk(sitk.DICOMOrient(Volume(two_kidneys(), BODY).to_sitk(), orientation))
+    read = read_labels(write_image(tmp_path / "kits.nii.gz", turned), scheme="kits", merge_lesions=True)
+    left = read.geometry.index_to_lps(np.argwhere(read.mask("left_kidney")))[:, 0]
+    right = read.geometry.index_to_lps(np.argwhere(read.mask("right_kidney")))[:, 0]
+    assert left.min() > 0 > right.max()
+    assert (left.size, right.size) == (600, 600)
+    assert read.mask("cyst").sum() == 8
+    assert read.value("tumour") is None
+
+
+def test_tumours_stay_regions_of_their_own_unless_merged(tmp_path):
+    path = write_image(tmp_path / "kits.nii.gz", Volume(two_kidneys(), BODY))
+    read = read_labels(path, scheme="kits")
+    assert read.mask("tumour").sum() == 27
+    assert read.mask("right_kidney").sum() == 600 - 27
+
+
+def test_the_side_of_a_lone_kidney_near_the_middle_needs_the_ct(tmp_path):
+    array = np.zeros(BODY.shape, np.uint8)
+    array[5:15, 22:28, 35:43] = 1
+    path = write_image(tmp_path / "one.nii.gz", Volume(array, BODY))
+    with pytest.raises(LabelError, match="left or the right"):
+        read_labels(path, scheme="kits")
+    ct = np.full(BODY.shape, -1000, np.int16)
+    ct[:, 5:35, 42:76] = 40  # the patient lies far to the left of the image's middle
+    assert read_labels(path, scheme="kits", ct=Volume(ct, BODY)).present() == ("right_kidney",)
+
+
+def test_a_scheme_gives_our_organs_and_leaves_out_the_rest(tmp_path):
+    array = np.zeros(BODY.shape, np.uint8)
+    array[5:15, 22:28, 54:64] = 3
+    array[2:10, 5:15, 5:25] = 6
+    array[2:4, 30:35, 38:42] = 8
+    path = write_image(tmp_path / "btcv.nii.gz", Volume(array, BODY))
+    read = read_labels(path, scheme="btcv")
+    assert set(read.present()) == {"left_kidney", "liver"}
+    assert np.count_nonzero(read.array) == 600 + 1600
+    with pytest.raises(LabelError, match="btcv"):
+        read_labels(path, scheme="synapse")
+    with pytest.raises(LabelError, match=r"\[6, 8\]"):
+        read_labels(path, scheme="kits")
+
+
+def test_a_scheme_may_give_one_organ_two_values(tmp_path):
+    array = np.zeros(BODY.shape, np.uint8)
+    array[2:10, 5:15, 5:25] = 255
+    path = write_image(tmp_path / "chaos.nii.gz", Volume(array, BODY))
+    assert read_labels(path, scheme="chaos_ct").volume_ml("liver") == pytest.approx(1600 * 0.1)
