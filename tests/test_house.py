@@ -57,7 +57,7 @@ def test_imports_point_down_only(room, forbidden):
         assert not roots & forbidden, file
 
 
-@pytest.mark.parametrize("room", ["doselabel.study", "doselabel.geometry", "doselabel.labels"])
+@pytest.mark.parametrize("room", ["doselabel.study", "doselabel.geometry", "doselabel.labels", "doselabel.alarms"])
 def test_the_foundations_do_not_look_up(room):
     file = ROOT / "shared" / (room.replace(".", "/") + ".py")
     upper = ("doselabel.model", "doselabel.dosimetry", "doselabel.io", "doselabel.cli", "doselabel.wire")

@@ -29,6 +29,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from doselabel.alarms import Alarm
 from doselabel.study import Registration
 
 
@@ -313,7 +314,10 @@ class DoseResults(Frozen):
     labels_origin: str = ""
     """Where the masks came from, and whether somebody reviewed them."""
     reviewed: bool = False
+    alarms: list[Alarm] = Field(default_factory=list)
+    """What has a code (see `doselabel.alarms`), the gravest first."""
     warnings: list[str] = Field(default_factory=list)
+    """All sentences, those of ``alarms`` among them and alarms first."""
     provenance: dict[str, Any]
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from doselabel.alarms import Alarm, finding, told
 from doselabel.dosimetry import activity, curves, dose, registration, tia_map
 from doselabel.dosimetry.cache import Cache
 from doselabel.dosimetry.failures import Failures, with_the_rest
@@ -147,19 +148,21 @@ def compute(
     """Compute a study's doses; parameters as for `run`. An organ that can't be computed does not stop the others."""
     options = options or DoseOptions()
     progress("reading", 0.0)
-    warnings = study.check()
+    checked = study.check()
     label_set = resolve(study, labels)
     ct = read_field(study, "ct", study.ct)
     diagnostic = label_set.maps[study.ct].renumbered()
     asked, missing, notes = organs_of(study, diagnostic, options)
     inputs = _Inputs(study, label_set, ct, diagnostic, options, Path(cache) if cache is not None else None, edited_vois)
+    findings: list[Alarm | str] = [*checked, *notes]
     forward = _never_back(progress)
-    done, failed = with_the_rest(asked, missing, lambda organs: _of_organs(inputs, organs, warnings + notes, forward))
+    done, failed = with_the_rest(asked, missing, lambda organs: _of_organs(inputs, organs, findings, forward))
     if not failed:
         return done
     reasons = {name: ErrorInfo(code=e.code, message=e.message, hint=e.hint) for name, e in failed.items()}
-    told = [f"{title(name)} could not be computed: {error}" for name, error in failed.items()]
-    results = done.results.model_copy(update={"failed": reasons, "warnings": [*told, *done.results.warnings]})
+    lost = [finding("organ-failed", f"{title(n)} could not be computed: {e}", organ=n) for n, e in failed.items()]
+    alarms, sentences = told([*lost, *done.results.alarms, *done.results.warnings])
+    results = done.results.model_copy(update={"failed": reasons, "alarms": alarms, "warnings": sentences})
     return replace(done, results=results)
 
 
@@ -188,7 +191,9 @@ def _never_back(progress: Progress) -> Progress:
     return report
 
 
-def _of_organs(inputs: _Inputs, organs: tuple[str, ...], warnings: list[str], progress: Progress) -> DoseComputation:
+def _of_organs(
+    inputs: _Inputs, organs: tuple[str, ...], findings: list[Alarm | str], progress: Progress
+) -> DoseComputation:
     """The chain for the given organs; raises OrganFailures for those that can't be computed."""
     study, label_set, ct, diagnostic = inputs.study, inputs.label_set, inputs.ct, inputs.diagnostic
     options, edited_vois, store = inputs.options, inputs.edited_vois, Cache(inputs.cache)
@@ -196,7 +201,7 @@ def _of_organs(inputs: _Inputs, organs: tuple[str, ...], warnings: list[str], pr
     psf = options.psf_fwhm_mm or study.psf_fwhm_mm
     frames = Frames(study, ct, diagnostic, label_set, organs, store)
 
-    failures, warnings = Failures(), list(warnings)
+    failures, warnings = Failures(), list(findings)
     scans, alignments, measured = [], [], []
     count = len(study.time_points)
     for i, point in enumerate(study.time_points):
@@ -276,6 +281,7 @@ def _of_organs(inputs: _Inputs, organs: tuple[str, ...], warnings: list[str], pr
         back = np.linalg.inv(frames.to_diagnostic(reference)[""])
         there = resample(written, onto, transform=back).array
         written = Volume(there, scans[reference].spect.geometry)
+    alarms, sentences = told(warnings)
     total = DoseResults(
         patient_id=study.patient_id,
         nuclide=nuclide.name,
@@ -303,7 +309,8 @@ def _of_organs(inputs: _Inputs, organs: tuple[str, ...], warnings: list[str], pr
         ],
         labels_origin=label_set.origin,
         reviewed=label_set.reviewed,
-        warnings=list(dict.fromkeys(warnings)),
+        alarms=alarms,
+        warnings=sentences,
         provenance=provenance(study, label_set, kernel, grid, rest_tia, rest_model, options, store),
     )
     used = {study.ct: diagnostic} | {scan.point.ct: scan.labels for scan in scans}

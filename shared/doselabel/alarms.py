@@ -1,0 +1,205 @@
+"""What a reader must be told: alarms with a code, a severity, the numbers and a sentence, and the list of all codes.
+
+An *alarm* says that a number is probably wrong until somebody has looked; a *warning* that it may be less certain than
+it seems; a *note* what every careful report states. Alarms stand first wherever findings are shown. Whoever finds
+something calls `finding` with a code of `CATALOGUE`; docs/study.md lists the codes, and a test holds it to that.
+
+It knows codes and words; it does not know images, studies or doses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Severity = Literal["alarm", "warning", "note"]
+SEVERITIES: tuple[Severity, ...] = ("alarm", "warning", "note")
+
+
+class Alarm(BaseModel):
+    """One finding.
+
+    Attributes
+    ----------
+    code : str
+        Of `CATALOGUE`; for programs.
+    severity : {"alarm", "warning", "note"}
+    sentence : str
+        For people: what was found, what was expected, what it may be.
+    numbers : dict
+        The numbers of the sentence; units are in the keys (``total_mbq``, ``moved_mm``, ``factor``).
+    organ, file : str
+        What it is about, where it is about one.
+    time_point : int, optional
+        Counted from 0, as in study.json.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    code: str
+    severity: Severity = "warning"
+    sentence: str
+    numbers: dict[str, float] = Field(default_factory=dict)
+    organ: str = ""
+    time_point: int | None = None
+    file: str = ""
+
+    @property
+    def what_to_do(self) -> str:
+        """The remedy that the catalogue gives; empty for a code of another version."""
+        kind = CATALOGUE.get(self.code)
+        return kind.what_to_do if kind else ""
+
+    def __str__(self) -> str:
+        return self.sentence
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A row of the catalogue: how grave, what it means, what to do."""
+
+    severity: Severity
+    means: str
+    what_to_do: str
+
+
+_UNITS = "Export the SPECT in Bq/mL (DICOM: rescale slope and unit BQML), or correct the calibration; then check again."
+_PLACE = (
+    "Look at the overlay. Check that SPECT and CT are of one patient and session, and their orientation and spacing; "
+    "then place the SPECT by hand and store the transform (spect_to_ct)."
+)
+
+CATALOGUE: Mapping[str, Kind] = {
+    # ---- activity: the study's images among themselves
+    "activity-above-injected": Kind(
+        "alarm", "A SPECT holds more activity than was injected and has not decayed yet.", _UNITS
+    ),
+    "activity-below-injected": Kind(
+        "alarm", "The SPECTs hold so little of the injected activity that no patient explains it.", _UNITS
+    ),
+    "activity-in-becquerel-per-voxel": Kind("alarm", "The totals fit if values are Bq per voxel.", _UNITS),
+    "activity-in-kilobecquerel": Kind("alarm", "The totals fit if values are kBq/mL.", _UNITS),
+    "activity-in-counts": Kind("alarm", "Values are whole numbers that fit counts, not Bq/mL.", _UNITS),
+    "activity-never-falls": Kind(
+        "alarm",
+        "Totals stay level between scans where physical decay alone must lower them: decay-corrected images.",
+        "State decay_corrected_to (injection, or scan_start with scan_duration_min) in study.json, or export without "
+        "decay correction.",
+    ),
+    "activity-rises": Kind(
+        "alarm",
+        "A later SPECT holds more activity than an earlier one leaves after physical decay.",
+        "Check time_h (hours, not minutes) and which file belongs to which time; then the calibration of each scan.",
+    ),
+    "times-exchanged": Kind(
+        "alarm",
+        "Totals fall with time only if two time points exchange their SPECT.",
+        "Check which SPECT belongs to which time_h.",
+    ),
+    "times-in-other-unit": Kind(
+        "alarm",
+        "Times are such as are usual in minutes, or the totals fall far faster or slower than any nuclide's decay.",
+        "time_h is in hours from injection to the middle of the SPECT.",
+    ),
+    "spect-twice": Kind(
+        "alarm",
+        "Two time points have the same SPECT, as it is or multiplied by a factor.",
+        "Put each time point's own SPECT in place.",
+    ),
+    "spect-clipped": Kind(
+        "alarm",
+        "Many voxels share the image's largest value: it was cut off there.",
+        "Export with a rescale slope that holds the maximum, or as floating point.",
+    ),
+    "spect-negative": Kind(
+        "note",
+        "A reconstruction's noise has negative voxels; they are counted as zero.",
+        "Nothing, unless their share is large: then ask how the image was reconstructed.",
+    ),
+    # ---- place: SPECT on masks, masks on masks
+    "place-implausible": Kind(
+        "alarm", "The SPECT's uptake does not fit the organs' masks, wherever it is moved; it was not moved.", _PLACE
+    ),
+    "place-far": Kind("alarm", "The SPECT would fit only after a move larger than a patient makes.", _PLACE),
+    "place-turned": Kind("alarm", "The SPECT fits the masks far better upside down or mirrored.", _PLACE),
+    "place-moved": Kind("warning", "The SPECT was moved onto the organs' masks.", "Look at the overlay."),
+    "place-unchecked": Kind("warning", "The SPECT's place could not be checked against the masks.", _PLACE),
+    "mask-volume-differs": Kind(
+        "alarm",
+        "An organ's mask at a time point is much smaller or larger than on the diagnostic CT.",
+        "Correct the mask, or leave the time point's map out: the diagnostic CT's is then brought over.",
+    ),
+    "mask-cut": Kind(
+        "alarm",
+        "An organ touches the edge of a time point's CT and has lost volume: part of it is outside.",
+        "Leave the organ or the time point out, or use a CT that holds the whole organ.",
+    ),
+    "organ-failed": Kind(
+        "alarm",
+        "An organ could not be computed; the others are as if it had not been asked for.",
+        "Mend what the sentence names, or leave the organ out.",
+    ),
+    "time-point-off": Kind(
+        "alarm",
+        "One time point is off in all organs by one common factor.",
+        "Check that scan's calibration, its time_h, its duration and its dead time.",
+    ),
+}
+"""Code → what it means. Codes are never given another meaning."""
+
+
+def finding(
+    code: str,
+    sentence: str,
+    *,
+    numbers: Mapping[str, float] | None = None,
+    organ: str = "",
+    time_point: int | None = None,
+    file: str = "",
+) -> Alarm:
+    """Make an alarm of a code in the catalogue, which gives its severity (see `Alarm` for the rest)."""
+    return Alarm(
+        code=code,
+        severity=CATALOGUE[code].severity,
+        sentence=sentence,
+        numbers={key: float(value) for key, value in (numbers or {}).items()},
+        organ=organ,
+        time_point=time_point,
+        file=file,
+    )
+
+
+def ordered(findings: Iterable[Alarm]) -> list[Alarm]:
+    """The gravest first, otherwise as they come, each once."""
+    unique: list[Alarm] = []
+    for alarm in findings:
+        if alarm not in unique:
+            unique.append(alarm)
+    return sorted(unique, key=lambda alarm: SEVERITIES.index(alarm.severity))
+
+
+def told(findings: Iterable[Alarm | str]) -> tuple[list[Alarm], list[str]]:
+    """Findings in order of gravity, and the sentences of all with those that have no code, alarms first, notes last.
+
+    Examples
+    --------
+    >>> told(["routine", finding("spect-clipped", "cut off"), finding("spect-negative", "a few"), "routine"])[1]
+    ['cut off', 'routine', 'a few']
+    """
+    mixed = list(findings)
+    coded = ordered(f for f in mixed if isinstance(f, Alarm))
+    grave = [f.sentence for f in coded if f.severity != "note"]
+    notes = [f.sentence for f in coded if f.severity == "note"]
+    plain = [f for f in mixed if isinstance(f, str) and f not in notes]
+    return coded, list(dict.fromkeys([*grave, *plain, *notes]))
+
+
+def table() -> str:
+    """The catalogue as a Markdown table, as docs/study.md holds it."""
+    rows = ["| code | severity | what it means | what to do |", "|---|---|---|---|"]
+    in_order = sorted(CATALOGUE.items(), key=lambda item: SEVERITIES.index(item[1].severity))
+    rows += [f"| `{code}` | {kind.severity} | {kind.means} | {kind.what_to_do} |" for code, kind in in_order]
+    return "\n".join(rows)
