@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from typing import Literal
 
 from doselabel.errors import ModelError
 
@@ -60,6 +61,8 @@ class Profile:
         too small then still holds the whole organ.
     score_accept, score_seed : float
         A detection counts from ``score_accept`` when it is linked in 3D to one above ``score_seed``.
+    gap_fill : {"distance", "linear"}
+        How slices without a mask are filled between their neighbours: by signed distances, or linearly (the paper).
     """
 
     name: str
@@ -85,6 +88,7 @@ class Profile:
     box_pad: float = 0.1
     score_accept: float = 0.5
     score_seed: float = 0.9
+    gap_fill: Literal["distance", "linear"] = "distance"
 
     def to_dict(self) -> dict:
         """Plain data for the checkpoint's header."""
@@ -131,6 +135,7 @@ PAPER = Profile(
     box_pad=0.0,
     score_accept=0.9,
     score_seed=0.9,
+    gap_fill="linear",
 )
 """Nazari et al. 2021: ResNet-50-FPN, P2–P5 without a pool level, RoI 28×28, mask target 256×256, score 0.9.
 

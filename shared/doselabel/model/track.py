@@ -1,0 +1,189 @@
+"""Which detections of one plane are one organ: the best chain of them from slice to slice. Knows no organ by name.
+
+A chain gains by sure detections and pays for doubtful steps. Bowel with contrast below a kidney, the heart above the
+liver and the spleen's tip are sure detections too; what tells them apart is that they do not continue the organ:
+their masks do not lie over its masks, their areas jump, their HU differ.
+
+The price of a step is −log p, p the probability that two detections are of one organ. Its logistic model was fitted
+to 42 000 pairs of detections within 20 mm on CTs with expert labels; 99 % of the true pairs have log odds above −2.5,
+95 % of the false pairs that overlap at all have log odds below −0.5.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from doselabel.model.slices import PLANES
+
+Box = tuple[slice, ...]
+
+GAP_MM = 20.0
+"""Longest run of slices without a mask that an organ is followed across (and that is filled)."""
+
+LEAST_LOG_ODDS = -4.0
+"""A step less likely than this is none."""
+
+HU_SCALE = {"kidney": 10.0}
+"""Difference of mean HU that costs one unit of log odds: cortex, pelvis and cysts vary more than a liver."""
+
+HU_SCALE_ELSE = 7.0
+
+
+@dataclass(frozen=True)
+class Detection:
+    """One object on one slice.
+
+    Attributes
+    ----------
+    plane, index
+        Which slice.
+    group : str
+        Kind of organ ("kidney").
+    label : int
+        Class, which for a pair includes the side the network believes in.
+    score : float
+    where : tuple of slice
+        Its box in the array (z, y, x).
+    values : uint8 array
+        Probability of its mask in that box, 255 is certain.
+    """
+
+    plane: str
+    index: int
+    group: str
+    label: int
+    score: float
+    where: Box
+    values: np.ndarray
+
+
+@dataclass(frozen=True)
+class _Look:
+    """A detection's mask in short."""
+
+    index: int
+    gain: float
+    area_mm2: float
+    hu: float
+    box: tuple[slice, slice]
+    mask: np.ndarray
+
+
+def follow(
+    detections: Sequence[Detection],
+    hu: np.ndarray,
+    spacing_mm: tuple[float, float, float],
+    seed: float,
+    support: Mapping[int, float] | None = None,
+) -> list[Detection]:
+    """Find the chain of detections (of one plane, kind and side) that is the organ.
+
+    Parameters
+    ----------
+    detections : sequence of Detection
+        Several may lie on one slice; the chain has at most one of each.
+    hu : (z, y, x) array
+    spacing_mm : tuple of float
+        (z, y, x).
+    seed : float
+        A score from here on is sure; a less sure detection gains little.
+    support : mapping, optional
+        `id` of a detection → how much of it another plane shows too (`support_of`).
+
+    Returns
+    -------
+    list of Detection
+        In the order of slices.
+    """
+    kept = sorted((d for d in detections if (d.values > 127).any()), key=lambda d: d.index)
+    if not kept:
+        return []
+    axis = PLANES[kept[0].plane]
+    looks = [_look(d, hu, spacing_mm, seed, (support or {}).get(id(d))) for d in kept]
+    scale = HU_SCALE.get(kept[0].group, HU_SCALE_ELSE)
+    reach = max(1, int(GAP_MM / spacing_mm[axis]))
+    total, back = [look.gain for look in looks], [-1] * len(looks)
+    for j, here in enumerate(looks):
+        for i in range(j - 1, -1, -1):
+            apart = here.index - looks[i].index
+            if apart > reach:
+                break
+            if not apart or total[i] <= 0 or here.gain + total[i] <= total[j]:
+                continue
+            odds = _log_odds(looks[i], here, scale)
+            value = total[i] - np.logaddexp(0, -odds)
+            if odds >= LEAST_LOG_ODDS and value > 0 and here.gain + value > total[j]:
+                total[j], back[j] = here.gain + value, i
+    chain, at = [], int(np.argmax(total))
+    while at >= 0:
+        chain.append(kept[at])
+        at = back[at]
+    return chain[::-1]
+
+
+def support_of(detections: Sequence[Detection], lead: Sequence[Detection], step: int) -> dict[int, float]:
+    """How much of each detection's mask (0 to 1, by `id`) another plane's chain shows.
+
+    ``step`` tells how far apart the slices of the chain's plane were looked at: a cut stands for its neighbours.
+    """
+    if not detections or not lead:
+        return {}
+    region = around([d.where for d in [*detections, *lead]])
+    shown = np.zeros([part.stop - part.start for part in region], np.uint8)
+    axis = PLANES[lead[0].plane]
+    for d in lead:
+        where = list(shifted(d.where, region))
+        at = where[axis].start
+        where[axis] = slice(max(0, at - step // 2), at + (step + 1) // 2)
+        np.maximum(shown[tuple(where)], d.values, out=shown[tuple(where)])
+    masks = {id(d): d.values > 127 for d in detections}
+    return {
+        id(d): float(shown[shifted(d.where, region)][masks[id(d)]].mean() / 255)
+        for d in detections
+        if masks[id(d)].any()
+    }
+
+
+def around(boxes: Sequence[Box]) -> Box:
+    """The box around boxes."""
+    return tuple(slice(min(b[axis].start for b in boxes), max(b[axis].stop for b in boxes)) for axis in range(3))
+
+
+def shifted(box: Box, region: Box) -> Box:
+    """A box of the whole array as one of ``region``."""
+    return tuple(slice(b.start - r.start, b.stop - r.start) for b, r in zip(box, region, strict=True))
+
+
+def _look(d: Detection, hu: np.ndarray, spacing_mm: Sequence[float], seed: float, support: float | None) -> _Look:
+    axis = PLANES[d.plane]
+    values = np.take(d.values, 0, axis)
+    mask, core = values > 127, values > 200
+    inside = np.take(hu[d.where], 0, axis)[core if core.any() else mask]
+    rows, columns = (part for k, part in enumerate(d.where) if k != axis)
+    pixel_mm2 = float(np.prod(spacing_mm)) / spacing_mm[axis]
+    gain = 1.0 if d.score >= seed else d.score - 0.4
+    if support is not None:
+        gain += 2 * support - 0.5
+    return _Look(d.index, gain, float(mask.sum()) * pixel_mm2, float(inside.mean()), (rows, columns), mask)
+
+
+def _log_odds(a: _Look, b: _Look, hu_scale: float) -> float:
+    """Log odds that two masks are neighbours in one organ; 100 mm² keep poles from counting as jumps."""
+    common = _common(a, b) / min(a.mask.sum(), b.mask.sum())
+    growth = abs(np.log((a.area_mm2 + 100) / (b.area_mm2 + 100)))
+    return float(6.0 - 9.5 * (1 - common) - abs(a.hu - b.hu) / hu_scale - 2.8 * growth)
+
+
+def _common(a: _Look, b: _Look) -> int:
+    """Pixels that two masks share."""
+    parts_a, parts_b = [], []
+    for p, q in zip(a.box, b.box, strict=True):
+        low, high = max(p.start, q.start), min(p.stop, q.stop)
+        if high <= low:
+            return 0
+        parts_a.append(slice(low - p.start, high - p.start))
+        parts_b.append(slice(low - q.start, high - q.start))
+    return int((a.mask[tuple(parts_a)] & b.mask[tuple(parts_b)]).sum())
