@@ -23,8 +23,11 @@ Box = tuple[slice, ...]
 GAP_MM = 20.0
 """Longest run of slices without a mask that an organ is followed across (and that is filled)."""
 
-LEAST_LOG_ODDS = -4.0
+LEAST_LOG_ODDS = -2.0
 """A step less likely than this is none."""
+
+NEXT_MM = 5.0
+"""Slices this near are neighbours; a longer gap makes a step less likely."""
 
 HU_SCALE = {"kidney": 10.0}
 """Difference of mean HU that costs one unit of log odds: cortex, pelvis and cysts vary more than a liver."""
@@ -113,7 +116,7 @@ def follow(
                 break
             if not apart or total[i] <= 0 or here.gain + total[i] <= total[j]:
                 continue
-            odds = _log_odds(looks[i], here, scale)
+            odds = _log_odds(looks[i], here, scale) - 0.1 * max(0.0, apart * spacing_mm[axis] - NEXT_MM)
             value = total[i] - np.logaddexp(0, -odds)
             if odds >= LEAST_LOG_ODDS and value > 0 and here.gain + value > total[j]:
                 total[j], back[j] = here.gain + value, i
