@@ -38,7 +38,7 @@ class KidneyLiver(InferTask):
             labels={name: organ(name).index for name in SEGMENTED},
             dimension=3,
             description="Kidneys and liver on CT, by the 2.5D Mask R-CNN; research use only",
-            config={"planes": sorted(PLANES, key=lambda name: name != planes)},
+            config={"planes": sorted(PLANES, key=lambda name: name != planes), "consensus": ["mean", "vote"]},
         )
         self._models = models
         self._planes = planes
@@ -67,7 +67,11 @@ class KidneyLiver(InferTask):
         return self._loaded[1]
 
     def segment(self, ct: Path, request: dict[str, Any]) -> tuple[LabelMap, SegmentationSummary]:
-        """Segment one CT as a request wants it."""
+        """Segment one CT as a request wants it.
+
+        ``planes`` is "axial" or "all", ``consensus`` "mean" or "vote" (2 of 3), ``gap_fill`` "distance" or "linear";
+        what is left out, and ``score_threshold``, is as the model's own profile says.
+        """
         from doselabel.model.predict import segment
 
         planes = PLANES[choice(request, "planes", self._planes, tuple(PLANES))]
@@ -76,6 +80,8 @@ class KidneyLiver(InferTask):
             read_image(ct),
             self._checkpoint(),
             planes=planes,
+            consensus=choice(request, "consensus", "mean", ("mean", "vote")),
+            gap_fill=choice(request, "gap_fill", "", ("", "distance", "linear")) or None,
             score_threshold=number(request, "score_threshold", None, 0.0, 1.0),
             device=self._device,
             name=ct.name,

@@ -92,7 +92,9 @@ def _segment(args: argparse.Namespace) -> None:
         read_image(args.ct),
         args.checkpoint or starter_path(),
         planes=planes,
+        consensus=args.consensus or "mean",
         score_threshold=args.score,
+        gap_fill=args.fill,
         name=str(args.ct),
         progress=_terminal(),
     )
@@ -280,8 +282,19 @@ def _parser() -> argparse.ArgumentParser:
     segment.add_argument("ct", type=Path)
     segment.add_argument("--out", type=Path, required=True, help="label map to write (.nii.gz, .nrrd)")
     segment.add_argument("--checkpoint", type=Path, help="default: the starter model")
-    segment.add_argument("--consensus", action="store_true", help="all three planes (about three times slower)")
-    segment.add_argument("--score", type=_fraction, default=0.5, help="score threshold (default: 0.5; the paper: 0.9)")
+    segment.add_argument(
+        "--consensus",
+        nargs="?",
+        choices=("mean", "vote"),
+        const="mean",
+        help="all three planes (about three times slower): mean probability (default), or 2-of-3 vote (the paper)",
+    )
+    segment.add_argument(
+        "--score", type=_fraction, help="least score of a detection (default: the model's own; fast 0.5, paper 0.9)"
+    )
+    segment.add_argument(
+        "--fill", choices=("distance", "linear"), help="how missed slices are filled (default: the model's own)"
+    )
 
     train = _command(commands, "train", _train, "train the network on CTs with label maps")
     train.add_argument("dir", type=Path, help="studies with truth/ or submitted labels, or image/label pairs")

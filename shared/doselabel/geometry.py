@@ -28,6 +28,7 @@ from typing import Literal
 import nibabel
 import numpy as np
 import SimpleITK as sitk
+from scipy.optimize import linear_sum_assignment
 
 from doselabel.errors import GeometryError
 
@@ -232,6 +233,32 @@ def write_image(path: str | Path, volume: Volume, metadata: dict[str, str] | Non
 def canonical(volume: Volume) -> Volume:
     """Bring a volume into canonical orientation by swapping and flipping axes only (lossless)."""
     return Volume.from_sitk(sitk.DICOMOrient(volume.to_sitk(), CANONICAL))
+
+
+def oriented(volume: Volume) -> Volume:
+    """Give `canonical` as a view: the array is the volume's own, transposed and flipped, so that nothing is copied."""
+    geometry = volume.geometry
+    grid = np.reshape(geometry.direction, (3, 3))
+    # Which of our axes (x to the left, y to posterior, z to inferior) each of its axes lies along most closely.
+    ours = {int(patient): int(axis) for axis, patient in zip(*linear_sum_assignment(-np.abs(grid.T)), strict=True)}
+    axes = [ours[patient] for patient in range(3)]  # our x, y, z → its axis
+    backwards = [grid[patient, axes[patient]] * (-1 if patient == 2 else 1) < 0 for patient in range(3)]
+    array = volume.array.transpose([2 - axes[2 - k] for k in range(3)])
+    array = np.flip(array, [k for k in range(3) if backwards[2 - k]])
+    first = np.zeros(3)
+    for patient in range(3):
+        if backwards[patient]:
+            first[2 - axes[patient]] = geometry.shape[2 - axes[patient]] - 1
+    signs = [-1.0 if back else 1.0 for back in backwards]
+    return Volume(
+        array,
+        Geometry(
+            _int3(array.shape),
+            _float3(np.asarray(geometry.spacing_mm)[[2 - axes[2 - k] for k in range(3)]]),
+            _float3(geometry.index_to_lps(first)),
+            tuple(float(v) for v in (grid[:, axes] * signs).ravel()),
+        ),
+    )
 
 
 def restore(volume: Volume, native: Geometry) -> Volume:

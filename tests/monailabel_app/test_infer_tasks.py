@@ -34,6 +34,8 @@ def test_a_segmentation_is_a_fresh_file_with_names_and_a_summary_that_json_can_h
     ("key", "value"),
     [
         ("planes", "two"),
+        ("consensus", "any"),
+        ("gap_fill", "cubic"),
         ("result_extension", ".exe"),
         ("result_extension", "/../x.nii.gz"),
         ("result_dtype", "float64"),

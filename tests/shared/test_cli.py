@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from doselabel.cli import main
+from doselabel.cli import _parser, main
 
 
 def test_study_check_passes_a_good_study(small_study, capsys):
@@ -45,3 +45,13 @@ def test_wrong_arguments_exit_2(args):
 def test_labels_prints_the_table(capsys):
     assert main(["labels"]) == 0
     assert "left_kidney" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [([], (None, None, None)), (["--consensus"], (None, "mean", None)),
+     (["--consensus", "vote", "--score", "0.9", "--fill", "linear"], (0.9, "vote", "linear"))],
+)  # fmt: skip
+def test_segment_leaves_to_the_model_what_is_not_said(options, expected):
+    args = _parser().parse_args(["segment", "ct.nii.gz", "--out", "x.nii.gz", *options])
+    assert (args.score, args.consensus, args.fill) == expected

@@ -9,7 +9,7 @@ import pytest
 import SimpleITK as sitk
 
 from doselabel.errors import GeometryError
-from doselabel.geometry import Geometry, Volume, canonical, read_image, resample, restore, write_image
+from doselabel.geometry import Geometry, Volume, canonical, oriented, read_image, resample, restore, write_image
 
 ORIENTATIONS = [
     "".join(letters) for axes in itertools.permutations(("RL", "AP", "SI")) for letters in itertools.product(*axes)
@@ -44,6 +44,16 @@ def test_canonical_and_back_is_lossless_for_all_48_orientations(orientation, obl
 
 def test_there_are_48_orientations():
     assert len(set(ORIENTATIONS)) == 48
+
+
+@pytest.mark.parametrize("orientation", ORIENTATIONS)
+def test_oriented_is_canonical_without_a_copy(orientation):
+    for oblique_deg in (0.0, 20.0):
+        native = volume_in(orientation, oblique_deg)
+        expected, view = canonical(native), oriented(native)
+        assert np.array_equal(view.array, expected.array)
+        assert view.geometry.same_place(expected.geometry, tol_mm=1e-6)
+        assert np.shares_memory(view.array, native.array)
 
 
 def test_canonical_keeps_every_voxel_where_it_is_in_the_patient():

@@ -18,7 +18,7 @@ from doselabel.model.flags import Found
 from doselabel.model.network import class_groups
 from doselabel.model.profiles import Profile
 from doselabel.model.slices import PLANES
-from doselabel.model.track import Box, Detection, around, follow, support_of
+from doselabel.model.track import Box, Detection, around, follow, shifted, support_of
 from doselabel.wire import OrganSegmentation
 
 UNSURE_ML = 25.0
@@ -68,7 +68,8 @@ def join(
         Of the whole image.
     """
     labels = np.zeros(hu.shape, np.uint8)
-    strength = np.zeros(hu.shape, np.uint8)
+    region = around([d.where for d in detections]) if detections else (slice(0, 0),) * 3
+    strength = np.zeros([part.stop - part.start for part in region], np.uint8)
     voxel_ml = float(np.prod(spacing_mm)) / 1000
     steps = {plane: step_of(looked) for plane, looked in cuts.items()}
     middle = _midline(hu, detections, midline_box)
@@ -88,20 +89,20 @@ def join(
             found[name] = organ
             # The stronger of two organs that claim a voxel keeps it; a filled slice has no claim of its own.
             claim = np.where(organ.mask, np.maximum(organ.strength, 1), 0).astype(np.uint8)
-            wins = claim > strength[organ.box]
+            own = strength[shifted(organ.box, region)]
+            wins = claim > own
             labels[organ.box][wins] = index
-            strength[organ.box][wins] = claim[wins]
+            own[wins] = claim[wins]
     placed, of_image = flagging.of_place(found, spacing_mm, middle)
     of_image = flagging.of_image(found, hu, spacing_mm, midline_box) + of_image
     organs: dict[str, OrganSegmentation] = {}
-    counts = np.bincount(labels.ravel(), minlength=len(profile.classes) + 1)
     for index, name in enumerate(profile.classes, start=1):
         if name not in found:
             organs[name] = OrganSegmentation(volume_ml=0.0, score=0.0, slices=0, flags=["not found: no mask was made"])
             continue
         organ = found[name]
         organs[name] = OrganSegmentation(
-            volume_ml=round(float(counts[index]) * voxel_ml, 2),
+            volume_ml=round(np.count_nonzero(labels[organ.box] == index) * voxel_ml, 2),
             score=float(np.mean([d.score for d in organ.chain])),
             slices=int(organ.mask.any((1, 2)).sum()),
             slices_interpolated=organ.filled,

@@ -9,19 +9,19 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
 
 from doselabel.errors import ModelError, Progress, no_progress
-from doselabel.geometry import Volume, canonical, restore
+from doselabel.geometry import Volume, oriented, restore
 from doselabel.labels import LabelMap, organ
 from doselabel.model import checkpoint as checkpoints
 from doselabel.model.checkpoint import Checkpoint
-from doselabel.model.join import Detection, join
+from doselabel.model.join import join
 from doselabel.model.network import bf16_pays, class_groups, paste
 from doselabel.model.slices import (
     PLANES,
@@ -33,13 +33,20 @@ from doselabel.model.slices import (
     stack,
     windowed,
 )
+from doselabel.model.track import Detection
 from doselabel.wire import SegmentationSummary
 
 LOCATOR_STEP_MM = 10.0
 """Organs are looked for on slices this far apart first; the slices are kept, so locating costs nothing twice."""
 
+BLANK_MM = 6.0
+"""Slices without an organ for this far end its range."""
+
 RANGE_MM = 15.0
-"""Slices this far beyond where an organ was seen are looked at too."""
+"""Sagittal and coronal cuts this far beyond where an organ was seen are looked at too."""
+
+RIM = 8
+"""Pixels kept around the body, so that its edge is averaged with what lies beyond."""
 
 OTHER_PLANE_STEP_MM = 3.0
 """Sagittal and coronal cuts are taken this far apart (about the thickness of an axial slice) and interpolated."""
@@ -61,8 +68,9 @@ def segment(
     checkpoint: Path | Checkpoint,
     *,
     planes: Sequence[str] = ("axial",),
-    consensus: Literal["mean", "vote"] = "mean",
+    consensus: str = "mean",
     score_threshold: float | None = None,
+    gap_fill: Literal["distance", "linear"] | None = None,
     device: str = "cpu",
     threads: int | None = 1,
     name: str = "The image",
@@ -80,7 +88,10 @@ def segment(
     consensus : {"mean", "vote"}
         How three planes agree: averaged probabilities, or 2 of 3 (Nazari 2021, Appendix A.2).
     score_threshold : float, optional
-        Least score of a detection; default: the profile's. One above 0.9 must be linked to it in 3D.
+        Least score of a detection; default: the profile's. What is not surer than the profile's seed score counts
+        only where it continues an organ.
+    gap_fill : {"distance", "linear"}, optional
+        How slices without a mask are filled; default: the profile's.
     device : str
     threads : int or None
         Torch threads while this runs: more than one is slower on a shared machine. None leaves it to the caller.
@@ -101,11 +112,15 @@ def segment(
     """
     began = time.perf_counter()
     _check_planes(planes)
+    _check_choice("consensus", consensus, ("mean", "vote"))
+    _check_choice("gap_fill", gap_fill, (None, "distance", "linear"))
     check_hu(volume.array, name)
     ready = checkpoint if isinstance(checkpoint, Checkpoint) else checkpoints.load(checkpoint)
-    image = canonical(volume)
+    image = oriented(volume)
+    crop = _crop(image.array, body_box(image.array))
+    spacing_mm, hu = image.geometry.spacing_mm, _int16(image.array[crop])
     with torch.inference_mode(), _threads(threads):
-        looker = _Looker(image, ready, score_threshold, torch.device(device))
+        looker = _Looker(hu, spacing_mm, ready, score_threshold, torch.device(device))
         _look_axial(looker, progress)
         for plane in planes:
             if plane != "axial":
@@ -114,15 +129,17 @@ def segment(
     joined, organs, flags = join(
         looker.detections,
         looker.cuts,
-        image.array,
-        image.geometry.spacing_mm,
-        ready.profile,
+        hu,
+        spacing_mm,
+        replace(ready.profile, gap_fill=gap_fill) if gap_fill else ready.profile,
         midline_box=looker.box,
         consensus=consensus,
     )
     classes = ready.profile.classes
     lut = np.array([0, *(organ(name).index for name in classes)], np.uint8)
-    labels = restore(Volume(lut[joined], image.geometry), volume.geometry)
+    whole = np.zeros(image.geometry.shape, np.uint8)
+    whole[crop] = lut[joined]
+    labels = restore(Volume(whole, image.geometry), volume.geometry)
     summary = SegmentationSummary(
         organs=organs,
         flags=flags,
@@ -143,7 +160,7 @@ def check_hu(array: np.ndarray, name: str = "The image") -> None:
     ------
     ModelError
     """
-    if not np.isfinite(array).all():
+    if array.dtype.kind == "f" and not all(np.isfinite(part).all() for part in array):
         raise ModelError(f"{name}: holds values that are not numbers.", "Export the CT again.")
     low, high = float(array.min()), float(array.max())
     found = f"{name}: values run from {low:g} to {high:g}"
@@ -172,12 +189,43 @@ def _check_planes(planes: Sequence[str]) -> None:
         )
 
 
+def _check_choice(name: str, found: Any, allowed: tuple) -> None:
+    if found not in allowed:
+        names = " or ".join(str(value) for value in allowed if value)
+        raise ModelError(f"'{name}' is {found!r}; expected {names}.", "Correct it.")
+
+
+def _crop(array: np.ndarray, body: tuple[slice, ...]) -> tuple[slice, ...]:
+    """The body with a rim: what lies beyond it need be neither converted nor gone through."""
+    return tuple(
+        slice(max(0, part.start - RIM), min(size, part.stop + RIM))
+        for part, size in zip(body, array.shape, strict=True)
+    )
+
+
+def _int16(array: np.ndarray) -> np.ndarray:
+    """HU as whole numbers, slice by slice: a float copy of 1000 slices is 1 GB."""
+    if array.dtype == np.int16:
+        return array
+    result = np.empty(array.shape, np.int16)
+    for part, source in zip(result, array, strict=True):
+        part[:] = np.clip(np.rint(source), -1024, 3071)
+    return result
+
+
 class _Looker:
     """Looks at single slices and collects what it sees."""
 
-    def __init__(self, image: Volume, ready: Checkpoint, score_threshold: float | None, device: torch.device) -> None:
-        self.hu = image.array
-        self.spacing = image.geometry.spacing_mm
+    def __init__(
+        self,
+        hu: np.ndarray,
+        spacing_mm: tuple[float, float, float],
+        ready: Checkpoint,
+        score_threshold: float | None,
+        device: torch.device,
+    ) -> None:
+        self.hu = hu
+        self.spacing = spacing_mm
         self.profile = ready.profile
         self.accept = self.profile.score_accept if score_threshold is None else score_threshold
         self.model = ready.model.to(device)
@@ -227,22 +275,39 @@ class _Looker:
 
 
 def _look_axial(looker: _Looker, progress: Progress) -> None:
-    """Locate on a coarse run of slices, then look at every slice near what was seen."""
+    """Locate on a coarse run of slices, then look at every slice near what was seen, and on while it goes on."""
     count, spacing = looker.hu.shape[0], looker.spacing[0]
     step = max(1, round(LOCATOR_STEP_MM / spacing))
     coarse = list(range(step // 2, count, step)) or [0]
-    seen = []
+    looked: dict[int, bool] = {}
     for number, index in enumerate(coarse):
         progress("locating organs", number / len(coarse))
-        if looker.look("axial", index):
-            seen.append(index)
-    reach = max(step, round(RANGE_MM / spacing))
-    near = {k for index in seen for k in range(max(0, index - reach), min(count, index + reach + 1))}
+        looked[index] = looker.look("axial", index)
+    near = {k for index in _located(looker) for k in range(max(0, index - step), min(count, index + step + 1))}
     # Nothing seen may mean a very small field of view: then look everywhere before saying so.
     fine = sorted((near or set(range(count))) - set(coarse))
     for number, index in enumerate(fine):
         progress("axial slices", number / len(fine))
-        looker.look("axial", index)
+        looked[index] = looker.look("axial", index)
+    blank = max(1, round(BLANK_MM / spacing))
+    for direction in (1, -1):
+        for edge in [k for k in sorted(near) if k + direction not in near]:
+            # An organ ends where a run of slices shows none of it.
+            index = edge + direction
+            while 0 <= index < count and any(looked.get(index - direction * k) for k in range(1, blank + 1)):
+                if index not in looked:
+                    looked[index] = looker.look("axial", index)
+                index += direction
+
+
+def _located(looker: _Looker) -> set[int]:
+    """Slices that surely show an organ; those of an organ that is nowhere sure count unsure."""
+    slices: set[int] = set()
+    for group in {d.group for d in looker.detections}:
+        own = [d for d in looker.detections if d.group == group]
+        sure = {d.index for d in own if d.score >= looker.profile.score_seed}
+        slices |= sure or {d.index for d in own}
+    return slices
 
 
 def _look_across(looker: _Looker, plane: str, progress: Progress) -> None:

@@ -127,9 +127,7 @@ def test_a_plane_that_lost_part_of_an_organ_does_not_shrink_it(missed, consensus
 @pytest.mark.parametrize("blind", [("coronal",), ("sagittal",), ("coronal", "sagittal"), ("axial",)])
 def test_planes_that_saw_nothing_have_no_vote(blind, consensus):
     found = [
-        d
-        for plane in set(PLANES) - set(blind)
-        for d in seen(KIDNEY, "left", plane, step=1 if plane == "axial" else 2)
+        d for plane in set(PLANES) - set(blind) for d in seen(KIDNEY, "left", plane, step=1 if plane == "axial" else 2)
     ]
     labels, _, _ = joined(found, body(k=(KIDNEY, 150)), tuple(PLANES), consensus)
     assert dice(labels == 1, KIDNEY) > 0.97

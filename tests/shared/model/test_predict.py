@@ -128,6 +128,46 @@ def test_unsure_detections_are_kept_with_a_flag_and_dropped_below_the_threshold(
     assert not segment(patient[0], ready(score=0.4)).labels.array.any()
 
 
+def test_the_profile_says_which_score_counts_unless_the_caller_does(patient):
+    strict = dataclasses.replace(PROFILE, score_accept=0.9)
+    model = Checkpoint(BrightBlobs(score=0.85), strict, {}, "fake")
+    assert not segment(patient[0], model).labels.array.any()
+    assert segment(patient[0], model, score_threshold=0.5).labels.array.any()
+
+
+@pytest.mark.parametrize("option", [{"consensus": "any"}, {"gap_fill": "cubic"}])
+def test_an_unknown_choice_is_named(patient, option):
+    with pytest.raises(ModelError, match=next(iter(option))):
+        segment(patient[0], ready(), **option)
+
+
+def test_slices_far_from_the_organs_are_not_looked_at_and_none_of_an_organ_is_lost(patient):
+    """The organs with 300 mm of empty body above and below; blobs end between the locator's slices."""
+    ct, truth = patient
+    fine = Geometry((720, *ct.geometry.shape[1:]), (1.0, *ct.geometry.spacing_mm[1:]))
+    thin = np.repeat(np.where(ct.array > -300, np.where(truth.array > 0, ct.array, 0), -1000), 10, axis=0).astype(
+        np.int16
+    )
+    organs = np.repeat(truth.array, 10, axis=0)
+    hu = np.repeat(np.where(ct.array[:1] > -300, 0, -1000), 720, axis=0).astype(np.int16)
+    hu[240:480], inside = thin, np.zeros(hu.shape, bool)
+    inside[240:480] = organs > 0
+    network = BrightBlobs()
+    result = segment(Volume(hu, fine), Checkpoint(network, PROFILE, {}, ""))
+    shown = np.flatnonzero(inside.any((1, 2)))
+    assert network.seen < (shown[-1] - shown[0]) + 40 + 720 / 10
+    assert dice(result.labels.array > 0, inside) > 0.85
+    found = np.flatnonzero(result.labels.array.any((1, 2)))
+    assert (found[0], found[-1]) == (shown[0], shown[-1])
+
+
+def test_hu_of_any_type_and_order_give_the_same_labels(patient):
+    ct = patient[0]
+    expected = segment(ct, ready()).labels.array
+    for array in (ct.array.astype(np.float32), ct.array.astype(np.float64), np.asfortranarray(ct.array)):
+        assert np.array_equal(segment(Volume(array, ct.geometry), ready()).labels.array, expected)
+
+
 def test_volumes_in_the_summary_are_those_of_the_map(patient):
     result = segment(patient[0], ready())
     for name, organ in result.summary.organs.items():
