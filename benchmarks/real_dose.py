@@ -36,7 +36,10 @@ def main() -> int:
     with TemporaryDirectory() as scratch:
         out = Path(sys.argv[2]) if len(sys.argv) > 2 else Path(scratch)
         study, overlap = make_study(data, out / "study")
-        options = DoseOptions(voi="margin", margin_mm=0.0, tac="hanscheid", registration="identity")
+        # One point needs a half-life; the images state none, so this one is assumed, like the time.
+        options = DoseOptions(
+            voi="margin", margin_mm=0.0, tac="hanscheid", registration="identity", population_half_life_h=30.0
+        )
         organs = {}
         for side in ("expert", "model"):
             results = run(study, study.folder / side, options, out=out / side)

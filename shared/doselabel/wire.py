@@ -271,6 +271,8 @@ class TimeActivity(Frozen):
     extrapolated_fraction: float
     degrees_of_freedom: int
     tia_mbq_h_by_model: dict[str, float] = Field(default_factory=dict)
+    tia_mbq_h_without: list[float | None] = Field(default_factory=list)
+    """TIA when each point in turn is left out; given where a point lies far off the curve."""
 
 
 class OrganDose(Frozen):

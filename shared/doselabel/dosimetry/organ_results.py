@@ -18,11 +18,10 @@ from doselabel.dosimetry.cache import Cache, file_sha256
 from doselabel.dosimetry.dvh import dvh
 from doselabel.dosimetry.kernels import VoxelSKernel
 from doselabel.dosimetry.masks import LabelSet
-from doselabel.dosimetry.options import DoseOptions
-from doselabel.dosimetry.tac import ModelSpread, TacFit
+from doselabel.dosimetry.options import DoseOptions, of_organ
 from doselabel.dosimetry.uncertainty import CONTOUR_RELATIVE_SD, organ_budget
 from doselabel.geometry import Geometry
-from doselabel.labels import LabelMap, region
+from doselabel.labels import LabelMap
 from doselabel.study import MANIFEST, Study
 from doselabel.wire import DvhCurve, OrganDose
 
@@ -37,14 +36,14 @@ def organ_result(
     diagnostic: LabelMap,
     mass_g: float,
     measured: list[activity.ScanActivity],
-    fit: tuple[TacFit, ModelSpread | None],
+    curve: curves.OrganCurve,
     by_engine: Mapping[str, float],
     voxels_gy: NDArray[np.float32],
     ct: Geometry,
     psf: tuple[float, float, float] | None,
     options: DoseOptions,
 ) -> OrganDose:
-    fitted, spread = fit
+    fitted = curve.fit
     mean = by_engine[options.engine]
     corrected = activity.voi_method(options, psf) == "gtm"
     budget = organ_budget(
@@ -55,25 +54,25 @@ def organ_result(
         spect_fwhm_mm=psf or registration.ASSUMED_FWHM_MM,
         partial_volume_corrected=corrected,
         margin_mm=0.0 if corrected else options.margin_mm,
-        model_relative_sd=spread.relative_sd if spread else 0.0,
+        model_relative_sd=curve.model_relative_sd,
         contour_relative_sd=CONTOUR_RELATIVE_SD
         if options.contour_sd_percent is None
         else options.contour_sd_percent / 100,
         calibration_relative_sd=study.calibration_sd_percent / 100,
     )
     histogram = dvh(voxels_gy)
-    warnings = curves.warnings_of(fitted, spread)
+    warnings = curves.warnings_of(curve)
     low, high = min(by_engine.values()), max(by_engine.values())
     if high - low > ENGINES_AGREE * mean:
         shown = ", ".join(f"{engine} {value:.3g} Gy" for engine, value in by_engine.items())
         warnings.append(f"The dose engines differ by {(high - low) / mean:.0%}: {shown}.")
-    ratio = options.alpha_beta_gy.get(name)
+    ratio = of_organ(options.alpha_beta_gy, name)
     g = lea_catcheside_g(fitted.curve, options.repair_half_life_h)
     bed = None if ratio is None else float(bed_gy(mean, g, ratio))
     recovery = [m.recovery[name] for m in measured]
     return OrganDose(
         volume_ml=diagnostic.volume_ml(name),
-        density_g_cm3=density_g_cm3(name),
+        density_g_cm3=options.density_of(name),
         mass_g=mass_g,
         activity_mbq=[m.activity_mbq[name] for m in measured],
         recovery_coefficient=[r for r in recovery if r is not None],
@@ -95,7 +94,7 @@ def organ_result(
             max_gy=histogram.max_gy,
             mean_gy=histogram.mean_gy,
         ),
-        tac=curves.described(fitted, spread),
+        tac=curves.described(curve),
         uncertainty_percent={c.name: 100 * c.relative_sd for c in budget.components},
         warnings=warnings,
     )
@@ -134,8 +133,3 @@ def provenance(
         "rest_of_body": {"tia_mbq_h": rest_tia_mbq_h, "model": rest_model},
         "reused": list(store.reused),
     }
-
-
-def density_g_cm3(name: str) -> float:
-    """An organ's density by the label table, soft tissue for a region outside it."""
-    return region(name).density_g_cm3

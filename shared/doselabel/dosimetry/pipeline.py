@@ -26,7 +26,7 @@ from doselabel.dosimetry.kernels import VoxelSKernel, voxel_s_kernel
 from doselabel.dosimetry.masks import LabelSet, resolve
 from doselabel.dosimetry.nuclides import nuclide as find_nuclide
 from doselabel.dosimetry.options import DoseOptions
-from doselabel.dosimetry.organ_results import DOSE_MAP, density_g_cm3, organ_result, provenance
+from doselabel.dosimetry.organ_results import DOSE_MAP, organ_result, provenance
 from doselabel.dosimetry.tac import TacFit
 from doselabel.dosimetry.tac_voxel import fit_voxels
 from doselabel.errors import DoseError, FitError, Progress, no_progress
@@ -248,12 +248,12 @@ def _of_organs(
         i: _source(scans[i], alignments[i].matrix, measured[i], frames.to_diagnostic(i))
         for i in (range(count) if options.tia_map == "voxel_fit" else [reference])
     }
-    tia = {name: fits[name][0].tia_mbq_h for name in organs}
+    tia = {name: fits[name].fit.tia_mbq_h for name in organs}
     rest_h = rest_tia / measured[reference].rest_mbq if measured[reference].rest_mbq > 0 else 0.0
     shares = {}
     for name in organs:
         with failures.of(name):
-            shares[name] = _shares(grid, sources, reference, name, measured, times, fits[name][0], options)
+            shares[name] = _shares(grid, sources, reference, name, measured, times, fits[name].fit, options)
     failures.settle()
     tia_mbq_h = tia_map.tia_map(grid, shares, tia, sources[reference], rest_h)
 
@@ -261,7 +261,7 @@ def _of_organs(
     extent = [n * s for n, s in zip(grid.geometry.shape, grid.geometry.spacing_mm, strict=True)]
     kernel = voxel_s_kernel(nuclide, grid.geometry.spacing_mm, density_g_cm3=SOFT_TISSUE_G_CM3, extent_mm=extent)
     progress("dose map", 0.8)
-    masses = {name: diagnostic.volume_ml(name) * density_g_cm3(name) for name in organs}
+    masses = {name: diagnostic.volume_ml(name) * options.density_of(name) for name in organs}
     dose_gy, by_engine = _doses(grid, tia_mbq_h, tia, masses, kernel, options)
 
     progress("organ doses", 0.9)
@@ -380,6 +380,7 @@ def _shares(
         activities,
         nuclide=fitted.nuclide,
         model=fitted.model,  # type: ignore[arg-type]
+        weights=fitted.sd_mbq**-2.0,
         uptake_limb=options.uptake_limb,
     )
     tia = found.tia_mbq_h.astype(float)
@@ -404,7 +405,7 @@ def _doses(
     if options.density == "ct":
         density = dose.density_from_hu(grid.hu)
         for name in grid.organs:
-            density[grid.mask(name)] = density_g_cm3(name)
+            density[grid.mask(name)] = options.density_of(name)
     maps = {
         "voxel-s": dose.voxel_s(tia_mbq_h, spacing, kernel, density_g_cm3=density),
         "local": dose.local(
@@ -415,7 +416,7 @@ def _doses(
     organ_engine = dose.organ(tia, masses, kernel.nuclide)
     for name in grid.organs:
         mask = grid.mask(name)
-        used = kernel.density_g_cm3 if density is None else density_g_cm3(name)
+        used = kernel.density_g_cm3 if density is None else options.density_of(name)
         factor = float(np.count_nonzero(mask)) * voxel_ml * used / masses[name]
         for values in maps.values():
             values[mask] *= np.float32(factor)

@@ -27,7 +27,7 @@ from doselabel.dosimetry.tac_estimates import (
     population,
     trapezoid,
 )
-from doselabel.dosimetry.tac_models import PARAMETER_NAMES, Array, Curve
+from doselabel.dosimetry.tac_models import PARAMETER_NAMES, Array, Curve, jacobian_of
 from doselabel.dosimetry.tac_points import ASSUMED_RELATIVE_SD, Points, UptakeLimb, make_points
 from doselabel.errors import FitError
 
@@ -37,6 +37,8 @@ Model = Literal["uptake", "mono", "bi", "trapezoid", "hanscheid", "population"]
 
 FEWEST_POINTS = {"uptake": 3, "mono": 2, "bi": 4, "trapezoid": 2, "hanscheid": 1, "population": 1}
 LARGEST_CV = 0.5
+UNKNOWN_CV = 1.0
+"""A parameter whose standard deviation is as large as itself is not known; "± 1000 %" would only say so worse."""
 LARGEST_CORRELATION = 0.8
 LARGEST_EXTRAPOLATION = 0.2
 
@@ -69,6 +71,8 @@ class TacFit:
         Points used minus parameters; 0 means the curve passes through the points and nothing was tested.
     residuals_mbq : ndarray, shape (n,)
         Measured minus curve, for every point.
+    studentized_residuals : ndarray, shape (n,)
+        Residuals over what noise makes of them, √(1 − leverage) sd; nan where the curve must pass through the point.
     chi_squared : float
         Sum over the used points of (residual / sd)².
     curve : Curve
@@ -94,6 +98,7 @@ class TacFit:
     extrapolated_fraction: float
     degrees_of_freedom: int
     residuals_mbq: Array
+    studentized_residuals: Array
     chi_squared: float
     curve: Curve
     warnings: tuple[str, ...] = ()
@@ -177,7 +182,8 @@ def fit(
         Single-point models: the time point to use. Default: the one nearest 96 h (``hanscheid``), or nearest
         the mean life, where the TIA depends least on the half-life (``population``).
     population_half_life_h, population_half_life_sd_h : float
-        ``population`` only: effective half-life and its standard deviation between patients.
+        Effective half-life and its standard deviation between patients: ``population`` needs them; ``hanscheid``
+        then refuses a point outside 0.75 to 2.5 half-lives, and takes its uncertainty from the spread.
 
     Returns
     -------
@@ -201,7 +207,7 @@ def fit(
     if model == "trapezoid":
         estimate = trapezoid(points, tail, head)
     elif model == "hanscheid":
-        estimate = hanscheid(points, time_h)
+        estimate = hanscheid(points, time_h, population_half_life_h, population_half_life_sd_h)
     elif model == "population":
         estimate = population(points, time_h, population_half_life_h, population_half_life_sd_h)
     else:
@@ -279,7 +285,7 @@ def inadmissible_because(tac: TacFit) -> str:
 
 
 def _loose(cv: Mapping[str, float]) -> list[str]:
-    """Parameters that the points hardly determine, or not at all, as text."""
+    """Parameters that the points hardly determine, or not at all, as text; see `UNKNOWN_CV`."""
     return [
         f"{name} {value:.0%}" if math.isfinite(value) else f"{name} not determined by the points"
         for name, value in cv.items()
@@ -300,10 +306,14 @@ def _finish(points: Points, model: str, e: Estimate) -> TacFit:
     widen = max(1.0, chi_squared / dof) if dof else 1.0
     covariance = (e.param_gradient * points.sd**2) @ e.param_gradient.T * widen
     tia = e.curve.integral_mbq_h()
-    tia_variance = float(np.sum((e.tia_gradient * points.sd) ** 2)) * widen + e.method_sd_mbq_h**2
+    tia_sd = math.sqrt(float(np.sum((e.tia_gradient * points.sd) ** 2)) * widen + e.method_sd_mbq_h**2)
+    if model in PARAMETER_NAMES:
+        # One residual says hardly anything of the noise; what its square root multiplies is not to be believed.
+        largest = _largest_tia_sd(points, e.used, residuals, tia)
+        tia_sd = min(tia_sd, largest if dof < 2 else max(largest, tia))
     sd = np.sqrt(np.diag(covariance))
     cv = {
-        name: math.inf if name in e.undetermined else float(s / abs(v)) if v else math.inf
+        name: math.inf if name in e.undetermined or not v or s >= UNKNOWN_CV * abs(v) else float(s / abs(v))
         for (name, v), s in zip(e.params.items(), sd, strict=True)
     }
     known = np.where(sd > 0, sd, np.nan)
@@ -322,16 +332,42 @@ def _finish(points: Points, model: str, e: Estimate) -> TacFit:
         correlation=correlation,
         cv=cv,
         tia_mbq_h=tia,
-        tia_sd_mbq_h=math.sqrt(tia_variance),
+        tia_sd_mbq_h=tia_sd,
         tia_gradient_h=e.tia_gradient,
         effective_half_life_h=math.log(2.0) / rate,
         extrapolated_fraction=extrapolated,
         degrees_of_freedom=dof,
         residuals_mbq=residuals,
+        studentized_residuals=_studentized(points, model, e, residuals),
         chi_squared=chi_squared,
         curve=e.curve,
         warnings=(*e.warnings, *_quality_warnings(model, n, p, dof, cv, correlation, list(e.params), extrapolated)),
     )
+
+
+def _studentized(points: Points, model: str, e: Estimate, residuals: Array) -> Array:
+    out = np.full(len(residuals), np.nan)
+    if model in PARAMETER_NAMES:
+        slopes = jacobian_of(model, np.array(list(e.params.values())), points.times)
+        free = 1.0 - np.einsum("ip,pi->i", slopes, e.param_gradient)
+        there = e.used & (free > 1e-3)
+        out[there] = residuals[there] / (points.sd[there] * np.sqrt(free[there]))
+    return out
+
+
+def _largest_tia_sd(points: Points, used: np.ndarray, residuals: Array, tia_mbq_h: float) -> float:
+    """What is known of the TIA without any model: no linear propagation of errors can know less.
+
+    Straight lines between the points hold whatever the curve; before the first and after the last there is between
+    nothing and (constant, physical decay) all there can be: rectangular (GUM 4.3.7). To that the points' own noise,
+    and their scatter about the curve.
+    """
+    t, a = points.times[used], points.activity[used]
+    lines = float(np.sum((a[1:] + a[:-1]) / 2.0 * np.diff(t)))
+    outside = float(a[0] * t[0] + a[-1] / points.physical)
+    noise = np.hypot(points.sd[used], residuals[used]) / np.maximum(a, 1e-3 * a.max())
+    level = max(lines + outside / 2.0, tia_mbq_h)
+    return math.hypot(outside / 2.0 / math.sqrt(3.0), level * min(float(np.sqrt(np.mean(noise**2))), 1.0))
 
 
 def _quality_warnings(

@@ -159,44 +159,70 @@ def hanscheid_ratio(time_over_half_life: ArrayLike) -> Array:
     return 2.0 * x * np.exp2(-x)
 
 
-def hanscheid(points: Points, time_h: float | None) -> Estimate:
-    """One point measured near the effective half-life: TIA = 2 t A(t) / ln 2 (Hänscheid et al. 2018)."""
+def hanscheid(
+    points: Points, time_h: float | None, half_life_h: float | None = None, half_life_sd_h: float = 0.0
+) -> Estimate:
+    """One point measured near the effective half-life: TIA = 2 t A(t) / ln 2 (Hänscheid et al. 2018).
+
+    With a stated half-life the point must lie within `HANSCHEID_BAND` of it, and the method's standard deviation is
+    the root mean square error over half-lives that scatter log-normally by ``half_life_sd_h`` about it.
+    """
     i = one_point(points, time_h, HANSCHEID_TIME_H)
-    t, half_life = float(points.times[i]), points.nuclide.half_life_h
-    low, high = t / HANSCHEID_BAND[1], min(t / HANSCHEID_BAND[0], half_life)
-    if not 0 < t <= half_life:
+    t, physical = float(points.times[i]), points.nuclide.half_life_h
+    low, high = t / HANSCHEID_BAND[1], min(t / HANSCHEID_BAND[0], physical)
+    if not 0 < t <= physical:
         raise FitError(
             f"The single-time-point method needs a time near the effective half-life; {t:g} h is beyond the physical "
-            f"half-life of {half_life:.1f} h, or zero.",
+            f"half-life of {physical:.1f} h, or zero.",
             "Use an earlier time point, or model 'population' with a known half-life.",
         )
     # At T_eff = t the estimate is exact: the curve that goes with it is that one.
     estimate = _single(points, i, math.log(2.0) / t, 2.0 * t / math.log(2.0))
-    ratios = hanscheid_ratio(np.array([HANSCHEID_BAND[0], 1 / math.log(2.0), HANSCHEID_BAND[1]]))
-    method_sd = (ratios.max() - ratios.min()) / (2.0 * math.sqrt(3.0)) * estimate.curve.integral_mbq_h()
     warnings = [
         *estimate.warnings,
         f"hanscheid_band: within 12 % only if the effective half-life lies between {low:.0f} and {high:.0f} h",
     ]
+    if half_life_h is not None:
+        _check_half_life(half_life_h, half_life_sd_h, physical)
+        if not HANSCHEID_BAND[0] <= t / half_life_h <= HANSCHEID_BAND[1]:
+            raise FitError(
+                f"One time point at {t:g} h is {t / half_life_h:.2f} of the stated effective half-life of "
+                f"{half_life_h:g} h; a single point tells the time-integrated activity only between "
+                f"{HANSCHEID_BAND[0]} and {HANSCHEID_BAND[1]} of it.",
+                f"Measure between {HANSCHEID_BAND[0] * half_life_h:.0f} and "
+                f"{min(HANSCHEID_BAND[1] * half_life_h, physical):.0f} h after injection, or add time points.",
+            )
+        spread = half_life_h * np.exp(half_life_sd_h / half_life_h * np.linspace(-3, 3, 121))
+        likely = np.exp(-0.5 * np.linspace(-3, 3, 121) ** 2)
+        ratio = hanscheid_ratio(t / np.minimum(spread, physical))
+        method_relative_sd = float(np.sqrt(np.average((ratio - 1.0) ** 2, weights=likely)))
+    else:
+        ratios = hanscheid_ratio(np.array([HANSCHEID_BAND[0], 1 / math.log(2.0), HANSCHEID_BAND[1]]))
+        method_relative_sd = float(ratios.max() - ratios.min()) / (2.0 * math.sqrt(3.0))
     rate = terminal_rate(points.times[points.used], points.activity[points.used], points.physical)
     if rate is not None and not low <= math.log(2.0) / rate <= high:
         warnings.append(
             f"hanscheid_outside_band: the points fall with {math.log(2.0) / rate:.0f} h, where the estimate is "
             f"{hanscheid_ratio(t * rate / math.log(2.0)):.2f} of the truth"
         )
-    return replace(estimate, warnings=warnings, method_sd_mbq_h=float(method_sd))
+    method_sd = method_relative_sd * estimate.curve.integral_mbq_h()
+    return replace(estimate, warnings=warnings, method_sd_mbq_h=method_sd)
 
 
-def population(points: Points, time_h: float | None, half_life_h: float | None, half_life_sd_h: float) -> Estimate:
-    """One point and the effective half-life of a population: TIA = A(t) e^(λ t) / λ."""
-    physical = points.nuclide.half_life_h
-    if half_life_h is None or not 0 < half_life_h <= physical:
+def _check_half_life(half_life_h: float | None, half_life_sd_h: float, physical_h: float) -> None:
+    if half_life_h is None or not 0 < half_life_h <= physical_h:
         raise FitError(
-            f"Model 'population' needs an effective half-life between 0 and {physical:.1f} h, found {half_life_h}.",
+            f"The model needs an effective half-life between 0 and {physical_h:.1f} h, found {half_life_h}.",
             "Give population_half_life_h for this organ and radiopharmaceutical.",
         )
     if not (math.isfinite(half_life_sd_h) and half_life_sd_h >= 0):
         raise FitError(f"population_half_life_sd_h is {half_life_sd_h}, expected 0 or above.")
+
+
+def population(points: Points, time_h: float | None, half_life_h: float | None, half_life_sd_h: float) -> Estimate:
+    """One point and the effective half-life of a population: TIA = A(t) e^(λ t) / λ."""
+    _check_half_life(half_life_h, half_life_sd_h, points.nuclide.half_life_h)
+    assert half_life_h is not None  # or the check raised
     rate = math.log(2.0) / half_life_h
     i = one_point(points, time_h, 1.0 / rate)
     estimate = _single(points, i, rate, math.exp(rate * points.times[i]) / rate)

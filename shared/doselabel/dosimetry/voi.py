@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 from scipy import ndimage, optimize
 
 from doselabel.dosimetry.grids import Box, sigma_from_fwhm
+from doselabel.dosimetry.uncertainty import FWHM_PER_SIGMA, sphere_recovery
 from doselabel.dosimetry.voi_scene import ALL_ORGANS, Scene
 from doselabel.errors import VoiError
 from doselabel.geometry import Geometry, Volume
@@ -50,6 +51,14 @@ SMALLEST_CLEAR = 0.2
 SMALLEST_CORE = 0.5
 """An organ whose volume of interest would be less than this part of its mask is measured in its mask: a small lesion
 is nowhere stronger than the liver it lies in, once both are blurred."""
+
+LEAST_RECOVERY = 0.1
+"""With `gtm`, an organ that shows less of itself in its own mask (0.4 mL at 12 mm FWHM) is not measured: what is shown
+would be multiplied by more than ten, and so would every error of contour and resolution."""
+
+LEAST_UNCORRECTED_RECOVERY = 0.6
+"""Without partial-volume correction, an organ whose sphere of equal volume keeps less than this within its border
+(20 mL at 12 mm FWHM) is not measured: a lesion of 10 mL in a warm liver would lose a third of its activity."""
 
 SHELL_SIGMAS = 5.0
 """Tissue within this many σ of the PSF (and at least 20 mm) around an organ is one region of the transfer matrix."""
@@ -224,6 +233,9 @@ def measure(
         warnings += found
     if edited and method != "gtm":
         weights |= {name: scene.sub.part(v) * scene.seen for name, v in edited.items()}
+    if transfer is None:
+        for name in scene.wanted:
+            _refuse_small(scene, name, labels.volume_ml(name), method)
     result = {}
     for name in scene.wanted:
         if name in scene.failed:
@@ -238,6 +250,12 @@ def measure(
             shown_in = weights[name] if transfer is None else scene.sub.mean(whole)
             blurred = scene.blur(whole) if transfer is None or scene.excluded else transfer.blurred[name]
             recovery = float(np.vdot(shown_in, blurred)) * scene.voxel_ml / scene.ml(whole)
+            if transfer is not None and recovery < LEAST_RECOVERY:
+                reason = f"at this resolution its {labels.volume_ml(name):.2g} mL show {recovery:.0%} of their activity"
+                _fail(
+                    scene, name, reason, "Too small for this camera: leave it out, or count it with its surroundings."
+                )
+                continue
         result[name] = OrganActivity(
             activity_mbq=bq / 1e6,
             mask_ml=labels.volume_ml(name),
@@ -353,6 +371,14 @@ def _transfer(scene: Scene) -> tuple[dict[str, NDArray[np.float32]], TransferMat
         concentration, _ = optimize.nnls(matrix, shown)
         warnings += [f"{r}: no activity is left after partial-volume correction." for r in low if r in organs]
     return weights, TransferMatrix(regions, concentration, matrix, condition, blurred), warnings
+
+
+def _refuse_small(scene: Scene, name: str, volume_ml: float, method: str) -> None:
+    fwhm_mm = 12.0 if scene.sigma_mm is None else float(np.prod(scene.sigma_mm) ** (1 / 3)) * FWHM_PER_SIGMA
+    kept = sphere_recovery(volume_ml, fwhm_mm) if volume_ml > 0 else 0.0
+    if kept < LEAST_UNCORRECTED_RECOVERY:
+        reason = f"'{method}' does not correct for blur, and {volume_ml:.3g} mL keep {kept:.0%} of their activity"
+        _fail(scene, name, reason, "State the camera's resolution (psf_fwhm_mm) and choose the method 'gtm'.")
 
 
 def _fail(scene: Scene, name: str, reason: str, hint: str) -> None:
