@@ -1,0 +1,193 @@
+"""Image files in and out: the one door through which voxels enter. Knows files and grids; no organs, no units.
+
+A file is trusted no more than it deserves: its header is read first, its grid and size are compared with what is
+expected, and then exactly the voxels it declares are read from the file that was named, with its checksums.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk
+
+from doselabel.errors import GeometryError
+from doselabel.grid import Geometry, StatedGrid, Volume
+from doselabel.images import metaimage, nifti, nrrd
+from doselabel.images.header import Header
+from doselabel.images.stream import Voxels, cut_off
+
+__all__ = ["SUFFIXES", "read_grid", "read_header", "read_image", "slabs", "write_image"]
+
+SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".mha", ".mhd")
+MAX_BYTES = 1 << 33
+"""An image of more than 8 GiB is no CT and no SPECT."""
+
+
+def read_image(
+    path: str | Path,
+    *,
+    expect: Geometry | None = None,
+    stated: StatedGrid | None = None,
+    within: str | Path | None = None,
+    max_bytes: int = MAX_BYTES,
+) -> Volume:
+    """Read a 3D scalar image (NIfTI-1, NIfTI-2, NRRD, MetaImage).
+
+    Parameters
+    ----------
+    path : path
+    expect : Geometry, optional
+        The grid it must lie on; another one is refused before a voxel is read.
+    stated : StatedGrid, optional
+        Orientation and spacing, for a file that states none. A file that does is read by its own.
+    within : path, optional
+        The study folder inside which a header may have its voxels in another file. Default: nowhere.
+    max_bytes : int
+        An image that declares more is refused before a voxel is read.
+
+    Returns
+    -------
+    Volume
+        With the file's data type; float32 where the file states a slope or intercept (float64 for a float64 file).
+
+    Raises
+    ------
+    GeometryError
+        When the file is missing, is not an image, is cut off or damaged, is not 3D, does not say where it is, or holds
+        vectors, NaN or infinity.
+    """
+    header = read_header(path, stated=stated, within=within, max_bytes=max_bytes)
+    if header.channels != 1:
+        raise GeometryError(
+            f"{header.path}: has {header.channels} values per voxel; expected a 3D image with one.",
+            "Split a time series into one file per time point.",
+        )
+    if expect is not None and not header.grid.same_place(expect):
+        raise GeometryError(
+            f"{header.path}: lies on a grid of {header.grid.words()}; expected {expect.words()}.",
+            "Resample it onto that grid first.",
+        )
+    array = np.empty(header.grid.shape, _real_type(header))
+    bad = 0
+    direct = array.dtype == header.dtype and not header.scaled
+    for z, slab in enumerate(slabs(header, array if direct else None)):
+        if not direct:
+            array[z] = slab[0]
+        if array.dtype.kind == "f":
+            bad += slab.size - np.count_nonzero(np.isfinite(array[z]))
+    if bad:
+        raise GeometryError(
+            f"{header.path}: holds {bad} value(s) that are not finite (NaN or infinity).",
+            "Export it again; a mask of 'no data' must be 0 in a SPECT and −1000 HU in a CT.",
+        )
+    return Volume(array, header.grid)
+
+
+def read_grid(path: str | Path, *, stated: StatedGrid | None = None, within: str | Path | None = None) -> Geometry:
+    """The grid an image file declares, without reading its voxels; raises as `read_image` does."""
+    return read_header(path, stated=stated, within=within).grid
+
+
+def read_header(
+    path: str | Path,
+    *,
+    stated: StatedGrid | None = None,
+    within: str | Path | None = None,
+    max_bytes: int = MAX_BYTES,
+) -> Header:
+    """What an image file declares; raises as `read_image` does, for what can be known without reading voxels."""
+    path = Path(path)
+    if not path.is_file():
+        raise GeometryError(f"{path}: there is no such file.", "Check the path, or the name in study.json.")
+    name = path.name.lower()
+    if not name.endswith(SUFFIXES):
+        raise GeometryError(
+            f"{path}: is not a kind of image that can be read; expected one of {', '.join(SUFFIXES)}.",
+            "Convert it to NIfTI.",
+        )
+    inside = Path(within) if within is not None else None
+    if name.endswith((".nii", ".nii.gz")):
+        header = nifti.read_header(path, stated)
+    elif name.endswith(".nrrd"):
+        header = nrrd.read_header(path, stated, inside)
+    else:
+        header = metaimage.read_header(path, stated, inside)
+    if header.byte_count > max_bytes:
+        raise GeometryError(
+            f"{path}: declares {header.byte_count / 1e9:.1f} GB of voxels ({header.grid.words()}); at most "
+            f"{max_bytes / 1e9:.1f} GB are read.",
+            "Is it the right file? Crop or resample it.",
+        )
+    return header
+
+
+def slabs(header: Header, into: np.ndarray | None = None) -> Iterator[np.ndarray]:
+    """The voxels in pieces, each checked for being there, the end for length and checksum.
+
+    Parameters
+    ----------
+    header : Header
+    into : array, optional
+        Filled with the voxels (z, y, x), when the header has one channel and neither scaling nor another byte order.
+
+    Yields
+    ------
+    (channels, y, x) array
+        The planes z = 0, 1, … of an image or of an interleaved one, or, where volumes follow one another, (1, y, x)
+        planes of volume 0, 1, …. Real values in the machine's byte order; valid until the next one.
+    """
+    z, y, x = header.grid.shape
+    together = header.channels if header.interleaved else 1
+    count = z if header.interleaved else z * header.channels
+    stored = np.empty((y, x, together), header.dtype)
+    declared, read = header.byte_count, 0
+    with Voxels(header.data, header.encoding, header.start) as stream:
+        if header.skip + declared > stream.at_most:
+            raise cut_off(header.path, declared, max(0, stream.at_most - header.skip), "voxels; at most")
+        stream.read(header.skip)
+        for number in range(count):
+            target: np.ndarray = stored if into is None else into[number]
+            read += stream.fill(memoryview(target).cast("B"))  # type: ignore[arg-type]
+            if read < (number + 1) * stored.nbytes:
+                raise cut_off(header.path, declared, read)
+            yield into[number][None] if into is not None else _real(header, np.moveaxis(stored, 2, 0))
+        stream.finish(declared)
+
+
+def _real_type(header: Header) -> np.dtype:
+    if not header.scaled:
+        return header.dtype.newbyteorder("=")
+    return np.dtype(np.float64 if header.dtype.kind == "f" and header.dtype.itemsize == 8 else np.float32)
+
+
+def _real(header: Header, stored: np.ndarray) -> np.ndarray:
+    if not header.scaled:
+        return stored.astype(_real_type(header), copy=False)
+    return (stored.astype(np.float64) * header.slope + header.intercept).astype(_real_type(header))
+
+
+def write_image(path: str | Path, volume: Volume, metadata: dict[str, str] | None = None) -> Path:
+    """Write a volume atomically: a reader sees the old file or the new one, never half of one."""
+    path = Path(path)
+    image = volume.to_sitk()
+    for key, value in (metadata or {}).items():
+        image.SetMetaData(key, value)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    suffix = next((s for s in SUFFIXES if path.name.lower().endswith(s) and s != ".mhd"), None)
+    if suffix is None:
+        raise GeometryError(
+            f"{path}: is not a kind of image that can be written; expected .nii.gz, .nii, .nrrd or .mha."
+        )
+    handle, temporary = tempfile.mkstemp(suffix=suffix, prefix=".writing-", dir=path.parent)
+    os.close(handle)
+    try:
+        sitk.WriteImage(image, temporary, useCompression=suffix != ".nii")
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    finally:
+        Path(temporary).unlink(missing_ok=True)
+    return path

@@ -1,0 +1,206 @@
+"""What an image file says of itself before a voxel is read; the checks that all kinds share. Knows no format."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from doselabel.errors import GeometryError
+from doselabel.grid import Geometry, StatedGrid, float3
+from doselabel.images.stream import Encoding
+
+SHEAR_TOL = 2e-3
+"""Axes count as perpendicular when the cosine between any two is below this (0.1°)."""
+AGREE_TOL_MM = 0.5
+"""Two statements of one grid agree when no corner differs by more than this, or by a quarter of a voxel."""
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a file declares.
+
+    Attributes
+    ----------
+    path : Path
+        The file named.
+    data : Path
+        Where its voxels are: the same file, unless they are detached.
+    encoding : {"raw", "gzip", "zlib"}
+    start : int
+        Where the encoded voxels begin in ``data``.
+    skip : int
+        Decoded bytes before the first voxel.
+    grid : Geometry
+    dtype : numpy.dtype
+        As stored, with its byte order.
+    channels : int
+        Values per voxel, or volumes in a series: 1 for an image.
+    interleaved : bool
+        Whether a voxel's values lie together (a vector image) or volume follows volume (a 4D NIfTI).
+    slope, intercept : float
+        Real value = slope × stored + intercept.
+    texts : dict of str to str
+        What else the header says, by key.
+    """
+
+    path: Path
+    data: Path
+    encoding: Encoding
+    start: int
+    skip: int
+    grid: Geometry
+    dtype: np.dtype
+    channels: int = 1
+    interleaved: bool = False
+    slope: float = 1.0
+    intercept: float = 0.0
+    texts: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def byte_count(self) -> int:
+        """Bytes of all voxels, decoded."""
+        z, y, x = self.grid.shape
+        return z * y * x * self.channels * self.dtype.itemsize
+
+    @property
+    def scaled(self) -> bool:
+        """Whether stored values are not the real ones."""
+        return (self.slope, self.intercept) != (1.0, 0.0)
+
+
+def broken(path: Path, found: str) -> GeometryError:
+    """The error for a file whose header makes no sense."""
+    return GeometryError(
+        f"{path}: cannot be read as an image ({found}).",
+        "Check that the file is complete and of the kind its name says; export it again if not.",
+    )
+
+
+def checked_shape(path: Path, sizes: Sequence[int]) -> tuple[int, int, int]:
+    """Shape (z, y, x) of sizes (x, y, z, and ones); anything else raises GeometryError."""
+    sizes = [int(size) for size in sizes]
+    if any(size < 1 for size in sizes):
+        raise broken(path, f"its header declares a size of {' × '.join(map(str, sizes))} voxels")
+    if len(sizes) < 3 or any(size != 1 for size in sizes[3:]):
+        raise GeometryError(
+            f"{path}: has {len(sizes)} dimensions ({' × '.join(map(str, sizes))}); expected a 3D image.",
+            "Split a time series into one file per time point.",
+        )
+    return sizes[2], sizes[1], sizes[0]
+
+
+def unplaced(path: Path, missing: str) -> GeometryError:
+    """The error for a file that does not say where its voxels are."""
+    return GeometryError(
+        f"{path}: does not say where its voxels are in the patient ({missing}); left and right would be a guess.",
+        "Export it again with its orientation, or state orientation and spacing: `doselabel study place STUDY FILE "
+        "--orientation LPS --spacing-mm X Y Z` keeps them in study.json.",
+    )
+
+
+def placed_by_user(path: Path, stated: StatedGrid | None, missing: str, shape: tuple[int, int, int]) -> Geometry:
+    """The grid that a user stated for a file without one; raises GeometryError when there is none."""
+    if stated is None:
+        raise unplaced(path, missing)
+    return stated.grid(shape)
+
+
+def grid_of_axes(
+    path: Path,
+    shape: tuple[int, int, int],
+    axes: np.ndarray,
+    origin: np.ndarray,
+    spacing_mm: np.ndarray | None = None,
+) -> Geometry:
+    """The grid of three step vectors.
+
+    Parameters
+    ----------
+    axes : (3, 3) array
+        Columns: the step (LPS, mm) from one voxel to the next along x, y and z of the file.
+    origin : (3,) array
+        LPS position of the first voxel, mm.
+    spacing_mm : (3,) array, optional
+        What the file states besides as distance of voxels along x, y, z; taken when it agrees to a part in 1000.
+
+    Raises
+    ------
+    GeometryError
+        When the spacing is another, the axes are sheared, or one has no length. Axes off perpendicular by rounding
+        are put right about the image's middle.
+    """
+    spacing = np.linalg.norm(axes, axis=0)
+    if not (np.isfinite(axes).all() and np.isfinite(origin).all() and (spacing > 1e-6).all()):
+        raise broken(path, f"its voxel size is {' × '.join(f'{v:g}' for v in spacing)} mm")
+    cosines = axes / spacing
+    if spacing_mm is not None:
+        if not np.allclose(spacing_mm, spacing, rtol=1e-3):
+            raise GeometryError(
+                f"{path}: states two sizes of a voxel: {' × '.join(f'{v:.4g}' for v in spacing_mm)} mm, and "
+                f"{' × '.join(f'{v:.4g}' for v in spacing)} mm by its axes.",
+                "Keep the right one: export the image again.",
+            )
+        spacing = spacing_mm
+    gram = cosines.T @ cosines
+    worst = float(np.abs(gram - np.eye(3)).max())
+    if worst > SHEAR_TOL:
+        tilt = np.degrees(np.arcsin(min(worst, 1.0)))
+        raise GeometryError(
+            f"{path}: its axes are {tilt:.1f}° off perpendicular: gantry tilt (a sheared grid).",
+            "Gantry tilt: resample first, onto a grid with perpendicular axes, when the series is converted.",
+        )
+    if worst > 1e-6:
+        u, _, vt = np.linalg.svd(cosines)
+        middle = (np.asarray(shape[::-1]) - 1) / 2
+        moved = u @ vt
+        origin = origin + (cosines - moved) * spacing @ middle
+        cosines = moved
+    direction = tuple(float(v) for v in cosines.ravel())
+    return Geometry(shape, float3(spacing[::-1]), float3(origin), direction)
+
+
+def same_grid(a: Geometry, b: Geometry) -> float | None:
+    """How far (mm) two statements of one grid differ when that is too much; None when they agree."""
+    tolerance = max(AGREE_TOL_MM, 0.25 * min(a.spacing_mm))
+    apart = float(np.abs(a.corners_lps() - b.corners_lps()).max())
+    return apart if apart > tolerance else None
+
+
+def detached(path: Path, name: str, within: Path | None) -> Path:
+    """The file that holds a header's voxels, when the header may point at one.
+
+    Parameters
+    ----------
+    path : Path
+        The header.
+    name : str
+        What it names.
+    within : Path or None
+        The study folder that both must lie in; None: nothing may be detached.
+
+    Raises
+    ------
+    GeometryError
+        Before anything of the other file is read.
+    """
+    shown = name if len(name) <= 80 else name[:77] + "…"
+    if within is None:
+        raise GeometryError(
+            f"{path}: its voxels are in another file ('{shown}'), which is not read.",
+            "Save it as one file: .nii.gz, .nrrd or .mha. Only files of a study, inside its folder, may come in two.",
+        )
+    data = (path.parent / name).resolve()
+    if not data.is_relative_to(within.resolve()):
+        raise GeometryError(
+            f"{path}: its voxels are in '{shown}', outside the study folder; that is not read.",
+            "Save it as one file: .nii.gz, .nrrd or .mha.",
+        )
+    if not data.is_file():
+        raise GeometryError(
+            f"{path}: its voxels are in '{shown}', and there is no such file beside it.",
+            "Copy that file too, or save the image as one file.",
+        )
+    return data
