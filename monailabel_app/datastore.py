@@ -7,6 +7,7 @@ never disagree. A study that can't be used is listed with its error.
 from __future__ import annotations
 
 import io
+import math
 import os
 import tempfile
 import threading
@@ -17,17 +18,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import SimpleITK as sitk
 from monailabel.interfaces.datastore import Datastore
 
 from doselabel.errors import DoselabelError, LabelError, StudyError
-from doselabel.geometry import SUFFIXES, Geometry
-from doselabel.labels import LabelMap, read_labels, region
+from doselabel.geometry import SUFFIXES, Geometry, read_image
+from doselabel.geometry import read_grid as grid_of
+from doselabel.labels import read_labels, region
 from doselabel.study import MANIFEST, Study
 from doselabel.wire import ErrorInfo, ImageInfo, LabelSubmission, LabelVersion, StudyInfo, TimePointInfo
 from monailabel_app.refusals import Refused, not_found
 from monailabel_app.versions import FINAL, LabelStore, check_tag
 
+MAX_VOXEL_BYTES = 8
+"""What is kept under a tag has at most this many bytes for every voxel of its CT."""
 RESCAN_S = 1.0
 """New and changed patient folders are noticed within this time."""
 
@@ -45,6 +48,11 @@ class Case:
     def path(self) -> Path:
         """The CT's file."""
         return self.study.path(self.file)
+
+    @property
+    def grid(self) -> Geometry:
+        """The grid it lies on, without reading its voxels."""
+        return grid_of(self.path, stated=self.study.stated_place(self.file), within=self.study.folder)
 
     @property
     def stem(self) -> str:
@@ -235,26 +243,32 @@ class StudyDatastore(Datastore):
             When it is no label map, or not on the CT's grid. Nothing is kept then.
         """
         case = self.case(image_id)
-        labels = read_labels(file)
-        if names:
-            labels = LabelMap(labels.array, labels.geometry, {int(v): region(n).name for v, n in names.items()})
-        labels = labels.renumbered()
-        if not labels.geometry.same_place(grid := grid_of(case.path)):
-            raise LabelError(
-                f"The label map ({labels.geometry.shape} voxels of {_mm(labels.geometry)}) is not on the grid of "
-                f"{image_id} ({grid.shape} voxels of {_mm(grid)}).",
-                "Draw on that CT, or resample the label map onto it first.",
+        try:
+            labels = read_labels(
+                file,
+                names={int(v): region(n).name for v, n in names.items()} if names else None,
+                scheme=submission.label_scheme or None,
+                expect=case.grid,
+                stated=case.study.stated_place(case.file),
             )
+        except DoselabelError as error:
+            raise _of_upload(error, file, image_id) from error
+        labels = labels.renumbered()
         return case.labels.add(labels, submission)
 
     def save_label(self, image_id: str, label_filename: str, label_tag: str, label_info: dict[str, Any]) -> str:
         """Keep what MONAI Label's clients send: "final" becomes a version, other tags hold the latest file."""
         info = dict(label_info or {})
         if (tag := _plain(label_tag)) != FINAL:
+            self._check_tagged(image_id, Path(label_filename))
             self.case(image_id).labels.put_tag(tag, Path(label_filename), info | {"ts": int(time.time())})
             return image_id
         author = str(info.get("author") or info.get("user") or info.get("client_id") or "")
-        submission = LabelSubmission(author=author[:100], comment=str(info.get("comment", ""))[:2000])
+        submission = LabelSubmission(
+            author=author[:100],
+            comment=str(info.get("comment", ""))[:2000],
+            label_scheme=str(info.get("label_scheme", "") or ""),
+        )
         rows = info.get("label_info") or []
         try:
             names = {int(row["idx"]): str(row["name"]) for row in rows}
@@ -262,6 +276,14 @@ class StudyDatastore(Datastore):
             raise LabelError(f"label_info is {str(rows)[:100]}; expected a list of {{'name': …, 'idx': …}}.") from error
         self.submit(image_id, Path(label_filename), submission, names)
         return image_id
+
+    def _check_tagged(self, image_id: str, file: Path) -> None:
+        """Refuse a damaged file, or one that lies elsewhere, as what is kept under a tag."""
+        case = self.case(image_id)
+        try:
+            read_image(file, max_bytes=MAX_VOXEL_BYTES * math.prod(case.grid.shape))
+        except DoselabelError as error:
+            raise _of_upload(error, file, image_id) from error
 
     def remove_label(self, label_id: str, label_tag: str) -> None:
         """Remove a prediction; submitted label maps stay."""
@@ -408,20 +430,10 @@ class StudyDatastore(Datastore):
         return {"name": self.name(), "description": self.description(), "objects": objects}
 
 
-def grid_of(path: Path) -> Geometry:
-    """The grid an image file lies on, without reading its voxels."""
-    reader = sitk.ImageFileReader()
-    reader.SetFileName(str(path))
-    try:
-        reader.ReadImageInformation()
-    except RuntimeError as error:
-        raise StudyError(f"{path}: cannot be read as an image.", "Export it again.") from error
-    (sx, sy, sz), (dx, dy, dz) = reader.GetSize()[:3], reader.GetSpacing()[:3]
-    direction = tuple(reader.GetDirection())
-    if len(direction) == 16:  # a 4D file with one volume
-        direction = tuple(direction[4 * row + column] for row in range(3) for column in range(3))
-    x, y, z = reader.GetOrigin()[:3]
-    return Geometry((sz, sy, sx), (dz, dy, dx), (x, y, z), direction)
+def _of_upload(error: DoselabelError, file: Path, image_id: str) -> LabelError:
+    """What is wrong with an uploaded label map, without the name it has on this machine."""
+    message = error.message.replace(f"{file}: ", "The label map ", 1).replace("grid of its CT", f"grid of {image_id}")
+    return LabelError(message, error.hint)
 
 
 def cases_of(study: Study) -> Iterator[Case]:
@@ -456,7 +468,3 @@ def _plain(tag: str) -> str:
 
 def _suffix(path: Path) -> str:
     return next((path.name[-len(s) :] for s in SUFFIXES if path.name.lower().endswith(s)), path.suffix)
-
-
-def _mm(geometry: Geometry) -> str:
-    return "×".join(f"{value:.2f}" for value in geometry.spacing_mm) + " mm"

@@ -21,7 +21,7 @@ from monailabel_app.app import DoselabelApp
 from monailabel_app.refusals import Refused, not_found
 from monailabel_app.request import plain
 from monailabel_app.tasks import TRAIN
-from monailabel_app.uploads import json_object, spooled
+from monailabel_app.uploads import bounded, json_object, spooled
 
 _SESSION = re.compile(r"[0-9a-f-]{36}")
 
@@ -48,7 +48,7 @@ def _add_infer(api: FastAPI, app: DoselabelApp) -> None:
         request = json_object(params) | {"model": model, "image": image}
         with ExitStack() as stack:
             if file is not None and file.filename:
-                result = app.infer_file(model, stack.enter_context(spooled(file)), request)
+                result = app.infer_file(model, bounded(stack.enter_context(spooled(file))), request)
             elif session_id:
                 session = app.sessions().get_session(session_id) if _SESSION.fullmatch(session_id) else None
                 if session is None:

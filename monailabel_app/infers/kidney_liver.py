@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 from monailabel.interfaces.tasks.infer_v2 import InferTask, InferType
 
-from doselabel.geometry import Volume, read_image, write_image
+from doselabel.geometry import Volume, write_image
 from doselabel.labels import SEGMENTED, LabelMap, organ, write_labels
+from doselabel.study import read_of_study
 from doselabel.wire import SegmentationSummary
 from monailabel_app.conf import PLANES
 from monailabel_app.models import ModelStore
@@ -77,7 +78,7 @@ class KidneyLiver(InferTask):
         planes = PLANES[choice(request, "planes", self._planes, tuple(PLANES))]
         weights = {"locating organs": 1.0, **{f"{plane} slices": 4.0 for plane in planes}, "joining": 1.0}
         result = segment(
-            read_image(ct),
+            read_of_study(ct),
             self._checkpoint(),
             planes=planes,
             consensus=choice(request, "consensus", "mean", ("mean", "vote")),

@@ -145,3 +145,81 @@ def _width_mm(mask: np.ndarray, geometry: Geometry) -> float:
         return 0.0
     x_mm = _x_mm(mask[box].shape, [axis.start for axis in box], geometry)[mask[box]]
     return float(np.ptp(x_mm)) + min(geometry.spacing_mm)
+
+
+# ---- does a map look like a body?
+
+PLAUSIBLE_ML: Mapping[str, tuple[float, float]] = {
+    "left_kidney": (30.0, 700.0),
+    "right_kidney": (30.0, 700.0),
+    "liver": (300.0, 6000.0),
+    "spleen": (15.0, 3000.0),
+    "tumour": (0.0, 3000.0),
+}
+"""Wide bounds of whole organs, diseased ones included; outside, a value stands for something else."""
+
+
+def misfits(masks: Mapping[str, np.ndarray], geometry: Geometry) -> list[str]:
+    """What speaks against masks being the organs that they are called.
+
+    Parameters
+    ----------
+    masks : dict of str to (z, y, x) bool array
+        By the names of our table; a mask that the image's edge cuts off is not judged by its volume.
+    geometry : Geometry
+
+    Returns
+    -------
+    list of str
+        Sentences; empty when it fits.
+    """
+    found = []
+    x_mm = {name: centre_x_mm(mask, geometry) for name, mask in masks.items()}
+    for name, mask in masks.items():
+        volume_ml = float(np.count_nonzero(mask)) * geometry.voxel_volume_ml
+        low, high = PLAUSIBLE_ML.get(name, (0.0, np.inf))
+        if volume_ml > high or (volume_ml < low and not cut(mask)):
+            found.append(f"{name} would have {volume_ml:.0f} mL")
+        elif name.endswith("_kidney") and not cut(mask) and _width_mm(mask, geometry) > ACROSS_MM:
+            found.append(f"{name} would be {_width_mm(mask, geometry):.0f} mm wide")
+    for left, right in (("left_kidney", "right_kidney"), ("spleen", "liver"), ("left_kidney", "liver")):
+        if left in x_mm and right in x_mm and x_mm[left] < x_mm[right]:
+            found.append(f"{left} would lie to the right of {right}")
+    if len(masks) == 1 and "liver" not in masks:
+        found.append(f"a single value, {next(iter(masks))}, may be any organ")
+    return found
+
+
+def centre_x_mm(mask: np.ndarray, geometry: Geometry) -> float:
+    """LPS x of a mask's centre; it grows to the patient's left."""
+    box = _box(mask)
+    if box is None:
+        return float("nan")
+    centre = np.array(ndimage.center_of_mass(mask[box])) + [axis.start for axis in box]
+    return float(geometry.index_to_lps(centre)[0])
+
+
+def cut(mask: np.ndarray) -> bool:
+    """Whether a mask touches the image's edge."""
+    return any(bool(mask.take(end, axis).any()) for axis in range(3) for end in (0, -1))
+
+
+def describe(array: np.ndarray, geometry: Geometry, ct: Volume | None = None) -> list[str]:
+    """A row for every value of a label map: volume, side in the patient, mean HU when the CT is given."""
+    middle = middle_x_mm(ct) if ct is not None else None
+    known = middle is not None
+    if middle is None:
+        middle = float(geometry.index_to_lps((np.asarray(geometry.shape) - 1) / 2)[0])
+    rows = []
+    for value, box in enumerate(ndimage.find_objects(array), start=1):
+        if box is None:
+            continue
+        mask = array[box] == value
+        centre = np.array(ndimage.center_of_mass(mask)) + [axis.start for axis in box]
+        away = float(geometry.index_to_lps(centre)[0]) - middle
+        row = f"{value:>3}: {np.count_nonzero(mask) * geometry.voxel_volume_ml:8.1f} mL, {abs(away):4.0f} mm to the "
+        row += f"{'left' if away > 0 else 'right'} of the {'body' if known else 'image'}'s middle"
+        if ct is not None and ct.geometry.same_place(geometry):
+            row += f", mean {float(ct.array[box][mask].mean()):.0f} HU"
+        rows.append(row)
+    return rows

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,8 @@ from doselabel.errors import DoselabelError, Progress
 
 if TYPE_CHECKING:
     from doselabel.dosimetry.options import DoseOptions
+    from doselabel.grid import StatedGrid
+    from doselabel.model.cases import TrainCase
     from doselabel.wire import DoseResults
 
 
@@ -82,14 +85,14 @@ def _labels(args: argparse.Namespace) -> None:
 
 
 def _segment(args: argparse.Namespace) -> None:
-    from doselabel.geometry import read_image
     from doselabel.labels import title, write_labels
     from doselabel.model.checkpoint import starter_path
     from doselabel.model.predict import segment
+    from doselabel.study import read_of_study
 
     planes = ("axial", "coronal", "sagittal") if args.consensus else ("axial",)
     found = segment(
-        read_image(args.ct),
+        read_of_study(args.ct, stated=_stated(args)),
         args.checkpoint or starter_path(),
         planes=planes,
         consensus=args.consensus or "mean",
@@ -106,13 +109,44 @@ def _segment(args: argparse.Namespace) -> None:
     print(f"labels in {args.out} (not reviewed)")
 
 
+def _stated(args: argparse.Namespace) -> StatedGrid | None:
+    from doselabel.errors import GeometryError
+    from doselabel.grid import StatedGrid
+
+    if args.orientation is None and args.spacing_mm is None:
+        return None
+    if args.orientation is None or args.spacing_mm is None:
+        raise GeometryError("--orientation and --spacing-mm go together.", "Give both, or neither.")
+    return StatedGrid(args.orientation, tuple(args.spacing_mm))
+
+
+def _study_place(args: argparse.Namespace) -> None:
+    from doselabel.errors import GeometryError, StudyError
+    from doselabel.geometry import read_grid
+    from doselabel.study import StatedPlace, Study
+
+    study, stated = Study.load(args.dir), _stated(args)
+    if args.file not in dict((name, field) for field, name in study.files()):
+        raise StudyError(f"{args.dir}: names no image '{args.file}'.", "Give the file's name as study.json has it.")
+    try:
+        own = read_grid(study.path(args.file), within=study.folder)
+    except GeometryError:
+        own = None
+    if own is not None:
+        raise StudyError(f"{args.file}: says itself where it is: {own.words()}.", "Nothing need be stated.")
+    assert stated is not None
+    study.stated_places[args.file] = StatedPlace(orientation=stated.orientation, spacing_mm=stated.spacing_mm)
+    print(f"{args.file}: {study.grid(args.file).words()}, axes to {stated.orientation}")
+    print(f"kept in {study.save()}")
+
+
 def _train(args: argparse.Namespace) -> None:
     from doselabel.model.cases import cases_from
     from doselabel.model.profiles import PROFILES
     from doselabel.model.train import train
 
     result = train(
-        cases_from(args.dir),
+        _schemed(cases_from(args.dir), args.label_scheme),
         args.out,
         start=args.start,
         profile=PROFILES[args.profile],
@@ -129,7 +163,12 @@ def _evaluate(args: argparse.Namespace) -> None:
     from doselabel.model.checkpoint import starter_path
     from doselabel.model.evaluate import evaluate, table
 
-    print(table(evaluate(args.checkpoint or starter_path(), cases_from(args.dir), progress=_terminal())))
+    cases = _schemed(cases_from(args.dir), args.label_scheme)
+    print(table(evaluate(args.checkpoint or starter_path(), cases, progress=_terminal())))
+
+
+def _schemed(cases: list[TrainCase], scheme: str | None) -> list[TrainCase]:
+    return [replace(case, scheme=scheme) for case in cases] if scheme else cases
 
 
 def _dose(args: argparse.Namespace) -> None:
@@ -164,7 +203,7 @@ def _dose_options(args: argparse.Namespace) -> DoseOptions:
     from doselabel.dosimetry.options import DoseOptions
 
     chosen: dict[str, Any] = {key: value.split("/") if "/" in value else value for key, value in args.set or []}
-    for key in ("voi", "margin_mm", "tac", "engine", "registration"):
+    for key in ("label_scheme", "voi", "margin_mm", "tac", "engine", "registration"):
         if getattr(args, key) is not None:
             chosen[key] = getattr(args, key)
     return DoseOptions.read(chosen)
@@ -264,11 +303,13 @@ def _parser() -> argparse.ArgumentParser:
     sample.add_argument("--seed", type=int, default=0, help="same seed, same patients (default: 0)")
     sample.add_argument("--full", action="store_true", help="clinical matrix: CT 512×512 in plane")
 
-    study = commands.add_parser("study", help="look after studies on disk")
-    check = _command(
-        study.add_subparsers(required=True), "check", _study_check, "validate one study or a folder of them"
-    )
+    study = commands.add_parser("study", help="look after studies on disk").add_subparsers(required=True)
+    check = _command(study, "check", _study_check, "validate one study or a folder of them")
     check.add_argument("dir", type=Path)
+    place = _command(study, "place", _study_place, "state orientation and spacing of an image that states none")
+    place.add_argument("dir", type=Path)
+    place.add_argument("file", help="as study.json names it")
+    _place_arguments(place, required=True)
 
     _command(commands, "labels", _labels, "print the label table")
 
@@ -282,6 +323,7 @@ def _parser() -> argparse.ArgumentParser:
     segment.add_argument("ct", type=Path)
     segment.add_argument("--out", type=Path, required=True, help="label map to write (.nii.gz, .nrrd)")
     segment.add_argument("--checkpoint", type=Path, help="default: the starter model")
+    _place_arguments(segment, required=False)
     segment.add_argument(
         "--consensus",
         nargs="?",
@@ -299,6 +341,7 @@ def _parser() -> argparse.ArgumentParser:
     train = _command(commands, "train", _train, "train the network on CTs with label maps")
     train.add_argument("dir", type=Path, help="studies with truth/ or submitted labels, or image/label pairs")
     train.add_argument("--out", type=Path, required=True, help="folder of the run")
+    _scheme_argument(train)
     train.add_argument("--start", type=Path, help="checkpoint to go on from")
     train.add_argument("--profile", choices=("fast", "paper"), default="fast")
     train.add_argument("--steps", type=_count, default=2000)
@@ -307,6 +350,7 @@ def _parser() -> argparse.ArgumentParser:
 
     evaluate = _command(commands, "evaluate", _evaluate, "Dice, surface Dice, HD95, volume and mass error of a model")
     evaluate.add_argument("dir", type=Path)
+    _scheme_argument(evaluate)
     evaluate.add_argument("--checkpoint", type=Path, help="default: the starter model")
 
     dose = _command(commands, "dose", _dose, "absorbed dose of a study's organs, with a report")
@@ -339,12 +383,30 @@ def _parser() -> argparse.ArgumentParser:
 
 def _dose_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--labels", default="final", help="tag, folder or file of label maps (default: final)")
+    _scheme_argument(parser)
     parser.add_argument("--voi", help="gtm, margin, gaussian or threshold (default: gtm when the study states a PSF)")
     parser.add_argument("--margin-mm", type=float)
     parser.add_argument("--tac", help="uptake, mono, bi, trapezoid, hanscheid or population")
     parser.add_argument("--engine", help="voxel-s, local or organ: whose dose is reported (all are computed)")
     parser.add_argument("--registration", help="auto, stored, identity or organ")
     parser.add_argument("--set", type=_pair, action="append", metavar="OPTION=VALUE", help="any other option")
+
+
+def _place_arguments(parser: argparse.ArgumentParser, *, required: bool) -> None:
+    parser.add_argument(
+        "--orientation", required=required, help="for a file that states none: where its axes point, such as LPS or RAS"
+    )
+    parser.add_argument(
+        "--spacing-mm", nargs=3, type=float, required=required, metavar=("X", "Y", "Z"), help="and its voxel size, mm"
+    )
+
+
+def _scheme_argument(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--label-scheme",
+        metavar="NAME",
+        help="how label maps without names are numbered: kits, btcv, totalsegmentator …",
+    )
 
 
 def _pair(text: str) -> tuple[str, str]:

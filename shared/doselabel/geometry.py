@@ -60,9 +60,9 @@ def oriented(volume: Volume) -> Volume:
     return Volume(
         array,
         Geometry(
-            _int3(array.shape),
-            _float3(np.asarray(geometry.spacing_mm)[[2 - axes[2 - k] for k in range(3)]]),
-            _float3(geometry.index_to_lps(first)),
+            int3(array.shape),
+            float3(np.asarray(geometry.spacing_mm)[[2 - axes[2 - k] for k in range(3)]]),
+            float3(geometry.index_to_lps(first)),
             tuple(float(v) for v in (grid[:, axes] * signs).ravel()),
         ),
     )

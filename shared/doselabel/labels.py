@@ -17,12 +17,15 @@ from pathlib import Path
 import nibabel
 import numpy as np
 
-from doselabel.anatomy import into_organs, middle_x_mm, split_kidneys
-from doselabel.errors import LabelError
-from doselabel.geometry import Geometry, Volume, read_image, write_image
+from doselabel.anatomy import describe, into_organs, middle_x_mm, misfits, split_kidneys
+from doselabel.errors import GeometryError, LabelError
+from doselabel.geometry import Geometry, StatedGrid, Volume, write_image
+from doselabel.images import read_header
+from doselabel.images.header import Header
+from doselabel.label_names import METADATA_KEY, Carried, carried
+from doselabel.label_values import read_values
 from doselabel.schemes import KIDNEYS, LESIONS, SCHEMES
 
-METADATA_KEY = "doselabel_labels"
 _NIFTI_COMMENT = 6  # NIfTI-1 extension code of a plain-text comment
 
 
@@ -74,6 +77,9 @@ _ALIASES = {
     "rkidney": "right_kidney",
     "tumor": "tumour",
 }
+
+
+_BOTH_KIDNEYS = {"kidney", "kidneys", "both_kidneys"}
 
 
 def organ(key: str | int) -> Organ:
@@ -179,18 +185,25 @@ class LabelMap:
 
 
 def _values(array: np.ndarray) -> list[int]:
-    """The values in a uint8 array, ascending; counting takes a fifth of the time of sorting."""
-    return [int(v) for v in np.flatnonzero(np.bincount(array.ravel(), minlength=256))]
+    """The values in a uint8 array, ascending; counted plane by plane, since counting makes 64-bit copies."""
+    there = np.zeros(256, bool)
+    for plane in array:
+        there |= np.bincount(plane.ravel(), minlength=256) > 0
+    return [int(v) for v in np.flatnonzero(there)]
 
 
 def read_labels(
     path: str | Path,
     *,
     scheme: str | None = None,
+    names: Mapping[int, str] | None = None,
+    unnamed_is_background: bool = False,
+    expect: Geometry | None = None,
+    stated: StatedGrid | None = None,
     ct: Volume | None = None,
     merge_lesions: bool = False,
 ) -> LabelMap:
-    """Read a label map and the names it carries; without names, the values are those of `ORGANS`.
+    """Read a label map and the names that go with it; without names, it is taken by `ORGANS` only if it fits a body.
 
     Parameters
     ----------
@@ -198,6 +211,14 @@ def read_labels(
     scheme : str, optional
         A key of `SCHEMES`: how the values are numbered. Organs of the table and lesions are kept, all else is
         background. Kidneys that share one value are parted by their side in the patient.
+    names : dict, optional
+        Value → organ, instead of what the file carries.
+    unnamed_is_background : bool
+        Whether values without a name are left out instead of refused.
+    expect : Geometry, optional
+        The CT's grid. Another grid is refused before a voxel is read, unless it is a crop of it, which is put in place.
+    stated : StatedGrid, optional
+        Orientation and spacing for a file that states none.
     ct : Volume, optional
         The CT it was drawn on; tells the body's middle where the kidneys alone do not.
     merge_lesions : bool
@@ -206,33 +227,95 @@ def read_labels(
     Raises
     ------
     LabelError
-        When values are not whole numbers from 0 to 255, or one has no name.
+        When values are not whole numbers from 0 to 255, one has no name, or there are no names and the values do not
+        lie where the organs of the table do.
     GeometryError
-        When the file is not an image.
+        When the file is not an image, or not on the grid expected.
     """
-    path = Path(path)
-    volume = read_image(path)
-    array = volume.array
-    values = np.asarray(_values(array)) if array.dtype == np.uint8 else np.unique(array)
-    if not np.array_equal(values, np.round(values)) or values.min() < 0 or values.max() > 255:
-        raise LabelError(
-            f"{path}: holds values from {values.min():g} to {values.max():g}; "
-            "a label map has whole numbers from 0 to 255.",
-            "Is it a CT or a dose map? Give the label map.",
-        )
-    names = _read_names(path) if scheme is None else _numbering(scheme)
-    unknown = [int(v) for v in values if v != 0 and int(v) not in names]
-    if unknown:
-        raise LabelError(
-            f"{path}: has the value(s) {unknown}, which stand for no organ; names known: {names}.",
-            "Renumber the map by the label table (`doselabel labels`), or save it with names.",
-        )
-    labels = LabelMap(array.astype(np.uint8), volume.geometry, names)
-    if scheme is not None:
-        labels = _of_the_table(labels)
+    header = read_header(Path(path), stated=stated)
+    offset = _place_in(header, expect)
+    found = carried(header)
+    wanted = dict(names) if names is not None else _numbering(scheme) if scheme is not None else dict(found.names)
+    array, geometry = read_values(header, found), header.grid
+    if offset is not None and expect is not None:
+        array, geometry = _placed(array, offset, expect), expect
+    labels = LabelMap(array, geometry, {v: _known(n) for v, n in (wanted or NAMES).items()})
+    values = [v for v in _values(array) if v]
+    _refuse_contradiction(header.path, values, found, scheme)
+    unknown = [v for v in values if v not in labels.names]
+    if unknown and not unnamed_is_background:
+        raise _unnamed(header.path, f"has the value(s) {unknown}, which stand for no organ", labels, found, ct)
+    if not wanted and (why := misfits(_masks(labels), geometry)):
+        raise _unnamed(header.path, f"does not fit: {why[0]}", labels, found, ct)
+    if names is None and (scheme is not None or found.atlas):
+        labels = _named(labels, {*NAMES.values(), KIDNEYS, *LESIONS})
+    elif unknown or len(set(labels.names.values())) < len(labels.names):
+        labels = _named(labels, set(labels.names.values()))
     if KIDNEYS in labels.names.values():
         labels = _kidneys_parted(labels, ct)
     return _lesions_merged(labels) if merge_lesions else labels
+
+
+def _known(name: str) -> str:
+    plain = _plain(name)
+    return KIDNEYS if plain in _BOTH_KIDNEYS else _ALIASES.get(plain, name)
+
+
+def _masks(labels: LabelMap) -> dict[str, np.ndarray]:
+    return {labels.names[v]: labels.array == v for v in _values(labels.array) if v in labels.names and v}
+
+
+def _place_in(header: Header, expect: Geometry | None) -> tuple[int, int, int] | None:
+    """Index (z, y, x) of a crop's first voxel on the grid expected; None when there is nothing to place."""
+    if expect is None or header.grid.same_place(expect):
+        return None
+    first = expect.lps_to_index(np.asarray(header.grid.origin_mm))
+    last = expect.lps_to_index(header.grid.corners_lps()[-1])
+    start, stop = np.round(first).astype(int), np.round(last).astype(int) + 1
+    crop = (
+        np.allclose(first, start, atol=1e-2)
+        and np.allclose(last, stop - 1, atol=1e-2)
+        and (start >= 0).all()
+        and (stop <= expect.shape).all()
+        and tuple(stop - start) == header.grid.shape
+    )
+    if not crop:
+        raise GeometryError(
+            f"{header.path}: is not on the grid of its CT: it has {header.grid.words()}; the CT {expect.words()}.",
+            "Draw the map on that CT, or resample it onto the CT's grid.",
+        )
+    return int(start[0]), int(start[1]), int(start[2])
+
+
+def _placed(array: np.ndarray, offset: tuple[int, int, int], grid: Geometry) -> np.ndarray:
+    whole = np.zeros(grid.shape, array.dtype)
+    whole[tuple(slice(o, o + n) for o, n in zip(offset, array.shape, strict=True))] = array
+    return whole
+
+
+def _refuse_contradiction(path: Path, values: list[int], found: Carried, scheme: str | None) -> None:
+    """A file that names its values and a scheme that names them otherwise can't both be right."""
+    if scheme is None or not found.names or found.layers:
+        return
+    for value in values:
+        own, theirs = found.names.get(value), SCHEMES[scheme].get(value)
+        if own and theirs and _known(own) != theirs and region(_known(own)).name != theirs:
+            raise LabelError(
+                f"{path}: says ({found.source}) that {value} is '{own}'; by the numbering '{scheme}' it is '{theirs}'.",
+                "Leave --label-scheme out if the file is right.",
+            )
+
+
+def _unnamed(path: Path, misfit: str, labels: LabelMap, found: Carried, ct: Volume | None) -> LabelError:
+    """The refusal of values that nobody named, with what they look like."""
+    rows = "\n".join(f"    {row}" for row in describe(labels.array, labels.geometry, ct))
+    names = ", ".join(f"{value} {name}" for value, name in list(labels.names.items())[:12])
+    read_by = f"with the names of {found.source}" if found.source else "carries no names; read by the numbering"
+    return LabelError(
+        f"{path}: {read_by} ({names}), it {misfit}. Found:\n{rows}\n ",
+        f"Say what it is: --label-scheme {'|'.join(SCHEMES)}, or save it with names (a .seg.nrrd from Slicer, an "
+        "ITK-SNAP label description beside it).",
+    )
 
 
 def _numbering(scheme: str) -> dict[int, str]:
@@ -245,9 +328,8 @@ def _numbering(scheme: str) -> dict[int, str]:
         ) from None
 
 
-def _of_the_table(labels: LabelMap) -> LabelMap:
-    """Keep the organs of the table and lesions; a whole body's other structures become background."""
-    kept = {*NAMES.values(), KIDNEYS, *LESIONS}
+def _named(labels: LabelMap, kept: set[str]) -> LabelMap:
+    """Keep the organs of these names, each under one value; the rest becomes background."""
     first: dict[str, int] = {}
     lut = np.zeros(256, np.uint8)
     for value in _values(labels.array):
@@ -302,27 +384,3 @@ def write_labels(path: str | Path, labels: LabelMap) -> Path:
     finally:
         staged.unlink(missing_ok=True)
     return path
-
-
-def _read_names(path: Path) -> dict[int, str]:
-    text = ""
-    if path.name.lower().endswith((".nii", ".nii.gz")):
-        for extension in nibabel.nifti1.Nifti1Image.from_filename(path).header.extensions:
-            content = extension.get_content()
-            content = content.decode("utf-8", "replace") if isinstance(content, bytes) else str(content)
-            if content.startswith(f"{METADATA_KEY}="):
-                text = content.partition("=")[2]
-    else:
-        import SimpleITK as sitk
-
-        reader = sitk.ImageFileReader()
-        reader.SetFileName(str(path))
-        reader.ReadImageInformation()
-        if reader.HasMetaDataKey(METADATA_KEY):
-            text = reader.GetMetaData(METADATA_KEY)
-    if not text:
-        return dict(NAMES)
-    try:
-        return {int(value): str(name) for value, name in json.loads(text.rstrip("\x00 ")).items()}
-    except (ValueError, AttributeError) as error:
-        raise LabelError(f"{path}: its label names can't be read ({error}).", "Save the map again.") from error

@@ -11,10 +11,12 @@ It knows files, units and their plausibility; it knows no networks and computes 
 
 from __future__ import annotations
 
+import codecs
 import itertools
 import json
 import os
 import re
+from collections import Counter
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
@@ -25,7 +27,7 @@ import pydantic
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, field_validator, model_validator
 
 from doselabel.errors import DoselabelError, StudyError
-from doselabel.geometry import SUFFIXES, Volume, check_rigid, placed, read_image
+from doselabel.geometry import SUFFIXES, Geometry, StatedGrid, Volume, check_rigid, placed, read_grid, read_image
 from doselabel.labels import organ
 
 SCHEMA = "doselabel.study/1"
@@ -83,6 +85,21 @@ class TimePoint(_Strict):
     spect_to_ct: Registration = Field(default_factory=Registration)
 
 
+class StatedPlace(_Strict):
+    """What the user states of an image that does not say where its voxels are (`doselabel.grid.StatedGrid`)."""
+
+    orientation: str
+    spacing_mm: tuple[float, float, float]
+
+    @model_validator(mode="after")
+    def _sensible(self) -> StatedPlace:
+        try:
+            StatedGrid(self.orientation, self.spacing_mm)
+        except DoselabelError as error:
+            raise ValueError(str(error)) from error
+        return self
+
+
 class Study(_Strict):
     """A patient's study; paths in it are relative to ``folder``.
 
@@ -102,6 +119,8 @@ class Study(_Strict):
         Organs the patient does not have.
     psf_fwhm_mm : tuple of float, optional
         Measured resolution of the SPECT as FWHM (z, y, x), mm.
+    stated_places : dict
+        File name → orientation and spacing, for images that state none.
     """
 
     schema_: Literal["doselabel.study/1"] = Field(default="doselabel.study/1", alias="schema")
@@ -115,6 +134,7 @@ class Study(_Strict):
     organs_absent: tuple[str, ...] = ()
     psf_fwhm_mm: tuple[float, float, float] | None = None
     calibration_sd_percent: Annotated[float, Field(ge=0, le=100)] = 5.0
+    stated_places: dict[str, StatedPlace] = Field(default_factory=dict)
     _folder: Path = PrivateAttr(default=Path())
 
     model_config = ConfigDict(extra="forbid", validate_assignment=True, populate_by_name=True)
@@ -183,8 +203,8 @@ class Study(_Strict):
                 "Make one by hand (docs/study.md) or with `doselabel sample`.",
             )
         try:
-            content = json.loads(manifest.read_text(encoding="utf-8"))
-        except (UnicodeDecodeError, json.JSONDecodeError) as error:
+            content = json.loads(_text(manifest.read_bytes()), object_pairs_hook=_each_once)
+        except (UnicodeDecodeError, ValueError) as error:
             raise StudyError(f"{manifest}: is not JSON ({error}).", "Mend the line it names.") from error
         if not isinstance(content, dict):
             raise StudyError(f"{manifest}: holds a {type(content).__name__}; expected an object {{…}}.")
@@ -257,6 +277,19 @@ class Study(_Strict):
         """Absolute path of a file the manifest names."""
         return self._folder / name
 
+    def read(self, name: str) -> Volume:
+        """Read an image that the manifest names; raises GeometryError as `doselabel.images.read_image` does."""
+        return read_image(self.path(name), stated=self.stated_place(name), within=self._folder)
+
+    def grid(self, name: str) -> Geometry:
+        """Read the grid of an image that the manifest names, and no voxels."""
+        return read_grid(self.path(name), stated=self.stated_place(name), within=self._folder)
+
+    def stated_place(self, name: str) -> StatedGrid | None:
+        """What was stated of an image, None when it speaks for itself."""
+        stated = self.stated_places.get(name)
+        return StatedGrid(stated.orientation, stated.spacing_mm) if stated else None
+
     def files(self) -> Iterator[tuple[str, str]]:
         """All (field, file name) the manifest names."""
         yield "ct", self.ct
@@ -317,6 +350,23 @@ class Study(_Strict):
         return warnings
 
 
+def _text(content: bytes) -> str:
+    """What an editor wrote: UTF-8 with or without a mark, UTF-16 with one, else the code page of western Windows."""
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return content.decode("utf-16")
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        return content.decode("cp1252")
+
+
+def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    twice = [key for key, count in Counter(key for key, _ in pairs).items() if count > 1]
+    if twice:
+        raise ValueError(f"field '{twice[0]}' is there twice")
+    return dict(pairs)
+
+
 def image_id(patient_id: str, file_name: str) -> str:
     """Name by which the server and the plugin know a CT: ``<patient>__<file name without suffix>``."""
     stem = Path(file_name).name
@@ -327,10 +377,24 @@ def image_id(patient_id: str, file_name: str) -> str:
     return f"{patient_id}__{stem}"
 
 
+def read_of_study(path: str | Path, *, stated: StatedGrid | None = None) -> Volume:
+    """Read an image by its path; one of a study with what its study says of it."""
+    path = Path(path)
+    for folder in path.resolve().parents[:3]:
+        if (folder / MANIFEST).is_file():
+            try:
+                study = Study.load(folder)
+            except StudyError:  # another file of the study is amiss: this one may be read all the same
+                break
+            name = path.resolve().relative_to(folder.resolve()).as_posix()
+            return read_image(path, stated=stated or study.stated_place(name), within=study.folder)
+    return read_image(path, stated=stated)
+
+
 def read_field(study: Study, field: str, name: str) -> Volume:
     """Read an image of a study; errors name the manifest's field."""
     try:
-        return read_image(study.path(name))
+        return study.read(name)
     except DoselabelError as error:
         raise StudyError(f"{study.folder / MANIFEST}: field '{field}': {error.message}", error.hint) from error
 

@@ -73,6 +73,8 @@ class LabelSubmission(Frozen):
     comment: str = ""
     origin: Literal["model", "corrected", "imported"] = "corrected"
     started_from: str = ""
+    label_scheme: str = ""
+    """How its values are numbered, when the file carries no names (`doselabel.labels.SCHEMES`)."""
 
 
 class LabelReview(Frozen):

@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 
 from doselabel.dosimetry.registration import match_masks
-from doselabel.errors import GeometryError, LabelError
-from doselabel.geometry import SUFFIXES, Geometry, read_image, resample
+from doselabel.errors import LabelError
+from doselabel.geometry import SUFFIXES, Geometry, resample
 from doselabel.labels import LabelMap, read_labels
 from doselabel.study import Study, image_id
 
@@ -43,7 +43,7 @@ class LabelSet:
     reviewed: bool = False
 
 
-def resolve(study: Study, labels: str | Path) -> LabelSet:
+def resolve(study: Study, labels: str | Path, scheme: str | None = None) -> LabelSet:
     """Find and read a study's label maps.
 
     Parameters
@@ -51,6 +51,8 @@ def resolve(study: Study, labels: str | Path) -> LabelSet:
     study : Study
     labels : str or Path
         A folder with files named like the CTs, a file (the diagnostic CT's map), or a tag such as "final".
+    scheme : str, optional
+        How the maps are numbered (`doselabel.labels.SCHEMES`).
 
     Raises
     ------
@@ -84,20 +86,9 @@ def resolve(study: Study, labels: str | Path) -> LabelSet:
         )
     maps = {}
     for name, file in files.items():
-        label_map = read_labels(file)
-        check_grid(label_map, _grid(study, name), file, name)
+        label_map = read_labels(file, scheme=scheme, expect=study.grid(name), stated=study.stated_place(name))
         maps[name] = label_map
     return LabelSet(maps, files, origin, reviewed)
-
-
-def check_grid(labels: LabelMap, grid: Geometry, file: Path, ct: str) -> None:
-    """Raise GeometryError unless a label map lies on its CT's grid."""
-    if not labels.geometry.same_place(grid):
-        raise GeometryError(
-            f"{file}: has {labels.geometry.shape} voxels of {_mm(labels.geometry)} mm at "
-            f"{_point(labels.geometry)}; its CT '{ct}' has {grid.shape} of {_mm(grid)} mm at {_point(grid)} (z, y, x).",
-            "Draw the map on that CT, or resample it onto the CT's grid.",
-        )
 
 
 def carried(diagnostic: LabelMap, grid: Geometry, ct_to_diagnostic: np.ndarray) -> LabelMap:
@@ -156,29 +147,3 @@ def _approved(study: Study, ct: str) -> bool:
 
 def _stem(study: Study, name: str) -> str:
     return image_id(study.patient_id, name).partition("__")[2]
-
-
-def _grid(study: Study, name: str) -> Geometry:
-    import SimpleITK as sitk
-
-    reader = sitk.ImageFileReader()
-    reader.SetFileName(str(study.path(name)))
-    try:
-        reader.ReadImageInformation()
-        readable = len(reader.GetSize()) == 3
-    except RuntimeError:
-        readable = False
-    if not readable:
-        return read_image(study.path(name)).geometry  # raises with a message a reader can act on
-    sx, sy, sz = reader.GetSize()
-    dx, dy, dz = reader.GetSpacing()
-    ox, oy, oz = reader.GetOrigin()
-    return Geometry((sz, sy, sx), (dz, dy, dx), (ox, oy, oz), tuple(reader.GetDirection()))
-
-
-def _mm(geometry: Geometry) -> str:
-    return " × ".join(f"{s:.3g}" for s in geometry.spacing_mm)
-
-
-def _point(geometry: Geometry) -> str:
-    return "(" + ", ".join(f"{v:.1f}" for v in geometry.origin_mm) + ") mm"

@@ -10,7 +10,7 @@ import pydantic
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
 
 from doselabel.errors import DoseError, DoselabelError
-from doselabel.labels import region
+from doselabel.labels import SCHEMES, region
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
@@ -47,6 +47,8 @@ class DoseOptions(BaseModel):
 
     Attributes
     ----------
+    label_scheme : str, optional
+        How the label maps' values are numbered when the maps carry no names (`doselabel.labels.SCHEMES`).
     organs : tuple of str, optional
         Organs to report; by default all in the diagnostic CT's label map that the patient is not said to lack.
     voi : {"auto", "gtm", "margin", "gaussian", "threshold"}
@@ -99,6 +101,7 @@ class DoseOptions(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    label_scheme: str | None = None
     organs: tuple[str, ...] | None = None
     voi: Literal["auto", "gtm", "margin", "gaussian", "threshold"] = "auto"
     margin_mm: Annotated[float, Field(ge=0, le=50)] = 3.0
@@ -124,6 +127,13 @@ class DoseOptions(BaseModel):
     alpha_beta_gy: ByOrgan = Field(default_factory=lambda: dict(ALPHA_BETA_GY))
     repair_half_life_h: Positive = 2.8
     contour_sd_percent: Annotated[float, Field(ge=0, le=100)] | None = None
+
+    @field_validator("label_scheme")
+    @classmethod
+    def _known_scheme(cls, value: str | None) -> str | None:
+        if value is not None and value not in SCHEMES:
+            raise ValueError(f"expected one of {', '.join(SCHEMES)}")
+        return value
 
     @field_validator("organs")
     @classmethod

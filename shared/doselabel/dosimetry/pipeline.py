@@ -149,7 +149,7 @@ def compute(
     options = options or DoseOptions()
     progress("reading", 0.0)
     checked = study.check()
-    label_set = resolve(study, labels)
+    label_set = resolve(study, labels, options.label_scheme)
     ct = read_field(study, "ct", study.ct)
     diagnostic = label_set.maps[study.ct].renumbered()
     asked, missing, notes = organs_of(study, diagnostic, options)

@@ -17,7 +17,7 @@ import numpy as np
 
 from doselabel.dosimetry.pipeline import masks_name, read_dose
 from doselabel.errors import DoseError, Progress, no_progress
-from doselabel.geometry import Volume, placed, read_image
+from doselabel.geometry import Volume, placed
 from doselabel.io import figures
 from doselabel.io import report_method as method
 from doselabel.io import report_tables as tables
@@ -129,7 +129,7 @@ def build(
     if truth_organs is not None:
         blocks += _truth(results, truth_organs)
     reference, moved = in_ct_frame(results, study, dose)
-    ct = read_image(study.path(reference))
+    ct = study.read(reference)
     for name in results.organs:
         blocks += _organ(results, name, ct, labels.get(reference), moved)
     blocks += _registration(results, study, labels)
@@ -229,8 +229,8 @@ def _registration(results: DoseResults, study: Study, labels: Mapping[str, Label
         frames.append(
             figures.SpectFrame(
                 point.time_h,
-                read_image(study.path(point.ct)),
-                read_image(study.path(point.spect)),
+                study.read(point.ct),
+                study.read(point.spect),
                 labels.get(point.ct),
                 np.asarray(entry.get("matrix", point.spect_to_ct.matrix), dtype=float),
                 str(entry.get("method", point.spect_to_ct.method)),

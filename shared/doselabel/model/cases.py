@@ -26,6 +26,8 @@ class TrainCase:
         of which the map has no voxel. An empty tuple says that everything there is was drawn.
     spect : Path, optional
         SPECT of the same patient in the CT's space, for profiles with a SPECT channel.
+    scheme : str, optional
+        How the label map is numbered, a key of `doselabel.labels.SCHEMES`.
     """
 
     ct: Path
@@ -34,6 +36,7 @@ class TrainCase:
     names: Mapping[int, str] | None = field(default=None, hash=False)
     unlabelled: tuple[str, ...] | None = None
     spect: Path | None = None
+    scheme: str | None = None
 
 
 def case_labels(case: TrainCase) -> LabelMap:
@@ -44,10 +47,7 @@ def case_labels(case: TrainCase) -> LabelMap:
     LabelError, GeometryError
         When it can't be read.
     """
-    labels = read_labels(case.labels)
-    if case.names is None:
-        return labels
-    return LabelMap(labels.array, labels.geometry, dict(case.names))
+    return read_labels(case.labels, names=case.names, scheme=case.scheme, unnamed_is_background=case.names is not None)
 
 
 def unlabelled(case: TrainCase, labels: LabelMap, organs: Sequence[str]) -> tuple[str, ...]:
