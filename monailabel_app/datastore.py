@@ -430,10 +430,11 @@ class StudyDatastore(Datastore):
         return {"name": self.name(), "description": self.description(), "objects": objects}
 
 
-def _of_upload(error: DoselabelError, file: Path, image_id: str) -> LabelError:
+def _of_upload(error: DoselabelError, file: Path, image_id: str) -> DoselabelError:
     """What is wrong with an uploaded label map, without the name it has on this machine."""
+    elsewhere = "grid of its CT" in error.message
     message = error.message.replace(f"{file}: ", "The label map ", 1).replace("grid of its CT", f"grid of {image_id}")
-    return LabelError(message, error.hint)
+    return (LabelError if elsewhere else type(error))(message, error.hint)
 
 
 def cases_of(study: Study) -> Iterator[Case]:

@@ -111,7 +111,7 @@ class Geometry:
     def words(self) -> str:
         """Shape, voxel size and place, for a reader."""
         shape = "×".join(str(v) for v in self.shape)
-        spacing = "×".join(f"{v:.2f}" for v in self.spacing_mm)
+        spacing = " × ".join(f"{v:.3g}" for v in self.spacing_mm)
         origin = ", ".join(f"{v:.1f}" for v in self.origin_mm)
         return f"{shape} voxels of {spacing} mm (z, y, x), the first at ({origin}) mm"
 
