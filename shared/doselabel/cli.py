@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from doselabel import __version__
+from doselabel.cli_calibrate import add_calibrate
 from doselabel.errors import DoselabelError, Progress
 
 if TYPE_CHECKING:
@@ -375,6 +376,8 @@ def _parser() -> argparse.ArgumentParser:
     sensitivity.add_argument("study", type=Path)
     sensitivity.add_argument("--out", type=Path, default=Path("sensitivity"))
     _dose_arguments(sensitivity)
+
+    add_calibrate(commands)
 
     doctor = _command(commands, "doctor", _doctor, "what is installed, what is missing, and how to mend it")
     doctor.add_argument("--port", type=int, default=8000, help="port the server would use (default: 8000)")

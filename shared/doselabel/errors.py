@@ -95,6 +95,12 @@ class DoseError(DoselabelError):
     code = "dose"
 
 
+class CalibrationError(DoselabelError):
+    """A camera file, or a phantom's scan, does not give the factor asked for."""
+
+    code = "calibration"
+
+
 class ServerError(DoselabelError):
     """A server is unreachable, refuses, or answers what it should not."""
 

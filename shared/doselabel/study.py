@@ -26,6 +26,7 @@ import numpy as np
 import pydantic
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, field_validator, model_validator
 
+from doselabel.camera import Camera
 from doselabel.errors import DoselabelError, StudyError
 from doselabel.geometry import SUFFIXES, Geometry, StatedGrid, Volume, check_rigid, placed, read_grid, read_image
 from doselabel.labels import organ
@@ -76,6 +77,10 @@ class TimePoint(_Strict):
         renal pelvis.
     spect_to_ct : Registration
         Brings the SPECT onto the CT.
+    scan_duration_min : float, optional
+        Duration of the SPECT, as the camera was calibrated with; needed when it holds counts.
+    count_rate_cps : float, optional
+        Observed count rate of one detector; corrects for the camera file's dead time.
     """
 
     time_h: Annotated[float, Field(gt=0, le=2000, allow_inf_nan=False)]
@@ -83,6 +88,8 @@ class TimePoint(_Strict):
     spect: str
     exclude: dict[str, str] = Field(default_factory=dict)
     spect_to_ct: Registration = Field(default_factory=Registration)
+    scan_duration_min: Annotated[float, Field(gt=0, le=1000, allow_inf_nan=False)] | None = None
+    count_rate_cps: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
 
 
 class StatedPlace(_Strict):
@@ -118,7 +125,11 @@ class Study(_Strict):
     organs_absent : tuple of str
         Organs the patient does not have.
     psf_fwhm_mm : tuple of float, optional
-        Measured resolution of the SPECT as FWHM (z, y, x), mm.
+        Measured resolution of the SPECT as FWHM (z, y, x), mm; without it, the camera file's.
+    camera : str, optional
+        Camera file in the study folder (`doselabel calibrate`): resolution, and what turns counts into Bq/mL.
+    spect_unit : {"Bq/mL", "counts"}
+        What the SPECTs' voxels hold. Counts need a camera file with a sensitivity, and each scan's duration.
     stated_places : dict
         File name → orientation and spacing, for images that state none.
     """
@@ -133,6 +144,8 @@ class Study(_Strict):
     time_points: Annotated[list[TimePoint], Field(min_length=1)]
     organs_absent: tuple[str, ...] = ()
     psf_fwhm_mm: tuple[float, float, float] | None = None
+    camera: str | None = None
+    spect_unit: Literal["Bq/mL", "counts"] = "Bq/mL"
     calibration_sd_percent: Annotated[float, Field(ge=0, le=100)] = 5.0
     stated_places: dict[str, StatedPlace] = Field(default_factory=dict)
     _folder: Path = PrivateAttr(default=Path())
@@ -212,6 +225,7 @@ class Study(_Strict):
         study._folder = manifest.parent.resolve()
         for field, name in study.files():
             study._check_file(manifest, field, name)
+        study.camera_file()
         return study
 
     @classmethod
@@ -299,6 +313,57 @@ class Study(_Strict):
             for name, file in point.exclude.items():
                 yield f"time_points[{i}].exclude.{name}", file
 
+    def camera_file(self) -> Camera | None:
+        """The camera file, read.
+
+        Raises
+        ------
+        StudyError
+            When it can't be read, or counts are to be converted and it, or a scan's duration, is missing.
+        """
+        where = self._folder / MANIFEST
+        camera = None
+        if self.camera is not None:
+            path = (self._folder / self.camera).resolve()
+            if not path.is_relative_to(self._folder):
+                raise StudyError(
+                    f"{where}: field 'camera' is '{self.camera}', which lies outside the study folder.",
+                    "Copy the file into the folder.",
+                )
+            try:
+                camera = Camera.load(path)
+            except DoselabelError as error:
+                raise StudyError(f"{where}: field 'camera': {error.message}", error.hint) from error
+        if self.spect_unit == "counts":
+            if camera is None or camera.sensitivity is None:
+                raise StudyError(
+                    f"{where}: the SPECTs are in counts, and there is no camera file with a sensitivity.",
+                    "Make one with `doselabel calibrate sensitivity` and name it in the field 'camera'.",
+                )
+            for i, point in enumerate(self.time_points):
+                if point.scan_duration_min is None:
+                    raise StudyError(
+                        f"{where}: field 'time_points[{i}].scan_duration_min' is missing; the SPECT is in counts.",
+                        "State the scan's duration, as the camera was calibrated with.",
+                    )
+        return camera
+
+    @property
+    def resolution_fwhm_mm(self) -> tuple[float, float, float] | None:
+        """Resolution (z, y, x) as stated, or by the camera file; None when neither says."""
+        if self.psf_fwhm_mm is not None:
+            return self.psf_fwhm_mm
+        camera = self.camera_file()
+        return camera.resolution.fwhm_mm if camera is not None and camera.resolution is not None else None
+
+    @property
+    def calibration_relative_sd(self) -> float:
+        """Standard uncertainty of the calibration: of counts by the camera file, else as stated."""
+        camera = self.camera_file() if self.spect_unit == "counts" else None
+        if camera is not None and camera.sensitivity is not None:
+            return camera.sensitivity.relative_sd
+        return self.calibration_sd_percent / 100
+
     def cts(self) -> dict[str, str]:
         """Image id → file name of every CT, the diagnostic one first."""
         names = [self.ct, *(point.ct for point in self.time_points)]
@@ -325,7 +390,7 @@ class Study(_Strict):
             field = f"time_points[{i}]"
             ct = read_field(self, f"{field}.ct", point.ct)
             check_ct(ct, f"{where}: field '{field}.ct' ({point.ct})")
-            spect = read_field(self, f"{field}.spect", point.spect)
+            spect = read_spect(self, i)
             check_spect(spect, f"{where}: field '{field}.spect' ({point.spect})")
             activity_mbq = float(spect.array.sum()) * spect.geometry.voxel_volume_ml / 1e6
             total.append(activity_mbq)
@@ -397,6 +462,26 @@ def read_field(study: Study, field: str, name: str) -> Volume:
         return study.read(name)
     except DoselabelError as error:
         raise StudyError(f"{study.folder / MANIFEST}: field '{field}': {error.message}", error.hint) from error
+
+
+def read_spect(study: Study, index: int) -> Volume:
+    """Read a time point's SPECT in Bq/mL: as it is, or from counts by the camera file's sensitivity and dead time."""
+    point = study.time_points[index]
+    volume = read_field(study, f"time_points[{index}].spect", point.spect)
+    if study.spect_unit == "Bq/mL":
+        return volume
+    camera = study.camera_file()
+    assert camera is not None  # or `camera_file` raised
+    assert camera.sensitivity is not None
+    assert point.scan_duration_min is not None
+    factor = camera.sensitivity.bq_ml_per_count(60 * point.scan_duration_min, volume.geometry.voxel_volume_ml)
+    if camera.dead_time is not None and point.count_rate_cps is not None:
+        try:
+            factor *= camera.dead_time.factor(point.count_rate_cps)
+        except DoselabelError as error:
+            field = f"time_points[{index}].count_rate_cps"
+            raise StudyError(f"{study.folder / MANIFEST}: field '{field}': {error.message}", error.hint) from error
+    return Volume((volume.array * factor).astype(np.float32), volume.geometry)
 
 
 def check_ct(volume: Volume, where: str) -> None:

@@ -16,7 +16,7 @@ from doselabel.dosimetry.options import DoseOptions
 from doselabel.errors import DoselabelError, RegistrationError, VoiError
 from doselabel.geometry import Geometry, Volume, placed
 from doselabel.labels import LabelMap
-from doselabel.study import Study, TimePoint, read_field
+from doselabel.study import Study, TimePoint, read_field, read_spect
 
 RATIO_LIMITS = (0.0, 4.0)
 
@@ -105,7 +105,7 @@ def read_scan(study: Study, index: int, labels: LabelMap) -> Scan:
     """Read a time point's SPECT and exclusion masks, of a study that passed `Study.check`."""
     point = study.time_points[index]
     field = f"time_points[{index}]"
-    spect = read_field(study, f"{field}.spect", point.spect)
+    spect = read_spect(study, index)
     exclude = {
         name: read_field(study, f"{field}.exclude.{name}", file).array != 0 for name, file in point.exclude.items()
     }

@@ -58,7 +58,7 @@ def organ_result(
         contour_relative_sd=CONTOUR_RELATIVE_SD
         if options.contour_sd_percent is None
         else options.contour_sd_percent / 100,
-        calibration_relative_sd=study.calibration_sd_percent / 100,
+        calibration_relative_sd=study.calibration_relative_sd,
     )
     histogram = dvh(voxels_gy)
     warnings = curves.warnings_of(curve)
@@ -112,6 +112,8 @@ def provenance(
 ) -> dict[str, Any]:
     inputs = {MANIFEST: file_sha256(study.folder / MANIFEST)}
     inputs |= {name: file_sha256(study.path(name)) for _, name in study.files()}
+    if study.camera is not None:
+        inputs[study.camera] = file_sha256(study.path(study.camera))
     inputs |= {f"labels of {name}": file_sha256(path) for name, path in label_set.files.items()}
     return {
         "created": datetime.now(UTC).isoformat(timespec="seconds"),

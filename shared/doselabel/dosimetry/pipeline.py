@@ -198,7 +198,7 @@ def _of_organs(
     study, label_set, ct, diagnostic = inputs.study, inputs.label_set, inputs.ct, inputs.diagnostic
     options, edited_vois, store = inputs.options, inputs.edited_vois, Cache(inputs.cache)
     nuclide = find_nuclide(study.nuclide)
-    psf = options.psf_fwhm_mm or study.psf_fwhm_mm
+    psf = options.psf_fwhm_mm or study.resolution_fwhm_mm
     frames = Frames(study, ct, diagnostic, label_set, organs, store)
 
     failures, warnings = Failures(), list(findings)

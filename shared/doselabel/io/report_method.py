@@ -26,8 +26,8 @@ def protocol(results: DoseResults, study: Study) -> Table:
     """The fields of EANM 2024, Table 4."""
     options, made = results.options, results.provenance
     psf = "not stated"
-    if study.psf_fwhm_mm is not None:
-        psf = " × ".join(significant(v) for v in study.psf_fwhm_mm) + " mm FWHM (z, y, x)"
+    if study.resolution_fwhm_mm is not None:
+        psf = " × ".join(significant(v) for v in study.resolution_fwhm_mm) + " mm FWHM (z, y, x)"
 
     def each(say: Callable[[OrganDose], str]) -> str:
         return "; ".join(f"{title(name)} {say(organ)}" for name, organ in results.organs.items())
@@ -37,7 +37,7 @@ def protocol(results: DoseResults, study: Study) -> Table:
     rows = [
         ("Administered activity and time", f"{activity}; {injected(study)}"),
         ("Calibration", "quantitative SPECT in Bq/mL; standard uncertainty "
-         f"{percent(study.calibration_sd_percent)} (k = 1)"),
+         f"{percent(100 * study.calibration_relative_sd)} (k = 1)"),
         ("Acquisition", f"{len(study.time_points)} SPECT/CT; camera resolution {psf}"),
         ("Time points", hours(results.time_h) + " after injection (middle of the scan)"),
         ("Volumes of interest", _grouped(options, ("voi", *VOI_SETTINGS.get(str(options.get("voi")), ())))),
