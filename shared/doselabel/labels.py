@@ -258,7 +258,7 @@ def read_labels(
 
 def _known(name: str) -> str:
     plain = _plain(name)
-    return KIDNEYS if plain in _BOTH_KIDNEYS else _ALIASES.get(plain, name)
+    return KIDNEYS if plain in _BOTH_KIDNEYS else plain if plain in NAMES.values() else name
 
 
 def _masks(labels: LabelMap) -> dict[str, np.ndarray]:
