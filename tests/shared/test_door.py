@@ -313,7 +313,7 @@ def test_a_label_map_cut_at_ten_places_is_refused_at_each(study, kind, tmp_path)
     content = path.read_bytes()
     for at in np.random.default_rng(7).integers(0, len(content), 10):
         path.write_bytes(content[:at])
-        with pytest.raises(GeometryError, match="is cut off|cannot be read"):
+        with pytest.raises(GeometryError, match=r"is cut off|cannot be read"):
             read_labels(path, expect=GRID)
 
 
@@ -500,7 +500,7 @@ def test_a_header_that_points_at_another_file_is_refused_and_nothing_of_it_read(
         "NRRD0004\ntype: uint8\ndimension: 3\nspace: left-posterior-superior\nsizes: 4 4 4\nencoding: raw\n"
         f"space directions: (1,0,0) (0,1,0) (0,0,1)\nspace origin: (0,0,0)\n{line}\n"
     )
-    with pytest.raises(GeometryError, match="in another file.*not read"):
+    with pytest.raises(GeometryError, match=r"in another file.*not read"):
         read_labels(tmp_path / "label.nrrd")
 
 
