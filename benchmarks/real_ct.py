@@ -73,7 +73,7 @@ def main() -> int:
             note = origin + (", trained on" if name in trained_on else "")
             if name in labelled:
                 truth = read_labels(labelled[name].labels)
-                for row in compare(result.labels, truth, ready.profile.classes):
+                for row in compare(result.labels, truth, ready.profile.organs):
                     print(
                         f"{name:28} {row.organ:13} {row.dice:6.3f} {row.surface_dice_2mm:6.3f} {row.hd95_mm:6.1f} "
                         f"{row.volume_ml:6.0f} {row.true_volume_ml:8.0f}  {note}"

@@ -74,6 +74,7 @@ class TrainKidneyLiver(TrainTask):
             start=champion,
             steps=steps,
             seed=seed,
+            cache=self._conf.state / "prepared",
             replay=[case for case in replay if case.patient not in held_out],
             card={"name": "kidney_liver", "label_versions": [_named(case) for case in cases]},
             progress=stages,

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from doselabel.dosimetry.options import DoseOptions
     from doselabel.grid import StatedGrid
     from doselabel.model.cases import TrainCase
+    from doselabel.model.train import Source
     from doselabel.wire import DoseResults
 
 
@@ -142,19 +143,36 @@ def _study_place(args: argparse.Namespace) -> None:
 
 
 def _train(args: argparse.Namespace) -> None:
+    from doselabel.errors import ModelError
     from doselabel.model.cases import cases_from
+    from doselabel.model.mix import read_mix
     from doselabel.model.profiles import PROFILES
+    from doselabel.model.settings import Settings
     from doselabel.model.train import train
 
+    if (args.dir is None) == (args.mix is None):
+        raise ModelError("Found no cases, or two kinds of them.", "Give a folder of cases, or --mix FILE.")
+    progress, card, settings = _terminal(), {"name": args.out.name}, Settings()
+    validation = cases_from(args.validation) if args.validation else []
+    cases: Sequence[TrainCase] | Sequence[Source]
+    if args.mix:
+        mix = read_mix(args.mix, args.out / "made", args.data, progress=progress)
+        cases, validation, settings = mix.sources, [*mix.validation, *validation], mix.settings
+        card["attribution"] = list(mix.attribution)
+    else:
+        cases = _schemed(cases_from(args.dir), args.label_scheme)
+        settings = settings.replace(checkpoint_every=200)
+    if args.config:
+        settings = Settings.read(args.config)
+    settings = settings.replace(**{name: getattr(args, name) for name in settings.to_dict()})
     result = train(
-        _schemed(cases_from(args.dir), args.label_scheme),
+        cases,
         args.out,
-        start=args.start,
-        profile=PROFILES[args.profile],
-        steps=args.steps,
-        seed=args.seed,
-        validation=cases_from(args.validation) if args.validation else (),
-        progress=_terminal(),
+        settings=settings,
+        profile=PROFILES[args.profile] if args.profile else None,
+        validation=validation,
+        card=card,
+        progress=progress,
     )
     print(f"checkpoint in {result.checkpoint}")
 
@@ -340,14 +358,33 @@ def _parser() -> argparse.ArgumentParser:
     )
 
     train = _command(commands, "train", _train, "train the network on CTs with label maps")
-    train.add_argument("dir", type=Path, help="studies with truth/ or submitted labels, or image/label pairs")
-    train.add_argument("--out", type=Path, required=True, help="folder of the run")
+    train.add_argument("dir", type=Path, nargs="?", help="sample patients, folders of CT and labels, or pairs")
+    train.add_argument("--out", type=Path, required=True, help="folder of the run; a run that was killed goes on")
     _scheme_argument(train)
-    train.add_argument("--start", type=Path, help="checkpoint to go on from")
-    train.add_argument("--profile", choices=("fast", "paper"), default="fast")
-    train.add_argument("--steps", type=_count, default=2000)
-    train.add_argument("--seed", type=int, default=0)
+    train.add_argument("--mix", type=Path, help="YAML file of several sources (see doselabel.model.mix)")
+    train.add_argument("--data", type=Path, help="what $DATA stands for in the mix")
+    train.add_argument("--config", type=Path, help="YAML file of settings; a flag goes before it")
+    train.add_argument("--profile", choices=("fast", "paper"), help="default: that of --start, else fast")
     train.add_argument("--validation", type=Path, help="folder of cases never trained on")
+    train.add_argument("--start", type=Path, help="checkpoint to go on from; with --profile, what fits of it is taken")
+    train.add_argument("--pretrained", type=Path, help="file of torchvision's ImageNet weights for the backbone")
+    for flag, name, kind, text in (
+        ("--steps", "steps", _count, "optimizer steps (default: 2000)"),
+        ("--max-minutes", "max_minutes", float, "end the learning rate's cycle after this time at the latest"),
+        ("--batch", "batch", _count, "slices per step (default: 4)"),
+        ("--crop", "crop_px", _count, "longest side of a training slice in pixels (default: 224)"),
+        ("--planes", "planes", str, "planes trained on (default: axial,coronal,sagittal)"),
+        ("--rate", "learning_rate", float, "peak learning rate (default: 1e-3; 1e-4 from a checkpoint)"),
+        ("--ema", "ema", float, "decay of the averaged weights (default: 0.998)"),
+        ("--seed", "seed", int, "same seed, same slices (default: 0)"),
+        ("--device", "device", str, "cpu, cuda or auto (default: auto)"),
+        ("--workers", "workers", int, "processes that draw slices (default: 0)"),
+        ("--checkpoint-every", "checkpoint_every", int, "steps between states to go on from (default: 200)"),
+        ("--validate-every", "validate_every", int, "steps between evaluations (default: at the end only)"),
+        ("--patience", "patience", int, "evaluations without gain after which to stop (default: never)"),
+        ("--cache", "cache", Path, "folder of prepared cases (default: OUT/prepared)"),
+    ):
+        train.add_argument(flag, dest=name, type=kind, help=text)
 
     evaluate = _command(commands, "evaluate", _evaluate, "Dice, surface Dice, HD95, volume and mass error of a model")
     evaluate.add_argument("dir", type=Path)

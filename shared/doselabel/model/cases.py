@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -78,6 +79,10 @@ def cases_from(root: Path) -> list[TrainCase]:
         stem = labels.name[: labels.name.index("_label")]
         if (ct := labels.with_name(f"{stem}.nii.gz")).is_file():
             found.append(TrainCase(ct, labels, stem))
+    for labels in sorted(root.rglob("labels*.nii.gz")):
+        cts = [ct for ct in sorted(labels.parent.glob("*.nii.gz")) if re.search(r"(^|_)ct[_.]", ct.name)]
+        if len(cts) == 1:
+            found.append(TrainCase(cts[0], labels, labels.parent.name))
     if not found:
         raise ModelError(
             f"{root}: has no CT with a label map.",

@@ -145,19 +145,56 @@ def _header(path: Path, metadata: dict[str, str] | None) -> tuple[Profile, dict]
 
 
 def load_weights(model: nn.Module, path: Path, profile: Profile) -> None:
-    """Start a model from a checkpoint of the same profile.
+    """Start a model from a checkpoint of the same parts.
+
+    Organs may be added or left out, and the number of slices may differ: what both know is taken by name and by
+    place, the rest stays as it was built (a slice that the checkpoint never saw counts for nothing at first).
 
     Raises
     ------
     ModelError
-        When the checkpoint has another profile.
+        When the checkpoint's network is made of other parts.
     """
     start = load(path)
-    if start.profile != profile:
+    differing = [
+        name
+        for name, value in profile.to_dict().items()
+        if name not in _MAY_DIFFER and value != start.profile.to_dict()[name]
+    ]
+    if differing:
         raise ModelError(
-            f"{path}: has the profile '{start.profile.name}' {start.profile.classes}, "
-            f"training was asked for '{profile.name}' {profile.classes}.",
+            f"{path}: its profile '{start.profile.name}' differs from '{profile.name}' in {', '.join(differing)}.",
             "Train with the checkpoint's own profile, or without a starting checkpoint.",
         )
-    with torch.no_grad():
-        model.load_state_dict(start.model.state_dict(), strict=False)
+    was, rows = start.profile, [0, *(1 + k for k in range(len(profile.classes)))]
+    known = [row for row in rows if row == 0 or profile.classes[row - 1] in was.classes]
+    old = [0 if row == 0 else 1 + was.classes.index(profile.classes[row - 1]) for row in known]
+    weights, mine = start.model.state_dict(), model.state_dict()
+    for name, value in weights.items():
+        if name.endswith("body.body.conv1.weight"):
+            mine[name] = _stem(value, was, profile)
+        elif name.startswith(_PER_CLASS):
+            per_class = mine[name].unflatten(0, (len(rows), -1)).clone()
+            per_class[known] = value.unflatten(0, (1 + len(was.classes), -1))[old]
+            mine[name] = per_class.flatten(0, 1)
+        else:
+            mine[name] = value
+    model.load_state_dict(mine)
+
+
+_MAY_DIFFER = {
+    *("name", "classes", "decoys", "in_slices", "slice_gap_mm", "spect"),
+    *("score_accept", "score_seed", "gap_fill", "proposals"),
+}
+_PER_CLASS = ("roi_heads.box_predictor.", "roi_heads.mask_predictor.logits.")
+
+
+def _stem(weight: torch.Tensor, was: Profile, now: Profile) -> torch.Tensor:
+    """The first convolution (out, channels, k, k): middle slices on middle slices, SPECT on SPECT."""
+    stem = weight.new_zeros(weight.shape[0], now.channels, *weight.shape[2:])
+    reach = min(was.in_slices, now.in_slices) // 2
+    a, b = was.in_slices // 2, now.in_slices // 2
+    stem[:, b - reach : b + reach + 1] = weight[:, a - reach : a + reach + 1]
+    if was.spect and now.spect:
+        stem[:, -1] = weight[:, -1]
+    return stem

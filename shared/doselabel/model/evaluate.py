@@ -11,9 +11,9 @@ from scipy import ndimage
 
 from doselabel.errors import Progress, no_progress
 from doselabel.geometry import read_image
-from doselabel.labels import LabelMap, organ, read_labels
+from doselabel.labels import LabelMap, organ
 from doselabel.model import checkpoint as checkpoints
-from doselabel.model.cases import TrainCase
+from doselabel.model.cases import TrainCase, case_labels
 from doselabel.model.checkpoint import Checkpoint
 from doselabel.model.predict import segment
 
@@ -52,6 +52,7 @@ def evaluate(
     *,
     planes: Sequence[str] = ("axial",),
     score_threshold: float | None = None,
+    device: str = "cpu",
     progress: Progress = no_progress,
 ) -> list[OrganScore]:
     """Segment cases and compare with their label maps; one row per organ that the expert drew."""
@@ -59,9 +60,11 @@ def evaluate(
     rows = []
     for number, case in enumerate(cases):
         progress("evaluating", number / len(cases))
-        result = segment(read_image(case.ct), ready, planes=planes, score_threshold=score_threshold, name=str(case.ct))
-        truth = read_labels(case.labels)
-        rows += compare(result.labels, truth, ready.profile.classes, patient=case.patient, ct=Path(case.ct).name)
+        result = segment(
+            read_image(case.ct), ready, planes=planes, score_threshold=score_threshold, device=device, name=str(case.ct)
+        )
+        truth = case_labels(case)
+        rows += compare(result.labels, truth, ready.profile.organs, patient=case.patient, ct=Path(case.ct).name)
     return rows
 
 

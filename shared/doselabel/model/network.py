@@ -26,7 +26,7 @@ from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.mask_rcnn import MaskRCNNHeads
 from torchvision.models.detection.roi_heads import RoIHeads
 from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
-from torchvision.ops import FrozenBatchNorm2d, MultiScaleRoIAlign, batched_nms, clip_boxes_to_image
+from torchvision.ops import FrozenBatchNorm2d, MultiScaleRoIAlign, batched_nms, box_iou, clip_boxes_to_image
 
 from doselabel.errors import ModelError
 from doselabel.model.profiles import Profile
@@ -55,7 +55,8 @@ def build(profile: Profile, *, pretrained: Path | None = None) -> GeneralizedRCN
     -------
     GeneralizedRCNN
         Training: ``model(images, targets)`` → dict of the five losses. Images are float (C, H, W) in [0, 1];
-        targets hold ``boxes`` (N, 4), ``labels`` (N,) int64, ``masks`` (N, H, W) uint8.
+        targets hold ``boxes`` (N, 4), ``labels`` (N,) int64, ``masks`` (N, H, W) uint8, and may hold
+        ``unlabelled``: classes about which the slice says nothing.
         Evaluation: ``model(images)`` → list of dicts of ``boxes`` (N, 4) in input pixels, ``labels``,
         ``scores`` and ``masks`` (N, 1, M, M): probabilities inside the box, for `paste`.
 
@@ -159,7 +160,7 @@ def _backbone(profile: Profile, pretrained: Path | None) -> nn.Module:
     resnet = torchvision.models.get_model(profile.backbone, weights=None, norm_layer=norm)
     if pretrained:
         _load_imagenet(resnet, pretrained, profile.backbone)
-    stem = nn.Conv2d(profile.in_slices, 64, 7, stride=2, padding=3, bias=False)
+    stem = nn.Conv2d(profile.channels, 64, 7, stride=2, padding=3, bias=False)
     with torch.no_grad():
         if pretrained:
             # Starts exactly as the pretrained 2D network on the middle slice.
@@ -217,6 +218,17 @@ class _Proposals(RegionProposalNetwork):
     def forward(self, images, features, targets=None):
         return super().forward(images, {name: features[name] for name in self.levels}, targets)
 
+    def assign_targets_to_anchors(self, anchors, targets):
+        """Where an organ was not labelled, only what touches a labelled one is known not to be an organ."""
+        labels, boxes = super().assign_targets_to_anchors(anchors, targets)
+        for label, anchor, target in zip(labels, anchors, targets, strict=True):
+            if len(target.get("unlabelled", ())):
+                known = box_iou(anchor, target["boxes"])
+                elsewhere = known.amax(1) == 0 if known.shape[1] else torch.ones_like(label, dtype=torch.bool)
+                elsewhere[0] = False  # a corner of the slice: air, and a loss over nothing is not a number
+                label[elsewhere & (label == 0)] = -1
+        return labels, boxes
+
 
 class _FloatRPNHead(RPNHead):
     def forward(self, x: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
@@ -242,9 +254,16 @@ class _StridedBoxHead(nn.Sequential):
 
 
 class _FloatBoxPredictor(FastRCNNPredictor):
+    """While training, logits that are `hidden` (RoI, class) drop out of the softmax: they learn nothing."""
+
+    hidden: Tensor | None = None
+
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         scores, boxes = super().forward(x)
-        return scores.float(), boxes.float()
+        scores = scores.float()
+        if self.training and self.hidden is not None:
+            scores = scores.masked_fill(self.hidden, -1e4)
+        return scores, boxes.float()
 
 
 class _MaskPredictor(nn.Module):
@@ -274,6 +293,17 @@ class _Heads(RoIHeads):
     """
 
     groups: dict[str, tuple[int, ...]]
+
+    def select_training_samples(self, proposals, targets):
+        """Tell the classifier which classes background must not be taught against: they were not labelled."""
+        proposals, matched, labels, regression = super().select_training_samples(proposals, targets)
+        hidden = []
+        for label, target in zip(labels, targets, strict=True):
+            rows = torch.zeros(len(label), self.box_predictor.cls_score.out_features, dtype=torch.bool)
+            rows[:, target.get("unlabelled", torch.zeros(0, dtype=torch.int64)).cpu()] = True
+            hidden.append(rows.to(label.device) & (label == 0)[:, None])
+        self.box_predictor.hidden = torch.cat(hidden)
+        return proposals, matched, labels, regression
 
     def postprocess_detections(self, class_logits, box_regression, proposals, image_shapes):
         counts = [len(boxes) for boxes in proposals]

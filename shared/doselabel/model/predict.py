@@ -135,8 +135,11 @@ def segment(
         midline_box=looker.box,
         consensus=consensus,
     )
-    classes = ready.profile.classes
-    lut = np.array([0, *(organ(name).index for name in classes)], np.uint8)
+    names = {organ(name).index: name for name in ready.profile.organs}
+    organs = {name: organs[name] for name in ready.profile.organs}
+    flags = [flag for flag in flags if not flag.startswith(tuple(f"{name}:" for name in ready.profile.decoys))]
+    values = (organ(name).index if name in organs else 0 for name in ready.profile.classes)
+    lut = np.array([0, *values], np.uint8)
     whole = np.zeros(image.geometry.shape, np.uint8)
     whole[crop] = lut[joined]
     labels = restore(Volume(whole, image.geometry), volume.geometry)
@@ -148,7 +151,6 @@ def segment(
         planes=list(planes),
         seconds=round(time.perf_counter() - began, 2),
     )
-    names = {organ(name).index: name for name in classes}
     progress("joining", 1.0)
     return Segmentation(LabelMap(labels.array, volume.geometry, names), summary)
 

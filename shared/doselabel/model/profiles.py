@@ -22,6 +22,9 @@ class Profile:
     classes : tuple of str
         Organ names of `doselabel.labels` in class order; class 0 is the background. ``left_x`` and
         ``right_x`` form a pair: one object with a side.
+    decoys : tuple of str
+        Classes that are learned only so that they are not taken for an organ (spleen for liver or kidney); they
+        compete for voxels and are left out of the answer.
     backbone : str
         A torchvision ResNet.
     norm : {"group", "frozen_batch"}
@@ -38,6 +41,8 @@ class Profile:
         fitted into ``side_px``.
     side_px : int
         Longer side of the slice when ``pixel_mm`` is None.
+    spect : bool
+        Whether a SPECT slice is given as one more channel (the outlook of Nazari 2021); it may be empty.
     hu_window : tuple of float
         The only pre-processing of intensities (Nazari 2021, Pre and post processing).
     rpn_levels : tuple of str
@@ -67,6 +72,7 @@ class Profile:
 
     name: str
     classes: tuple[str, ...] = ("left_kidney", "right_kidney", "liver")
+    decoys: tuple[str, ...] = ()
     backbone: str = "resnet18"
     norm: str = "group"
     fpn_channels: int = 128
@@ -74,6 +80,7 @@ class Profile:
     slice_gap_mm: float = 3.0
     pixel_mm: float | None = 1.5
     side_px: int = 512
+    spect: bool = False
     hu_window: tuple[float, float] = (-100.0, 200.0)
     rpn_levels: tuple[str, ...] = ("1", "2", "3")
     anchors_px: tuple[tuple[int, ...], ...] = ((16, 28), (42, 64), (96, 144))
@@ -93,6 +100,16 @@ class Profile:
     def to_dict(self) -> dict:
         """Plain data for the checkpoint's header."""
         return dataclasses.asdict(self)
+
+    @property
+    def channels(self) -> int:
+        """Channels of the network's input."""
+        return self.in_slices + int(self.spect)
+
+    @property
+    def organs(self) -> tuple[str, ...]:
+        """What is answered: the classes without the decoys."""
+        return tuple(name for name in self.classes if name not in self.decoys)
 
     def pretrained(self) -> Profile:
         """Return the same profile with the norms that pretrained weights bring along."""
@@ -114,7 +131,12 @@ def _frozen(value):
     return tuple(_frozen(item) for item in value) if isinstance(value, list | tuple) else value
 
 
-FAST = Profile("fast")
+FAST = Profile(
+    "fast",
+    classes=("left_kidney", "right_kidney", "liver", "spleen"),
+    decoys=("spleen",),
+    in_slices=5,
+)
 """The default: the paper's method on light parts, about 1.5 mm pixels, trained without pretrained weights."""
 
 PAPER = Profile(

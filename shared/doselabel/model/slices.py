@@ -1,14 +1,14 @@
-"""Slices of a CT as the network sees them: planes, pixel size, sampling for training, augmentation.
+"""Slices of a CT as the network sees them: planes, pixel size, window.
 
 Volumes come in canonical orientation (`doselabel.geometry.canonical`: index x grows to the patient's left, y to
-posterior, z to inferior), so the network always sees the same view. It knows millimetres and HU, no files of
-checkpoints and no losses.
+posterior, z to inferior), so the network always sees the same view. It knows millimetres and HU, no files, no
+chance and no losses.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -16,10 +16,6 @@ import torch.nn.functional as F
 from scipy import ndimage
 from torch import Tensor
 
-from doselabel.errors import ModelError
-from doselabel.geometry import canonical, read_image
-from doselabel.model.cases import TrainCase, case_labels
-from doselabel.model.network import mask_boxes
 from doselabel.model.profiles import Profile
 
 PLANES = {"axial": 0, "coronal": 1, "sagittal": 2}
@@ -28,12 +24,9 @@ PLANES = {"axial": 0, "coronal": 1, "sagittal": 2}
 BODY_HU = -300.0
 """What is denser belongs to the body (or the table)."""
 
-CLIP_HU = (-250.0, 450.0)
+CLIP_HU = (-125.0, 275.0)
 """Kept when slices are resampled: beyond the window, so that it can be shifted, but without air's −1000 pulling
-the average of edge pixels out of it."""
-
-MIN_OBJECT_PX = 6
-"""Smaller cuts of an organ are not taught."""
+the average of edge pixels out of it. Public sets whose HU are known only inside this window look like any other."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +56,7 @@ class Frame:
         return warp * torch.tensor(self.scale) + torch.tensor(self.offset)
 
 
-def in_plane(values: Sequence, plane: str) -> tuple:
+def in_plane(values: Sequence | np.ndarray, plane: str) -> tuple:
     """The two entries of a (z, y, x) triple that are rows and columns of a plane."""
     return tuple(value for axis, value in enumerate(values) if axis != PLANES[plane])
 
@@ -74,7 +67,9 @@ def body_box(hu: np.ndarray) -> tuple[slice, slice, slice]:
     z always spans the whole array: a body goes on beyond the scan.
     """
     step = tuple(max(1, size // 128) for size in hu.shape)
-    coarse = hu[:: step[0], :: step[1], :: step[2]] > BODY_HU
+    coarse = hu[:: step[0], :: step[1], :: step[2]]
+    # Where HU are known only inside a window, its lower end stands for all that is below.
+    coarse = coarse > max(BODY_HU, float(coarse.min()) + 5)
     parts, count = ndimage.label(ndimage.binary_opening(coarse))
     if not count:
         return slice(0, hu.shape[0]), slice(0, hu.shape[1]), slice(0, hu.shape[2])
@@ -131,7 +126,7 @@ def resampled(image: Tensor, frame: Frame, warp: Tensor | None = None, fill: flo
     image = image[:, low[0] : high[0], low[1] : high[1]] - fill
     sigma = [0.5 * max(0.0, s**2 - 1) ** 0.5 for s in frame.scale]
     if max(sigma) > 0.3:
-        image = _blur(image, sigma)
+        image = blurred(image, sigma)
     return sampled(image, index - low) + fill
 
 
@@ -147,7 +142,13 @@ def windowed(hu: Tensor, profile: Profile) -> Tensor:
     return ((hu - low) / (high - low)).clamp(0, 1)
 
 
-def _blur(image: Tensor, sigma: Sequence[float]) -> Tensor:
+def uptake(activity: np.ndarray) -> np.ndarray:
+    """Bring a SPECT of any unit to [0, about 1]: 1 is the 99.5th percentile of what is above its mean."""
+    hot = activity[activity > activity.mean()]
+    return np.clip(activity / max(float(np.percentile(hot, 99.5)) if hot.size else 1.0, 1e-12), 0, 1.5)
+
+
+def blurred(image: Tensor, sigma: Sequence[float]) -> Tensor:
     """Gaussian blur of slices, zero outside; a sum of shifts, which is much quicker than a one-channel convolution."""
     for axis, s in zip((1, 2), sigma, strict=True):
         if s <= 0.3:
@@ -157,160 +158,4 @@ def _blur(image: Tensor, sigma: Sequence[float]) -> Tensor:
         padded = F.pad(image, (0, 0, reach, reach) if axis == 1 else (reach, reach))
         length = image.shape[axis]
         image = sum(padded.narrow(axis, k, length) * float(tap) for k, tap in enumerate(taps / taps.sum()))  # type: ignore[assignment]
-    return image
-
-
-@dataclass(frozen=True)
-class Loaded:
-    """A case in memory: canonical HU (int16), class indices (uint8), and where to look."""
-
-    patient: str
-    hu: np.ndarray
-    classes: np.ndarray
-    spacing_mm: tuple[float, float, float]
-    box: tuple[slice, slice, slice]
-    organs: dict[str, dict[int, tuple[int, int]]] = field(repr=False)
-    """plane → class → first and last slice that shows it."""
-
-
-def load_case(case: TrainCase, profile: Profile) -> Loaded:
-    """Read one case.
-
-    Raises
-    ------
-    ModelError
-        When CT and labels do not lie on the same grid, or none of the profile's organs is there.
-    """
-    ct, labels = read_image(case.ct), case_labels(case)
-    if not ct.geometry.same_place(labels.geometry, tol_mm=0.1):
-        raise ModelError(
-            f"{case.labels}: lies on a grid of {labels.geometry.shape}, {case.ct} on one of {ct.geometry.shape}, "
-            "or elsewhere in space.",
-            "A label map for training must be drawn on its own CT.",
-        )
-    lut = np.zeros(256, np.uint8)
-    for index, name in enumerate(profile.classes, start=1):
-        if (value := labels.value(name)) is not None:
-            lut[value] = index
-    volume = canonical(ct)
-    classes = lut[canonical(labels.volume).array]
-    hu = np.clip(volume.array, -1024, 3071).astype(np.int16)
-    organs: dict[str, dict[int, tuple[int, int]]] = {}
-    boxes = ndimage.find_objects(classes, max_label=len(profile.classes))
-    for plane, axis in PLANES.items():
-        organs[plane] = {
-            index: (box[axis].start, box[axis].stop - 1) for index, box in enumerate(boxes, start=1) if box
-        }
-    if not organs["axial"]:
-        raise ModelError(
-            f"{case.labels}: shows none of {', '.join(profile.classes)}.", "Leave this case out of training."
-        )
-    return Loaded(case.patient, hu, classes, volume.geometry.spacing_mm, body_box(hu), organs)
-
-
-BEYOND_MM = 20.0
-"""How far beyond an organ's pole a slice still teaches where the organ ends."""
-
-
-def draw_slice(case: Loaded, plane: str, rng: np.random.Generator) -> int:
-    """Choose a slice: 60 % through an organ (poles doubled), 25 % just beyond its poles, 15 % anywhere."""
-    axis = PLANES[plane]
-    size = case.hu.shape[axis]
-    first, last = case.organs[plane][rng.choice(list(case.organs[plane]))]
-    kind = rng.random()
-    if kind < 0.6:
-        near = max(1, round(6.0 / case.spacing_mm[axis]))
-        slices = np.arange(first, last + 1)
-        pole = (slices < first + near) | (slices > last - near)
-        return int(rng.choice(slices, p=(1 + pole) / (1 + pole).sum()))
-    if kind < 0.85:
-        reach = max(1, round(BEYOND_MM / case.spacing_mm[axis]))
-        index = first - rng.integers(1, reach + 1) if rng.random() < 0.5 else last + rng.integers(1, reach + 1)
-        return int(np.clip(index, 0, size - 1))
-    return int(rng.integers(size))
-
-
-def training_slice(
-    case: Loaded, plane: str, index: int, profile: Profile, rng: np.random.Generator, crop_px: int
-) -> tuple[Tensor, dict[str, Tensor]]:
-    """Make one augmented slice (C, H, W) in [0, 1] and its target for the network.
-
-    Rotation ±15°, scale 0.8–1.25, elastic warp, slice-gap jitter, organ enhancement, HU shift ±30, low-dose
-    noise and blur. No mirroring: left must stay left.
-    """
-    axis = PLANES[plane]
-    step = max(1, round(channel_step(profile, case.spacing_mm[axis]) * rng.uniform(0.7, 2.0)))
-    spacing, box = in_plane(case.spacing_mm, plane), in_plane(case.box, plane)
-    shape = in_plane(case.hu.shape, plane)
-    frame = frame_of(profile, spacing, box, shape)
-    hu = stack(case.hu, plane, index, profile.in_slices, step)
-    neighbours = torch.from_numpy(adjacent(case.classes, plane, index, profile.in_slices, step))
-    warp, size = _warp(frame, rng, crop_px)
-    frame = Frame(size, frame.scale, frame.offset)
-    image = resampled(hu, frame, warp)
-    middle = neighbours[profile.in_slices // 2]
-    present = [value for value in neighbours.unique().tolist() if value]
-    masks = {}
-    for value in present:
-        # All channels' indicators: enhancement must change an organ's neighbours in depth alike.
-        masks[value] = sampled((neighbours == value).float(), frame.index(warp))
-    image = _intensities(image, masks, profile, rng)
-    kept = {v: (m[profile.in_slices // 2] >= 0.5).to(torch.uint8) for v, m in masks.items() if (middle == v).any()}
-    kept = {v: m for v, m in kept.items() if int(m.sum()) >= MIN_OBJECT_PX}
-    if not kept:
-        height, width = image.shape[-2:]
-        empty = torch.zeros(0, dtype=torch.int64)
-        return image, {
-            "boxes": torch.zeros(0, 4),
-            "labels": empty,
-            "masks": torch.zeros(0, height, width, dtype=torch.uint8),
-        }
-    all_masks = torch.stack(list(kept.values()))
-    labels = torch.tensor(list(kept), dtype=torch.int64)
-    return image, {"boxes": mask_boxes(all_masks, profile.box_pad), "labels": labels, "masks": all_masks}
-
-
-def _warp(frame: Frame, rng: np.random.Generator, crop_px: int) -> tuple[Tensor, tuple[int, int]]:
-    """Random rotation, scale, crop and elastic warp: positions (H, W, 2) in pixels of ``frame``."""
-    angle = np.deg2rad(rng.normal(0, 7.5)).clip(-0.26, 0.26)
-    zoom = np.exp(rng.uniform(np.log(0.8), np.log(1.25), 2) * 0.5 + np.log(rng.uniform(0.85, 1.2)) * 0.7)
-    size = [int(min(crop_px, max(32, np.ceil(n / 32) * 32))) for n in frame.size]
-    middle = (np.array(frame.size) - 1) / 2
-    slack = np.maximum(0, np.array(frame.size) - np.array(size)) / 2 + 10
-    centre = middle + rng.uniform(-slack, slack)
-    rows, columns = np.meshgrid(*(np.arange(n) - (n - 1) / 2 for n in size), indexing="ij")
-    cos, sin = np.cos(angle), np.sin(angle)
-    warp = np.stack([(cos * rows - sin * columns) * zoom[0], (sin * rows + cos * columns) * zoom[1]], -1) + centre
-    positions = torch.from_numpy(warp.astype(np.float32))
-    if rng.random() < 0.5:
-        coarse = torch.from_numpy(rng.normal(0, rng.uniform(1, 5), (1, 2, 6, 6)).astype(np.float32))
-        positions += F.interpolate(coarse, size, mode="bicubic", align_corners=True)[0].permute(1, 2, 0)
-    return positions, (size[0], size[1])
-
-
-def _intensities(image: Tensor, masks: dict[int, Tensor], profile: Profile, rng: np.random.Generator) -> Tensor:
-    groups = {v: profile.classes[v - 1].removeprefix("left_").removeprefix("right_") for v in masks}
-    for group in set(groups.values()):
-        if rng.random() > 0.5:
-            continue
-        mask = torch.stack([m for v, m in masks.items() if groups[v] == group]).sum(0).clamp(0, 1)
-        mean = float((image * mask).sum() / mask.sum().clamp(min=1))
-        # Kidneys run from unenhanced to the nephrographic phase, the liver varies less.
-        target = rng.uniform(15, 220) if group == "kidney" else mean + rng.normal(0, 25)
-        image = image + mask * (target - mean)
-    shift = rng.uniform(-30, 30) if rng.random() < 0.5 else rng.normal(0, 5)
-    image = image + float(shift)
-    if rng.random() < 0.3:
-        image = _blur(image, [rng.uniform(0.4, 1.2)] * 2)
-    if rng.random() < 0.7:
-        sd = float(rng.exponential(20))
-        noise = torch.from_numpy(rng.standard_normal(tuple(image.shape), dtype=np.float32))
-        if rng.random() < 0.7:
-            grain = rng.uniform(0.5, 1.3)
-            noise = _blur(noise, [grain] * 2)
-            noise = noise / noise.std()
-        image = image + sd * noise
-    image = windowed(image, profile)
-    if rng.random() < 0.3:
-        image = image ** float(np.exp(rng.normal(0, 0.25)))
     return image

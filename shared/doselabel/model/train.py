@@ -1,12 +1,15 @@
-"""Training: one loop on one screen. Knows cases, steps and checkpoints; no server, no queue, no promotion.
+"""Training: one loop on one screen. Knows sources of cases, steps and checkpoints; no server, no queue, no promotion.
 
 From scratch (`FAST`), from pretrained ImageNet weights (heads first, then everything, as in the paper), or from a
-checkpoint on corrections mixed with replay.
+checkpoint on corrections mixed with replay; on a CPU, a GPU, or several processes under ``torchrun``. A run that was
+killed goes on from its last state with the same numbers: sample n is drawn from (seed, n) alone.
 """
 
 from __future__ import annotations
 
 import copy
+import itertools
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,23 +17,37 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
 
 import doselabel
 from doselabel.errors import Cancelled, ModelError, Progress, no_progress
 from doselabel.model import checkpoint
+from doselabel.model.augment import draw_slice, training_slice
+from doselabel.model.cache import Prepared, prepare
 from doselabel.model.cases import TrainCase
 from doselabel.model.network import bf16_pays, build
 from doselabel.model.profiles import FAST, Profile
-from doselabel.model.slices import PLANES, Loaded, draw_slice, load_case, training_slice
+from doselabel.model.run import Run, Team
+from doselabel.model.settings import Settings
 
-__all__ = ["TrainCase", "TrainResult", "train"]
+__all__ = ["Source", "TrainCase", "TrainResult", "train"]
 
 NEW_SHARE = 1 / 3
 """Part of each batch that comes from ``cases`` when replay is given (2/3 replay keeps what was learned)."""
 
 CLIP_NORM = 5.0
-EMA_DECAY = 0.998
+EMA_EVERY = 5
+PLANE_SHARES = {"axial": 0.5, "coronal": 0.25, "sagittal": 0.25}
+
+
+@dataclass(frozen=True)
+class Source:
+    """Cases of one kind and the part of all slices that comes from them."""
+
+    name: str
+    share: float
+    cases: Sequence[TrainCase]
 
 
 @dataclass(frozen=True)
@@ -40,9 +57,9 @@ class TrainResult:
     Attributes
     ----------
     checkpoint : Path
-        EMA weights, fp16, with the model card.
+        EMA weights, fp16, with the model card; the best on ``validation`` when there is one.
     history : tuple of dict
-        Mean losses per stretch of steps: ``step``, ``loss``, and each of the five by name.
+        Mean losses per 20 steps: ``step``, ``loss``, and each of the five by name.
     metrics : dict
         Organ → mean Dice etc. on ``validation``; empty without one.
     """
@@ -53,46 +70,34 @@ class TrainResult:
 
 
 def train(
-    cases: Sequence[TrainCase],
+    cases: Sequence[TrainCase] | Sequence[Source],
     out: Path,
     *,
-    start: Path | None = None,
+    settings: Settings | None = None,
     profile: Profile | None = None,
-    steps: int = 1000,
-    seed: int = 0,
     validation: Sequence[TrainCase] = (),
     replay: Sequence[TrainCase] = (),
-    pretrained: Path | None = None,
-    batch: int = 4,
-    crop_px: int = 224,
-    learning_rate: float | None = None,
     card: dict | None = None,
     progress: Progress = no_progress,
+    **overrides,
 ) -> TrainResult:
     """Train a network and write its checkpoint.
 
     Parameters
     ----------
-    cases : sequence of TrainCase
+    cases : sequence of TrainCase, or of Source
         CTs with corrected or expert labels. Never give uncorrected predictions.
     out : Path
-        Checkpoint to write (``.safetensors``), or a folder for ``model.safetensors``.
-    start : Path, optional
-        Checkpoint to go on from; its profile is used and the learning rate is 1e-4.
+        Folder of the run, or the checkpoint to write in it (``.safetensors``). With ``settings.checkpoint_every``
+        a run that was stopped goes on from there.
+    settings : Settings, optional
+        Any field of it may also be given by name: ``train(cases, out, steps=200, seed=1)``.
     profile : Profile, optional
-        Default: that of ``start``, else `FAST`.
-    steps, seed, batch : int
+        Default: that of ``settings.start``, else `FAST`.
     validation : sequence of TrainCase
-        Evaluated at the end; its patients must not be among ``cases``.
+        Evaluated every ``settings.validate_every`` steps and at the end; its patients must not be trained on.
     replay : sequence of TrainCase
         Earlier cases: two thirds of each batch, ``cases`` one third.
-    pretrained : Path, optional
-        ImageNet weights for the backbone: a third of the steps trains the heads alone at 1e-3, then everything
-        at 1e-4 (Nazari 2021, Algorithm training).
-    crop_px : int
-        Longest side of a training slice.
-    learning_rate : float, optional
-        Peak of the one-cycle schedule; with ``pretrained``, the rate after the heads' stage.
     card : dict, optional
         Added to the model card: training data, attribution, version.
     progress : Progress
@@ -108,138 +113,162 @@ def train(
     ModelError
         No cases; a patient both trained on and validated; a wrong checkpoint or label map.
     """
-    _check(cases, replay, validation, steps)
+    settings = (settings or Settings()).replace(**overrides)
+    sources = _sources(cases, replay)
+    _check(sources, validation, settings)
+    start = settings.start
     if profile is None:
         profile = checkpoint.read_card(start)[0] if start else FAST
-    out = Path(out) / "model.safetensors" if Path(out).suffix != ".safetensors" else Path(out)
-    if pretrained:
+    if settings.pretrained:
         profile = profile.pretrained()
-    torch.manual_seed(seed)
-    rng = np.random.default_rng(seed)
-    model = build(profile, pretrained=pretrained)
+    team = Team.join(settings.device)
+    torch.manual_seed(settings.seed)
+    model = build(profile, pretrained=settings.pretrained)
     if start:
         checkpoint.load_weights(model, start, profile)
-    loaded = _load([*cases, *replay], profile, progress)
-    new, old = loaded[: len(cases)], loaded[len(cases) :]
+    average = copy.deepcopy(model).eval().requires_grad_(False).to(team.device)
+    model = model.to(team.device)
+    teamed = team.wrap(model)
+    rate = settings.learning_rate or (1e-4 if start or settings.pretrained else 1e-3)
+    optimizer = torch.optim.AdamW(model.parameters(), rate, weight_decay=0.02, fused=True)
 
-    rate = learning_rate or (1e-4 if start or pretrained else 1e-3)
-    optimizer = torch.optim.AdamW(model.parameters(), rate, weight_decay=0.01)
-    heads_until = steps // 3 if pretrained else 0
-    schedule = _schedule(optimizer, rate, steps, heads_until)
-    average = copy.deepcopy(model).eval().requires_grad_(False)
-    history = _History()
-    model_card = {"steps": 0, "seed": seed, "started_from": checkpoint.file_hash(start) if start else None}
-    model_card |= _data_card(cases, replay) | (card or {})
+    model_card = {"steps": 0, "seed": settings.seed, "started_from": checkpoint.file_hash(start) if start else None}
+    model_card |= _data_card(sources) | (card or {})
+    run = Run(out, settings, model, average, optimizer, profile, model_card, validation, team, progress)
+    samples = _Samples(sources, profile, settings, run.cache, progress)
+    autocast = torch.autocast(team.device.type, torch.bfloat16, enabled=team.device.type == "cuda" or bf16_pays())
 
     model.train()
     try:
-        for step in range(steps):
-            progress("training", step / steps)
-            model.backbone.requires_grad_(step >= heads_until)
-            drawn = [_draw(new, old, rng) for _ in range(batch)]
-            images, targets = zip(*(training_slice(*one, profile, rng, crop_px) for one in drawn), strict=True)
-            with torch.autocast("cpu", torch.bfloat16, enabled=bf16_pays()):
-                losses = model(list(images), list(targets))
-            loss = sum(losses.values())
+        for images, targets in samples.batches(run.step, team):
+            done = run.fraction()
+            if done >= 1:
+                break
+            progress("training", done)
+            torch.manual_seed((settings.seed << 40) + run.step * team.size + team.rank)  # anchors and RoIs are drawn
+            heads_only = bool(settings.pretrained) and done < 1 / 3
+            model.backbone.requires_grad_(not heads_only)
+            for group in optimizer.param_groups:
+                group["lr"] = _rate(rate, done, bool(settings.pretrained))
+            with autocast:
+                losses = teamed([image.to(team.device) for image in images], [_moved(t, team.device) for t in targets])
             optimizer.zero_grad(set_to_none=True)
-            loss.backward()
+            sum(losses.values()).backward()
             nn.utils.clip_grad_norm_(model.parameters(), CLIP_NORM)
             optimizer.step()
-            schedule.step()
-            _follow(average, model, step)
-            history.add(step, {name: value.item() for name, value in losses.items()})
-            model_card["steps"] = step + 1
+            _follow(average, model, run.step, settings.ema)
+            if run.stepped({name: value.item() for name, value in losses.items()}):
+                break
     except Cancelled:
-        checkpoint.save(out, average, profile, model_card | {"cancelled": True})
+        run.cancelled()
         raise
-    checkpoint.save(out, average, profile, model_card)
-
-    metrics: dict = {}
-    if validation:
-        from doselabel.model.evaluate import evaluate, summarize
-
-        rows = evaluate(out, validation, progress=lambda _, fraction: progress("validating", fraction))
-        metrics = summarize(rows)
-        checkpoint.save(out, average, profile, model_card | {"metrics": metrics})
+    result = run.finish()
     progress("training", 1.0)
-    return TrainResult(out, history.rows(), metrics)
+    return TrainResult(*result)
 
 
-def _check(cases, replay, validation, steps) -> None:
-    if not cases:
+class _Samples(Dataset):
+    """Sample n of a run, drawn from (seed, n) alone."""
+
+    def __init__(self, sources, profile: Profile, settings: Settings, cache: Path, progress: Progress) -> None:
+        self.profile, self.settings = profile, settings
+        self.shares = np.array([source.share for source in sources], float)
+        self.shares /= self.shares.sum()
+        counts = np.cumsum([0, *(len(source.cases) for source in sources)])
+        ready = prepare([case for source in sources for case in source.cases], profile, cache, progress)
+        self.pools = [_by_patient(ready[a:b]) for a, b in itertools.pairwise(counts)]
+
+    def __getitem__(self, number: int) -> tuple[Tensor, dict[str, Tensor]]:
+        rng = np.random.default_rng([self.settings.seed, number])
+        pool = self.pools[int(rng.choice(len(self.pools), p=self.shares))]
+        of_patient = pool[int(rng.integers(len(pool)))]  # patients alike, however many CTs they have
+        case = of_patient[int(rng.integers(len(of_patient)))]
+        planes = self.settings.planes
+        weights = np.array([PLANE_SHARES[plane] for plane in planes])
+        plane = planes[int(rng.choice(len(planes), p=weights / weights.sum()))]
+        index = draw_slice(case, plane, rng)
+        return training_slice(case, plane, index, self.profile, rng, self.settings.crop_px)
+
+    def batches(self, first_step: int, team: Team):
+        """Batches of this process from a step on."""
+        size = self.settings.batch
+        own = (
+            [(step * team.size + team.rank) * size + k for k in range(size)]
+            for step in range(first_step, self.settings.steps)
+        )
+        workers = self.settings.workers
+        return DataLoader(
+            self,
+            batch_sampler=own,
+            num_workers=workers,
+            collate_fn=lambda batch: tuple(zip(*batch, strict=True)),
+            prefetch_factor=4 if workers else None,
+            worker_init_fn=_one_thread,
+        )
+
+
+def _one_thread(_: int) -> None:
+    torch.set_num_threads(1)
+
+
+def _by_patient(cases: Sequence[Prepared]) -> list[list[Prepared]]:
+    patients: dict[str, list[Prepared]] = {}
+    for case in cases:
+        patients.setdefault(case.patient, []).append(case)
+    return [patients[name] for name in sorted(patients)]
+
+
+def _sources(cases: Sequence[TrainCase] | Sequence[Source], replay: Sequence[TrainCase]) -> list[Source]:
+    if cases and isinstance(cases[0], Source):
+        return [source for source in cases if source.cases]  # type: ignore[union-attr,misc]
+    new = Source("cases", NEW_SHARE if replay else 1.0, list(cases))  # type: ignore[arg-type]
+    return [new, Source("replay", 1 - NEW_SHARE, list(replay))] if replay else [new]
+
+
+def _check(sources: Sequence[Source], validation: Sequence[TrainCase], settings: Settings) -> None:
+    if not sources or not all(source.cases for source in sources):
         raise ModelError("No cases to train on.", "Give at least one CT with a corrected label map.")
-    if steps < 1:
-        raise ModelError(f"Found {steps} training steps; expected at least 1.", "Give --steps 100 or more.")
-    if shared := sorted({c.patient for c in [*cases, *replay]} & {c.patient for c in validation}):
+    trained_on = {case.patient for source in sources for case in source.cases}
+    if shared := sorted(trained_on & {c.patient for c in validation}):
         raise ModelError(
             f"Patient(s) {', '.join(shared)} are both trained on and validated.",
             "Split by patient: scores on a patient the model has seen mean nothing.",
         )
 
 
-def _load(cases: Sequence[TrainCase], profile: Profile, progress: Progress) -> list[Loaded]:
-    loaded = []
-    for number, case in enumerate(cases):
-        progress("loading", number / len(cases))
-        loaded.append(load_case(case, profile))
-    return loaded
+def _rate(peak: float, done: float, pretrained: bool) -> float:
+    """Learning rate when a fraction of the run is done: one cycle (warm up over 10 %, then down along a cosine).
+
+    With pretrained weights the paper's two constant rates, 10:1 (Nazari 2021, Algorithm training).
+    """
+    if pretrained:
+        return 10 * peak if done < 1 / 3 else peak
+    warm = 0.1
+    if done < warm:
+        return peak * (0.04 + 0.96 * done / warm)
+    return peak * max(1e-3, 0.5 * (1 + math.cos(math.pi * (done - warm) / (1 - warm))))
 
 
-def _draw(new: list[Loaded], old: list[Loaded], rng: np.random.Generator) -> tuple[Loaded, str, int]:
-    """Draw a case (patients alike, however many CTs they have), a plane and a slice."""
-    pool = old if old and rng.random() > NEW_SHARE else new
-    patient = rng.choice(sorted({case.patient for case in pool}))
-    of_patient = [case for case in pool if case.patient == patient]
-    case = of_patient[int(rng.integers(len(of_patient)))]
-    plane = rng.choice(list(PLANES), p=(0.5, 0.25, 0.25))
-    return case, str(plane), draw_slice(case, str(plane), rng)
-
-
-def _schedule(
-    optimizer: torch.optim.Optimizer, rate: float, steps: int, heads_until: int
-) -> torch.optim.lr_scheduler.LRScheduler:
-    """One cycle; with pretrained weights the paper's two constant rates, 10:1 (Nazari 2021, Algorithm training)."""
-    if heads_until:
-        return torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 10.0 if step < heads_until else 1.0)
-    return torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=steps + 1, pct_start=0.15)
-
-
-def _follow(average: nn.Module, model: nn.Module, step: int) -> None:
+def _follow(average: nn.Module, model: nn.Module, step: int, decay: float) -> None:
     """Let the averaged weights follow; quickly at first, so that short training counts too."""
-    decay = min(EMA_DECAY, (step + 1) / (step + 10))
+    if step % EMA_EVERY and step > 100:
+        return
+    decay = min(decay**EMA_EVERY if step > 100 else decay, (step + 1) / (step + 10))
     with torch.no_grad():
-        for mean, value in zip(average.parameters(), model.parameters(), strict=True):
-            mean.lerp_(value, 1 - decay)
+        torch._foreach_lerp_(list(average.parameters()), [p.detach() for p in model.parameters()], 1 - decay)
 
 
-def _data_card(cases: Sequence[TrainCase], replay: Sequence[TrainCase]) -> dict:
+def _moved(target: dict[str, Tensor], device: torch.device) -> dict[str, Tensor]:
+    return {name: value.to(device) for name, value in target.items()}
+
+
+def _data_card(sources: Sequence[Source]) -> dict:
+    cases = [case for source in sources for case in source.cases]
     return {
         "version": doselabel.__version__,
         "made": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "patients": sorted({case.patient for case in [*cases, *replay]}),
-        "n_ct": len(cases) + len(replay),
+        "patients": sorted({case.patient for case in cases}),
+        "n_ct": len(cases),
+        "sources": {source.name: {"share": round(source.share, 3), "n_ct": len(source.cases)} for source in sources},
         "intended_use": "Research use only: first contours of kidneys and liver on CT, to be corrected by an expert.",
     }
-
-
-class _History:
-    """Mean losses per 20 steps."""
-
-    def __init__(self) -> None:
-        self._rows: list[dict[str, float]] = []
-        self._open: list[dict[str, float]] = []
-
-    def add(self, step: int, losses: dict[str, float]) -> None:
-        self._open.append(losses)
-        if len(self._open) == 20:
-            self._close(step)
-
-    def _close(self, step: int) -> None:
-        mean = {name: float(np.mean([row[name] for row in self._open])) for name in self._open[0]}
-        self._rows.append({"step": step + 1, "loss": sum(mean.values()), **mean})
-        self._open = []
-
-    def rows(self) -> tuple[dict[str, float], ...]:
-        if self._open:
-            self._close((self._rows[-1]["step"] if self._rows else 0) + len(self._open) - 1)  # type: ignore[arg-type]
-        return tuple(self._rows)

@@ -20,7 +20,7 @@ def ellipse(height, width, centre, radii):
 def test_pyramid_has_p2_to_p5_and_no_pool_level(profile):
     model = build(profile)
     with torch.inference_mode():
-        levels = model.backbone(torch.zeros(1, 3, 64, 96))
+        levels = model.backbone(torch.zeros(1, profile.channels, 64, 96))
     assert list(levels) == ["0", "1", "2", "3"]
     assert [tuple(level.shape[1:]) for level in levels.values()] == [
         (profile.fpn_channels, 64 // stride, 96 // stride) for stride in (4, 8, 16, 32)
@@ -37,7 +37,7 @@ def test_training_gives_the_five_losses_also_for_an_empty_slice(profile):
         "labels": torch.zeros(0, dtype=torch.int64),
         "masks": torch.zeros(0, 64, 64, dtype=torch.uint8),
     }
-    losses = model([torch.rand(3, 64, 64), torch.rand(3, 64, 64)], [seen, empty])
+    losses = model([torch.rand(profile.channels, 64, 64), torch.rand(profile.channels, 64, 64)], [seen, empty])
     assert set(losses) == {
         "loss_objectness",
         "loss_rpn_box_reg",
@@ -52,7 +52,7 @@ def test_training_gives_the_five_losses_also_for_an_empty_slice(profile):
 def test_masks_leave_at_the_profile_s_target_size(profile, side):
     model = build(dataclasses.replace(profile, score_accept=0.0)).eval()
     with torch.inference_mode():
-        (seen,) = model([torch.rand(3, 64, 64)])
+        (seen,) = model([torch.rand(profile.channels, 64, 64)])
     assert len(seen["boxes"])
     assert seen["masks"].shape[1:] == (1, side, side)
 

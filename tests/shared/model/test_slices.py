@@ -9,9 +9,15 @@ import torch
 from doselabel.errors import ModelError
 from doselabel.geometry import Geometry, write_image
 from doselabel.labels import LabelMap, write_labels
-from doselabel.model import slices
+from doselabel.model import augment, slices
+from doselabel.model.cache import prepare
 from doselabel.model.cases import TrainCase, cases_from
 from doselabel.model.profiles import FAST, PAPER
+
+
+@pytest.fixture(scope="module")
+def loaded(tmp_path_factory, case):
+    return prepare([case], FAST, tmp_path_factory.mktemp("prepared"))[0]
 
 
 def ramp(height, width):
@@ -65,11 +71,10 @@ def test_body_box_leaves_air_out(patient):
         assert body[:, axis].max() < box[axis].stop <= body[:, axis].max() + 3
 
 
-def test_slices_are_drawn_60_percent_through_organs_and_25_beyond(case):
-    loaded = slices.load_case(case, FAST)
-    only = dataclasses.replace(loaded, organs={"axial": {1: (10, 14)}})
+def test_slices_are_drawn_60_percent_through_organs_and_25_beyond(loaded):
+    only = dataclasses.replace(loaded, unlabelled=(), organs={"axial": {1: (10, 14)}})
     rng = np.random.default_rng(0)
-    drawn = np.array([slices.draw_slice(only, "axial", rng) for _ in range(4000)])
+    drawn = np.array([augment.draw_slice(only, "axial", rng) for _ in range(4000)])
     inside = (drawn >= 10) & (drawn <= 14)
     assert np.mean(inside) == pytest.approx(0.6 + 0.15 * 5 / 24, abs=0.03)
     near = (drawn >= 8) & (drawn <= 16) & ~inside
@@ -78,24 +83,23 @@ def test_slices_are_drawn_60_percent_through_organs_and_25_beyond(case):
 
 
 @pytest.mark.parametrize("plane", slices.PLANES)
-def test_augmented_masks_stay_on_the_organs_of_the_augmented_image(case, plane):
-    loaded = slices.load_case(case, FAST)
+def test_augmented_masks_stay_on_the_organs_of_the_augmented_image(loaded, plane):
     hu = np.where(loaded.classes > 0, 150, -50).astype(np.int16)
     bright = dataclasses.replace(loaded, hu=hu)
     index = int(np.mean(loaded.organs[plane][3]))
     rng = np.random.default_rng(3)
     for _ in range(4):
-        frame_warp, size = slices._warp(
+        frame_warp, size = augment._warp(
             slices.frame_of(FAST, slices.in_plane(loaded.spacing_mm, plane), slices.in_plane(loaded.box, plane),
                             slices.in_plane(hu.shape, plane)), rng, 160)  # fmt: skip
         assert tuple(frame_warp.shape) == (*size, 2)
-        image, target = slices.training_slice(bright, plane, index, FAST, rng, 160)
-        assert image.shape == (3, *target["masks"].shape[1:])
+        image, target = augment.training_slice(bright, plane, index, FAST, rng, 160)
+        assert image.shape == (5, *target["masks"].shape[1:])
         assert float(image.min()) >= 0
         assert float(image.max()) <= 1
         inside = target["masks"].sum(0) > 0
         assert 3 in target["labels"]
-        assert image[1][inside].mean() > image[1][~inside].mean()
+        assert image[2][inside].mean() > image[2][~inside].mean()
         x0, y0, x1, y1 = target["boxes"].unbind(1)
         assert bool(((x1 > x0) & (y1 > y0)).all())
 
@@ -105,14 +109,14 @@ def test_labels_of_another_grid_are_refused(tmp_path, case, patient):
     moved = Geometry(labels.geometry.shape, labels.geometry.spacing_mm, (0.0, 0.0, 0.0))
     path = write_labels(tmp_path / "moved.nii.gz", LabelMap(labels.array, moved))
     with pytest.raises(ModelError, match="its own CT"):
-        slices.load_case(TrainCase(case.ct, path, "tiny"), FAST)
+        prepare([TrainCase(case.ct, path, "tiny")], FAST, tmp_path / "prepared")
 
 
 def test_labels_without_an_organ_of_the_profile_are_refused(tmp_path, case, patient):
     empty = LabelMap(np.zeros_like(patient[1].array), patient[1].geometry)
     path = write_labels(tmp_path / "empty.nii.gz", empty)
     with pytest.raises(ModelError, match="shows none of"):
-        slices.load_case(TrainCase(case.ct, path, "tiny"), FAST)
+        prepare([TrainCase(case.ct, path, "tiny")], FAST, tmp_path / "prepared")
 
 
 def test_cases_are_found_in_sample_patients_and_in_pairs(tmp_path, case, patient):
@@ -122,3 +126,40 @@ def test_cases_are_found_in_sample_patients_and_in_pairs(tmp_path, case, patient
     assert [c.patient for c in cases_from(tmp_path)] == ["a"]
     with pytest.raises(ModelError, match="no CT with a label map"):
         cases_from(tmp_path / "nowhere")
+
+
+def test_the_floor_of_known_hu_stands_for_air(patient):
+    hu = patient[0].array
+    assert slices.body_box(hu.clip(-125, 275)) == slices.body_box(hu)
+
+
+def test_a_prepared_case_is_mapped_from_disk_and_made_only_once(tmp_path, case):
+    first = prepare([case], FAST, tmp_path)[0]
+    made = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+    second = prepare([case], FAST, tmp_path)[0]
+    assert isinstance(first.hu, np.memmap)
+    assert np.array_equal(first.classes, second.classes)
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == made
+
+
+def test_an_organ_that_nobody_drew_is_unlabelled_unless_the_case_says_it_is_absent(tmp_path, case):
+    assert prepare([case], FAST, tmp_path)[0].unlabelled == (4,)
+    assert prepare([dataclasses.replace(case, unlabelled=())], FAST, tmp_path)[0].unlabelled == ()
+
+
+def test_a_folder_with_a_ct_and_its_labels_is_a_case(tmp_path, patient):
+    write_image(tmp_path / "p1" / "ct.nii.gz", patient[0])
+    write_image(tmp_path / "p1" / "activity.nii.gz", patient[0])
+    write_labels(tmp_path / "p1" / "labels.nii.gz", patient[1])
+    assert [(c.patient, c.ct.name) for c in cases_from(tmp_path)] == [("p1", "ct.nii.gz")]
+
+
+def test_unenhanced_organs_have_the_hu_they_have_without_contrast_medium():
+    image = torch.full((5, 40, 40), 60.0)
+    kidney = torch.zeros(5, 40, 40)
+    kidney[:, 10:20, 10:20] = 1
+    image[:, 10:20, 10:20], image[:, 30:34, 30:34], image[:, 0:4] = 190.0, 170.0, 260.0
+    flat = augment._unenhanced(image, {"kidney": kidney}, np.random.default_rng(0))
+    assert 15 < float(flat[:, 10:20, 10:20].mean()) < 47
+    assert float(flat[:, 30:34, 30:34].mean()) < 110
+    assert float(flat[:, 0:4].mean()) == pytest.approx(260, abs=1)

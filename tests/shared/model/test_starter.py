@@ -17,7 +17,7 @@ from sample_data.plan import Plan
 def test_the_card_names_data_attribution_metrics_and_limits():
     path = checkpoints.starter_path()
     profile, card = checkpoints.read_card(path)
-    assert profile == FAST
+    assert (profile.name, profile.organs) == (FAST.name, FAST.organs)
     assert path.stat().st_size < 30e6
     assert any("CC BY 4.0" in line for line in card["attribution"])
     assert {"training_data", "held_out_real", "metrics", "limits", "intended_use", "version"} <= set(card)
@@ -29,7 +29,7 @@ def test_it_finds_kidneys_and_liver_of_an_unseen_phantom():
     hu = hounsfield(np.random.default_rng(1), "portal")
     ct, tissue = take(anatomy, axes_of(DIAGNOSTIC, (0.0, 0.0, 10.0)), DIAGNOSTIC, hu, rng)
     result = segment(ct, checkpoints.starter_path())
-    rows = compare(result.labels, LabelMap(labels_of(tissue), ct.geometry), FAST.classes)
+    rows = compare(result.labels, LabelMap(labels_of(tissue), ct.geometry), FAST.organs)
     assert len(rows) == 3
     for row in rows:
         assert row.dice > 0.9

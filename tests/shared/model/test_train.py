@@ -1,6 +1,9 @@
 """Training learns, stops when asked, and leaves a checkpoint that says what it is."""
 
 import dataclasses
+import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -12,9 +15,10 @@ from doselabel.geometry import Volume
 from doselabel.model import checkpoint as checkpoints
 from doselabel.model.cases import TrainCase
 from doselabel.model.evaluate import evaluate, table
-from doselabel.model.network import build
+from doselabel.model.network import build, mask_boxes
 from doselabel.model.predict import segment
 from doselabel.model.profiles import FAST
+from doselabel.model.settings import Settings
 from doselabel.model.train import train
 
 SMALL = dataclasses.replace(FAST, pixel_mm=4.0, anchors_px=((8, 12), (18, 26), (36, 48)))
@@ -154,3 +158,100 @@ def test_a_file_that_is_no_checkpoint_is_named(tmp_path, content):
 def test_a_missing_checkpoint_is_named(tmp_path):
     with pytest.raises(ModelError, match="no such checkpoint"):
         checkpoints.load(tmp_path / "none.safetensors")
+
+
+def test_a_killed_run_goes_on_with_the_same_curve(tmp_path, case):
+    """State is only what lies on disk: an exception that nobody announces is as good as kill −9."""
+    told = {"profile": SMALL, "steps": 40, "batch": 1, "seed": 5, "checkpoint_every": 20, "cache": tmp_path / "cache"}
+    whole = train([case], tmp_path / "whole", **told)
+
+    def die(stage, fraction):
+        if stage == "training" and fraction >= 30 / 40:
+            raise RuntimeError("killed")
+
+    with pytest.raises(RuntimeError):
+        train([case], tmp_path / "killed", progress=die, **told)
+    assert (tmp_path / "killed" / "state.pt").is_file()
+    again = train([case], tmp_path / "killed", **told)
+    assert again.history == whole.history
+    assert not (tmp_path / "killed" / "state.pt").exists()
+    rows = [json.loads(line) for line in (tmp_path / "killed" / "log.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == [20, 40]
+
+
+def test_an_unfinished_run_is_not_mixed_with_other_settings(tmp_path, case):
+    def stop(stage, fraction):
+        if stage == "training" and fraction >= 0.5:
+            raise Cancelled
+
+    told = {"profile": SMALL, "steps": 2, "batch": 1, "checkpoint_every": 1, "cache": tmp_path / "cache"}
+    with pytest.raises(Cancelled):
+        train([case], tmp_path / "run", progress=stop, **told)
+    with pytest.raises(ModelError, match="seed was 0, is 7"):
+        train([case], tmp_path / "run", seed=7, **told)
+
+
+def test_workers_draw_the_same_slices_as_the_process_itself(tmp_path, case):
+    one, other = (
+        train([case], tmp_path / str(n), profile=SMALL, steps=3, batch=2, workers=n, cache=tmp_path / "cache").history
+        for n in (0, 1)
+    )
+    assert one == other
+
+
+def test_a_run_ends_after_its_minutes(tmp_path, case):
+    result = train([case], tmp_path, profile=SMALL, steps=100_000, batch=1, max_minutes=0.02, cache=tmp_path / "cache")
+    assert 1 <= checkpoints.load(result.checkpoint).card["steps"] < 1000
+
+
+def test_what_is_not_labelled_is_not_taught_as_background():
+    torch.manual_seed(0)
+    model = build(SMALL).train()
+    image = torch.rand(SMALL.in_slices, 96, 96)
+    mask = torch.zeros(1, 96, 96, dtype=torch.uint8)
+    mask[0, 30:60, 30:60] = 1
+    target = {"boxes": mask_boxes(mask), "labels": torch.tensor([1]), "masks": mask}
+    bias = model.roi_heads.box_predictor.cls_score.bias
+
+    def gradient(unlabelled):
+        model.zero_grad()
+        torch.manual_seed(0)
+        losses = model([image], [target | {"unlabelled": torch.tensor(unlabelled, dtype=torch.int64)}])
+        losses["loss_classifier"].backward()
+        return bias.grad.clone(), losses
+
+    full, _ = gradient([])
+    partial, losses = gradient([3])
+    assert full[3] > partial[3]
+    assert all(torch.isfinite(value) for value in losses.values())
+    empty = {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.int64), "masks": mask[:0]}
+    losses = model([image], [empty | {"unlabelled": torch.tensor([3])}])
+    assert all(torch.isfinite(value) for value in losses.values())
+
+
+@pytest.mark.parametrize(
+    ("content", "found"),
+    [("stepps: 3", "stepps"), ("steps: many", "steps"), ("- a list", "list"), ("steps: 0", "0 training steps")],
+)
+def test_settings_that_make_no_sense_are_named(tmp_path, content, found):
+    (tmp_path / "run.yaml").write_text(content)
+    with pytest.raises(ModelError, match=found):
+        Settings.read(tmp_path / "run.yaml")
+
+
+def test_two_processes_learn_one_model(tmp_path, case):
+    script = tmp_path / "two.py"
+    script.write_text(
+        "import dataclasses, pathlib, sys, torch\n"
+        "from doselabel.model.cases import TrainCase\n"
+        "from doselabel.model.profiles import FAST\n"
+        "from doselabel.model.train import train\n"
+        "torch.set_num_threads(1)\n"
+        "small = dataclasses.replace(FAST, pixel_mm=4.0, anchors_px=((8, 12), (18, 26), (36, 48)))\n"
+        "ct, labels, out = map(pathlib.Path, sys.argv[1:])\n"
+        "train([TrainCase(ct, labels, 'tiny')], out, profile=small, steps=3, batch=1, device='cpu')\n"
+    )
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(script)]
+    subprocess.run([*command, str(case.ct), str(case.labels), str(tmp_path / "out")], check=True, timeout=240)
+    card = checkpoints.load(tmp_path / "out" / "model.safetensors").card
+    assert card["steps"] == 3

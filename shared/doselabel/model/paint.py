@@ -1,48 +1,21 @@
-"""The recipe of the starter checkpoint: phantoms, painted anatomy and a few real CTs.
+"""CTs painted from label maps of many structures: real shapes, random contrast, texture and artefacts.
 
-    doselabel sample PHANTOMS --patients 40 --seed 1000
-    python benchmarks/train_starter.py PHANTOMS [--data ../shared/data] --steps 3000 --out starter.safetensors
-
-Painted anatomy: CTs painted from TotalSegmentator's label maps (real shapes, random grey values), so that the network
-meets more than two kinds of patients.
-
-The starter of version 0.1.0 was not made by one such run but by three, about 35 CPU-minutes: 576 steps at 1e-3 without
-phantoms and 771 steps at 1e-3 with them (both stopped early, averaged weights kept), then a whole cycle of 700 steps at
-6e-4. Its phantoms (40 diagnostic, 80 low-dose CTs) came from an early state of ``sample_data``. Its card counts 1990
-steps and names no predecessor; 2047 and the above are right.
+They show the network what few labelled CTs show: bowel filled with contrast medium, enhanced heart and spleen beside
+an organ, lesions, no contrast medium at all, breathing, a table and arms. Knows anatomy's names and HU; no network.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
-import sys
-import tempfile
-import time
 from pathlib import Path
 
 import numpy as np
 from scipy import ndimage
 
-sys.path.insert(0, str(Path(__file__).parent))
-from real_ct import real_cases
-
+from doselabel.errors import ModelError
 from doselabel.geometry import Volume, canonical, read_image, resample, write_image
 from doselabel.labels import LabelMap, write_labels
-from doselabel.model.cases import TrainCase, cases_from
-from doselabel.model.train import train
-
-HELD_OUT = ("crlm_1006", "totalsegmentator_example")
-"""Real cases that are never trained on, so that their Dice means something."""
-
-ATTRIBUTION = [
-    "Phantoms: doselabel sample_data (own).",
-    "Anatomy painted from two label maps of the TotalSegmentator v2 data set, CC BY 4.0 (Wasserthal et al. 2023).",
-    "CRLM-CT-1004: Colorectal-Liver-Metastases, TCIA, CC BY 4.0 (Simpson et al. 2023, doi 10.7937/QXK2-QG03); "
-    "silver labels.",
-    "177Lu patient voxel phantom: The Christie NHS FT, github BenAuer2021/Phantoms-For-Nuclear-Medicine-Imaging-"
-    "Simulation, MIT.",
-]
+from doselabel.model.cases import TrainCase
 
 # Mean HU without contrast, and what full contrast adds.
 GREY = {
@@ -58,7 +31,8 @@ GREY = {
 
 def paint(labels: Volume, names: dict[int, str], rng: np.random.Generator) -> tuple[Volume, LabelMap]:
     """Paint a CT of random contrast, texture, noise and deformation from a label map of many structures."""
-    spacing = (float(rng.uniform(2.5, 5.0)), *[float(rng.uniform(1.5, 3.0))] * 2)
+    slices_mm, pixel_mm = float(rng.uniform(2.5, 5.0)), float(rng.uniform(1.5, 3.0))
+    spacing = (slices_mm, pixel_mm, pixel_mm)
     moved = _deformed(_narrowed(labels, names, rng), rng)
     kinds = resample(moved, moved.geometry.with_spacing(spacing), interpolation="nearest")
     array, geometry = kinds.array, kinds.geometry
@@ -70,7 +44,8 @@ def paint(labels: Volume, names: dict[int, str], rng: np.random.Generator) -> tu
         noise = ndimage.gaussian_filter(rng.standard_normal(array.shape), mm / step)
         return noise / noise.std()
 
-    contrast = rng.uniform(0, 1.2) if rng.random() < 0.6 else 0.0
+    contrast = rng.uniform(0.3, 1.2) if rng.random() < 0.6 else 0.0
+    oral = rng.uniform(120, 450) if rng.random() < 0.5 else None
     hu = np.full(array.shape, -1000.0)
     hu[body] = -100 + 8 * field(6)[body]
     strands = inside & (field(5) > rng.uniform(0.3, 1.5))  # vessels, muscle between the ribs, mesentery
@@ -83,17 +58,23 @@ def paint(labels: Volume, names: dict[int, str], rng: np.random.Generator) -> tu
         base, gain = next((v for key, v in GREY.items() if key in name), (40, 20))
         mean = base + contrast * gain * rng.uniform(0.6, 1.2) + rng.normal(0, 8)
         hu[mask] = mean + 4 * coarse[mask] + 3 * fine[mask]
-        if name in ("colon", "stomach", "small_bowel"):
-            gas = mask & (coarse > rng.uniform(0.5, 2.5))
-            hu[gas] = -900
+        if name in ("colon", "stomach", "small_bowel", "duodenum"):
+            if oral is not None and rng.random() < 0.7:
+                filled = mask & (coarse < rng.uniform(-0.5, 1.5))
+                hu[filled] = oral * rng.uniform(0.5, 1.0) + 20 * fine[filled]
+            hu[mask & (coarse > rng.uniform(0.8, 2.5))] = -900
         if name == "liver":
             vessels = mask & (np.abs(field(7)) < 0.12)
             hu[vessels] += contrast * rng.uniform(0, 60)
-            if rng.random() < 0.4:
-                hu[mask & (field(12) > 2.2)] += rng.normal(-20, 30)
+        if name in ("liver", "spleen", "kidney_left", "kidney_right") and rng.random() < 0.4:
+            lesion = mask & (field(float(rng.uniform(5, 14))) > 2.0)
+            hu[lesion] = np.maximum(hu[lesion] + rng.normal(-45, 35), -80)
         if name.startswith("kidney") and contrast and rng.random() < 0.5:
             depth = ndimage.distance_transform_edt(mask, sampling=step)
             hu[mask & (depth > rng.uniform(5, 9))] -= rng.uniform(0, 80) * contrast
+    _furnish(hu, body, step, rng)
+    if rng.random() < 0.3:
+        hu = _breathing(hu, rng)
     hu = ndimage.gaussian_filter(hu, rng.uniform(0.4, 1.0) * 1.5 / step)
     hu += ndimage.gaussian_filter(rng.standard_normal(hu.shape), 0.6) * rng.uniform(5, 40) * 2
     organs = {2: "right_kidney", 3: "left_kidney", 5: "liver", 1: "spleen"}
@@ -135,63 +116,67 @@ def _closed(mask: np.ndarray, radius: np.ndarray) -> np.ndarray:
     return closed[tuple(slice(int(r) + 1, -int(r) - 1) for r in radius)] | mask
 
 
-def painted_cases(data: Path, out: Path, per_body: int, seed: int) -> list[TrainCase]:
-    """Paint some CTs of each body in ``totalseg_labelmaps`` into ``out``."""
-    folder = data / "totalseg_labelmaps"
-    names = {int(key): value for key, value in json.loads((folder / "labels.json").read_text()).items()}
+def _furnish(hu: np.ndarray, body: np.ndarray, step: np.ndarray, rng: np.random.Generator) -> None:
+    """Put a table under the body, and sometimes an arm beside it, where there is room."""
+    columns, rows = np.flatnonzero(body.any((0, 1))), np.flatnonzero(body.any((0, 2)))
+    if not columns.size:
+        return
+    below = rows[-1] + int(rng.uniform(2, 15) / step[1])
+    if below < hu.shape[1]:
+        hu[:, below : below + max(1, int(6 / step[1]))] = rng.uniform(-700, 300)
+    if rng.random() < 0.3:
+        radius = rng.uniform(30, 45)
+        y = (np.arange(hu.shape[1]) - rng.uniform(rows[0], rows[-1])) * step[1]
+        side = columns[0] if rng.random() < 0.5 else columns[-1]
+        x = (np.arange(hu.shape[2]) - side) * step[2]
+        distance = np.hypot(y[:, None], x[None])
+        arm = (distance < radius) & ~body
+        hu[arm] = 50
+        hu[(distance < 0.3 * radius) & ~body] = 500
+
+
+def _breathing(hu: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Shift runs of slices against each other, as breathing between them does."""
+    moved, at = hu.copy(), 0
+    while at < len(hu):
+        length = int(rng.integers(4, 20))
+        dy, dx = (int(v) for v in rng.integers(-2, 3, 2))
+        moved[at : at + length] = np.roll(hu[at : at + length], (dy, dx), (1, 2))
+        at += length
+    return moved
+
+
+def painted_cases(maps: Path, out: Path, per_body: int, seed: int) -> list[TrainCase]:
+    """Paint CTs of each body in ``maps`` into ``out``; what is there already stays.
+
+    Parameters
+    ----------
+    maps : Path
+        Folder of label maps ``<body>_…labels.nii.gz`` with ``labels.json``: value → TotalSegmentator's name.
+    out : Path
+    per_body, seed : int
+
+    Raises
+    ------
+    ModelError
+        When there are none.
+    """
+    found = sorted(Path(maps).glob("*labels.nii.gz"))
+    if not found or not (Path(maps) / "labels.json").is_file():
+        raise ModelError(
+            f"{maps}: has no label maps to paint CTs from.", "Expected *labels.nii.gz and labels.json (value → name)."
+        )
+    names = {int(key): value for key, value in json.loads((Path(maps) / "labels.json").read_text("utf-8")).items()}
     cases = []
-    for body in sorted(folder.glob("*_117labels.nii.gz")):
-        labels = canonical(read_image(body))
-        stem = body.name.partition("_")[0]
+    for body in found:
+        stem, labels = body.name.partition("_")[0], None
         for number in range(per_body):
-            ct, kept = paint(labels, names, np.random.default_rng([seed, number]))
-            case = TrainCase(out / f"{stem}_{number}.nii.gz", out / f"{stem}_{number}_label.nii.gz", f"painted_{stem}")
-            write_image(case.ct, ct)
-            write_labels(case.labels, kept)
+            ct = Path(out) / f"{stem}_{seed}_{number}.nii.gz"
+            case = TrainCase(ct, ct.with_name(f"{stem}_{seed}_{number}_label.nii.gz"), f"painted_{stem}", unlabelled=())
+            if not (case.ct.is_file() and case.labels.is_file()):
+                labels = labels or canonical(read_image(body))
+                image, kept = paint(labels, names, np.random.default_rng([seed, number]))
+                write_image(case.ct, image)
+                write_labels(case.labels, kept)
             cases.append(case)
     return cases
-
-
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("phantoms", type=Path)
-    parser.add_argument("--data", type=Path, default=Path(__file__).parents[2] / "shared" / "data")
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--start", type=Path)
-    parser.add_argument("--steps", type=int, default=3000)
-    parser.add_argument("--rate", type=float)
-    parser.add_argument("--painted", type=int, default=6, help="CTs painted per body")
-    parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args()
-    began = time.monotonic()
-
-    def progress(stage: str, fraction: float) -> None:
-        if fraction * options.steps % 100 < 1e-6 or stage != "training":
-            print(f"{time.monotonic() - began:7.0f} s  {stage} {fraction:.3f}", flush=True)
-
-    with tempfile.TemporaryDirectory() as folder:
-        other = []
-        if options.data.is_dir():
-            real = [case for case in real_cases(options.data, Path(folder)) if case.patient not in HELD_OUT]
-            other = real + painted_cases(options.data, Path(folder), options.painted, options.seed)
-        else:
-            print(f"{options.data} is absent: training on phantoms alone.")
-        phantoms = cases_from(options.phantoms)
-        result = train(
-            other or phantoms,
-            options.out,
-            replay=phantoms if other else (),
-            start=options.start,
-            steps=options.steps,
-            seed=options.seed,
-            learning_rate=options.rate,
-            card={"attribution": ATTRIBUTION if other else ATTRIBUTION[:1], "name": "starter"},
-            progress=progress,
-        )
-    for row in result.history[:: max(1, len(result.history) // 40)]:
-        print({key: round(value, 3) for key, value in row.items()})
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
