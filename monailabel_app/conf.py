@@ -61,7 +61,7 @@ class Conf:
     train_steps : int
         Steps of a retraining, unless the request says otherwise.
     replay : str
-        Folder of earlier cases (see `doselabel.model.cases.cases_from`) mixed into every retraining.
+        Folder of earlier cases (see `doselabel.model.datasets.cases_from`) mixed into every retraining.
     grace_s : float
         How long a cancelled job may take to stop by itself before its worker is ended.
     """

@@ -1,7 +1,6 @@
 """Every label map that was submitted for one CT, kept for ever. Knows files; no server, no studies.
 
-``labels/versions/<ct>/v0001.nii.gz`` with ``v0001.json`` beside it is a version: the metadata are written last and
-make it count. Nothing here overwrites or removes one. ``v0001.review.json`` holds what a reviewer said.
+What a version is, and which one counts: `doselabel.submitted`. Nothing here overwrites or removes one.
 ``labels/final/<ct>.nii.gz`` is a copy of the version that counts, for readers that know nothing of versions, and
 ``labels/<tag>/<ct>…`` with its ``.json`` holds what can be made again (predictions, dose maps).
 """
@@ -24,74 +23,19 @@ from filelock import FileLock
 from doselabel.errors import LabelError
 from doselabel.geometry import SUFFIXES
 from doselabel.labels import LabelMap, write_labels
+from doselabel.submitted import Submitted
 from doselabel.wire import LabelReview, LabelSubmission, LabelVersion
 
 FINAL = "final"
 ORIGINAL = "original"
 _RESERVED = {FINAL, "versions"}
 _TAG = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,39}")
-_VERSION = re.compile(r"v(\d{4,})\.")
 
 
-class LabelStore:
-    """The label maps of one CT.
-
-    Parameters
-    ----------
-    folder : Path
-        ``labels`` in the study folder.
-    image_id : str
-        The CT's id.
-    stem : str
-        The CT's file name without suffix.
-    """
-
-    def __init__(self, folder: Path, image_id: str, stem: str) -> None:
-        self._folder = folder
-        self._image_id = image_id
-        self._stem = stem
-        self._versions = folder / "versions" / stem
+class LabelStore(Submitted):
+    """The label maps of one CT, to write as well as to read."""
 
     # ---- versions
-
-    def count(self) -> int:
-        """Number of versions."""
-        return len(self._numbers())
-
-    def versions(self) -> list[LabelVersion]:
-        """All versions, newest first."""
-        return [self.version(number) for number in sorted(self._numbers(), reverse=True)]
-
-    def version(self, number: int) -> LabelVersion:
-        """One version's metadata.
-
-        Raises
-        ------
-        LabelError
-            When there is no such version.
-        """
-        try:
-            known = LabelVersion.model_validate_json(self._file(number, ".json").read_bytes())
-        except FileNotFoundError as error:
-            raise LabelError(
-                f"{self._image_id}: has no label version {number}.", f"It has {sorted(self._numbers())}."
-            ) from error
-        except ValueError as error:
-            raise LabelError(
-                f"{self._file(number, '.json')}: can't be read ({error}).", "Restore the file from a backup."
-            ) from error
-        review = self.review_of(number)
-        return known.model_copy(update={"approved": bool(review and review.approved)})
-
-    def path(self, number: int) -> Path:
-        """The label map of a version."""
-        self.version(number)
-        return self._file(number, ".nii.gz")
-
-    def final(self) -> LabelVersion | None:
-        """The version that counts: the newest approved one, or the newest when none is approved."""
-        versions = self.versions()
-        return next((v for v in versions if v.approved), versions[0] if versions else None)
 
     def add(self, labels: LabelMap, submission: LabelSubmission) -> LabelVersion:
         """Keep a submitted label map as a new version.
@@ -126,13 +70,6 @@ class LabelStore:
             self._point()
         return self.version(number)
 
-    def review_of(self, number: int) -> LabelReview | None:
-        """What a reviewer said of a version."""
-        try:
-            return LabelReview.model_validate_json(self._file(number, ".review.json").read_bytes())
-        except FileNotFoundError:
-            return None
-
     def _point(self) -> None:
         """Let ``labels/final`` show the version that counts."""
         final = self.final()
@@ -141,18 +78,6 @@ class LabelStore:
         target = self._folder / FINAL / f"{self._stem}.nii.gz"
         target.parent.mkdir(parents=True, exist_ok=True)
         _copy(self._file(final.version, ".nii.gz"), target)
-
-    def _numbers(self, complete: bool = True) -> set[int]:
-        """Numbers that are versions; with ``complete=False`` also those whose writing was interrupted."""
-        try:
-            names = os.listdir(self._versions)
-        except FileNotFoundError:
-            return set()
-        ours = [name for name in names if not complete or name.endswith(".json")]
-        return {int(match[1]) for name in ours if (match := _VERSION.match(name)) and ".review." not in name}
-
-    def _file(self, number: int, suffix: str) -> Path:
-        return self._versions / f"v{number:04d}{suffix}"
 
     def _locked(self) -> FileLock:
         return FileLock(str(self._versions / ".lock"), timeout=60)
@@ -171,8 +96,7 @@ class LabelStore:
     def tagged(self, tag: str) -> Path | None:
         """The file of a tag; of "final" the version that counts."""
         if tag == FINAL:
-            final = self.final()
-            return self._file(final.version, ".nii.gz") if final else None
+            return self.final_path()
         folder = self._folder / check_tag(tag)
         return next((p for s in SUFFIXES if (p := folder / f"{self._stem}{s}").is_file()), None)
 

@@ -42,8 +42,9 @@ class TrainKidneyLiver(TrainTask):
 
         With ``"promote": true`` in the request the candidate is promoted whatever the decision; this is recorded.
         """
-        from doselabel.model.cases import TrainCase, cases_from
+        from doselabel.model.cases import TrainCase
         from doselabel.model.checkpoint import file_hash
+        from doselabel.model.datasets import cases_from
         from doselabel.model.evaluate import evaluate, summarize
         from doselabel.model.train import train
 

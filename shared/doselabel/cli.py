@@ -11,11 +11,10 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from doselabel import __version__
+from doselabel import __version__, cli_scores
 from doselabel.cli_calibrate import add_calibrate
 from doselabel.errors import DoselabelError, Progress
 
@@ -144,7 +143,7 @@ def _study_place(args: argparse.Namespace) -> None:
 
 def _train(args: argparse.Namespace) -> None:
     from doselabel.errors import ModelError
-    from doselabel.model.cases import cases_from
+    from doselabel.model.datasets import cases_from
     from doselabel.model.mix import read_mix
     from doselabel.model.profiles import PROFILES
     from doselabel.model.settings import Settings
@@ -153,14 +152,15 @@ def _train(args: argparse.Namespace) -> None:
     if (args.dir is None) == (args.mix is None):
         raise ModelError("Found no cases, or two kinds of them.", "Give a folder of cases, or --mix FILE.")
     progress, card, settings = _terminal(), {"name": args.out.name}, Settings()
-    validation = cases_from(args.validation) if args.validation else []
+    merge = args.lesions == "merge"
+    validation = cases_from(args.validation, merge_lesions=merge) if args.validation else []
     cases: Sequence[TrainCase] | Sequence[Source]
     if args.mix:
         mix = read_mix(args.mix, args.out / "made", args.data, progress=progress)
         cases, validation, settings = mix.sources, [*mix.validation, *validation], mix.settings
         card["attribution"] = list(mix.attribution)
     else:
-        cases = _schemed(cases_from(args.dir), args.label_scheme)
+        cases = cases_from(args.dir, args.layout, scheme=args.label_scheme, merge_lesions=merge)
         settings = settings.replace(checkpoint_every=200)
     if args.config:
         settings = Settings.read(args.config)
@@ -175,19 +175,6 @@ def _train(args: argparse.Namespace) -> None:
         progress=progress,
     )
     print(f"checkpoint in {result.checkpoint}")
-
-
-def _evaluate(args: argparse.Namespace) -> None:
-    from doselabel.model.cases import cases_from
-    from doselabel.model.checkpoint import starter_path
-    from doselabel.model.evaluate import evaluate, table
-
-    cases = _schemed(cases_from(args.dir), args.label_scheme)
-    print(table(evaluate(args.checkpoint or starter_path(), cases, progress=_terminal())))
-
-
-def _schemed(cases: list[TrainCase], scheme: str | None) -> list[TrainCase]:
-    return [replace(case, scheme=scheme) for case in cases] if scheme else cases
 
 
 def _dose(args: argparse.Namespace) -> None:
@@ -358,9 +345,9 @@ def _parser() -> argparse.ArgumentParser:
     )
 
     train = _command(commands, "train", _train, "train the network on CTs with label maps")
-    train.add_argument("dir", type=Path, nargs="?", help="sample patients, folders of CT and labels, or pairs")
+    train.add_argument("dir", type=Path, nargs="?", help="cases: studies, KiTS, LiTS, pairs … (docs/data.md)")
     train.add_argument("--out", type=Path, required=True, help="folder of the run; a run that was killed goes on")
-    _scheme_argument(train)
+    cli_scores.data_arguments(train)
     train.add_argument("--mix", type=Path, help="YAML file of several sources (see doselabel.model.mix)")
     train.add_argument("--data", type=Path, help="what $DATA stands for in the mix")
     train.add_argument("--config", type=Path, help="YAML file of settings; a flag goes before it")
@@ -386,10 +373,7 @@ def _parser() -> argparse.ArgumentParser:
     ):
         train.add_argument(flag, dest=name, type=kind, help=text)
 
-    evaluate = _command(commands, "evaluate", _evaluate, "Dice, surface Dice, HD95, volume and mass error of a model")
-    evaluate.add_argument("dir", type=Path)
-    _scheme_argument(evaluate)
-    evaluate.add_argument("--checkpoint", type=Path, help="default: the starter model")
+    cli_scores.add(_command, commands, _terminal)
 
     dose = _command(commands, "dose", _dose, "absorbed dose of a study's organs, with a report")
     dose.add_argument("study", type=Path)

@@ -6,7 +6,6 @@ Masks come as a folder of files named like the CTs, as one file for the diagnost
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from doselabel.errors import LabelError
 from doselabel.geometry import SUFFIXES, Geometry, resample
 from doselabel.labels import LabelMap, read_labels
 from doselabel.study import Study, image_id
+from doselabel.submitted import Submitted
 
 _TAG = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,39}")
 
@@ -135,14 +135,9 @@ def _in_folder(study: Study, folder: Path) -> dict[str, Path]:
 
 
 def _approved(study: Study, ct: str) -> bool:
-    """Whether the version that counts was approved: the server lets an approved one count before all others."""
-    for review in (study.folder / "labels" / "versions" / _stem(study, ct)).glob("*.review.json"):
-        try:
-            if json.loads(review.read_text("utf-8")).get("approved"):
-                return True
-        except (OSError, ValueError, AttributeError):
-            continue
-    return False
+    """Whether the version that counts was approved."""
+    final = Submitted.of(study, ct).final()
+    return final is not None and final.approved
 
 
 def _stem(study: Study, name: str) -> str:

@@ -20,7 +20,7 @@ from scipy import ndimage
 
 from doselabel.errors import ModelError, Progress, no_progress
 from doselabel.geometry import Volume, canonical, read_image, resample
-from doselabel.model.cases import TrainCase, case_labels, unlabelled
+from doselabel.model.cases import TrainCase, case_ct, case_labels, unlabelled
 from doselabel.model.profiles import Profile
 from doselabel.model.slices import PLANES, body_box
 
@@ -85,18 +85,14 @@ def _key(case: TrainCase, profile: Profile) -> str:
     """A name that changes with the files, what their values mean, and the classes."""
     files = [case.ct, case.labels, *([case.spect] if case.spect and profile.spect else [])]
     stamps = [(str(Path(f).resolve()), Path(f).stat().st_size, Path(f).stat().st_mtime_ns) for f in files]
-    told = [FORMAT, stamps, case.patient, sorted((case.names or {}).items()), case.unlabelled, profile.classes]
+    meant = [case.patient, sorted((case.names or {}).items()), case.unlabelled, case.scheme, case.merge_lesions]
+    told = [FORMAT, stamps, *meant, case.absent, profile.classes]
     return f"{case.patient[:40]}-{hashlib.sha256(json.dumps(told).encode()).hexdigest()[:16]}"
 
 
 def _write(case: TrainCase, profile: Profile, home: Path) -> None:
-    ct, labels = read_image(case.ct), case_labels(case)
-    if not ct.geometry.same_place(labels.geometry, tol_mm=0.1):
-        raise ModelError(
-            f"{case.labels}: lies on a grid of {labels.geometry.shape}, {case.ct} on one of {ct.geometry.shape}, "
-            "or elsewhere in space.",
-            "A label map for training must be drawn on its own CT.",
-        )
+    ct = case_ct(case)
+    labels = case_labels(case, ct)
     lut = np.zeros(256, np.uint8)
     for index, name in enumerate(profile.classes, start=1):
         for value, meant in labels.names.items():

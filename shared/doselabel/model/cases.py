@@ -1,14 +1,28 @@
-"""Which CTs there are to learn from, and whose label map belongs to each. Knows files, no pixels and no network."""
+"""One CT with its label map, as training and evaluation see it, whatever the files look like.
+
+It knows how a case is read; which cases there are is found by `doselabel.model.datasets`. No network.
+"""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from doselabel.errors import ModelError
+from doselabel.errors import LabelError
+from doselabel.geometry import Volume, read_image
 from doselabel.labels import LabelMap, read_labels
+from doselabel.model import series
+from doselabel.schemes import KIDNEYS, SCHEMES
+
+ORGAN_MASKS = {
+    "liver": "liver",
+    "kidney_left": "left_kidney",
+    "kidney_right": "right_kidney",
+    "spleen": "spleen",
+}
+"""Mask file of a TotalSegmentator subject → organ."""
+CYST_MASKS = {"kidney_cyst_left": "left_kidney", "kidney_cyst_right": "right_kidney"}
 
 
 @dataclass(frozen=True)
@@ -17,18 +31,25 @@ class TrainCase:
 
     Attributes
     ----------
-    ct, labels : Path
+    ct : Path
+        Image file, or the folder of a DICOM series.
+    labels : Path
+        Label map, or a folder of masks: one for each organ, or one PNG for each slice of the DICOM series.
     patient : str
         Cases are drawn and split by patient.
     names : mapping, optional
         Value → organ name, where the label map does not carry the right names itself.
     unlabelled : tuple of str, optional
         Organs that nobody drew here: 0 does not mean absent, and nothing is taught about them. Default: the organs
-        of which the map has no voxel. An empty tuple says that everything there is was drawn.
+        of which the map has no voxel, save those in ``absent``. An empty tuple says that everything was drawn.
     spect : Path, optional
         SPECT of the same patient in the CT's space, for profiles with a SPECT channel.
     scheme : str, optional
-        How the label map is numbered, a key of `doselabel.labels.SCHEMES`.
+        How a public data set numbers its maps: a key of `doselabel.schemes.SCHEMES`.
+    merge_lesions : bool
+        Count tumours and cysts to the organ they lie in (the paper does); else they are no part of it.
+    absent : tuple of str
+        Organs the patient does not have.
     """
 
     ct: Path
@@ -38,54 +59,72 @@ class TrainCase:
     unlabelled: tuple[str, ...] | None = None
     spect: Path | None = None
     scheme: str | None = None
+    merge_lesions: bool = True
+    absent: tuple[str, ...] = ()
 
 
-def case_labels(case: TrainCase) -> LabelMap:
-    """Read a case's label map; values without a name are background.
+def case_ct(case: TrainCase) -> Volume:
+    """Read a case's CT, HU.
+
+    Raises
+    ------
+    GeometryError
+        When it can't be read.
+    """
+    return series.read_dicom_series(case.ct) if case.ct.is_dir() else read_image(case.ct)
+
+
+def case_labels(case: TrainCase, ct: Volume | None = None) -> LabelMap:
+    """Read a case's label map on its CT's grid.
+
+    Parameters
+    ----------
+    case : TrainCase
+    ct : Volume, optional
+        Its CT when it has been read already; a map with both kidneys as one value needs it to tell their sides.
 
     Raises
     ------
     LabelError, GeometryError
-        When it can't be read.
+        When it can't be read, or lies elsewhere than the CT that is given.
     """
-    return read_labels(case.labels, names=case.names, scheme=case.scheme, unnamed_is_background=case.names is not None)
+    labels = _read(case, ct)
+    if ct is not None and not labels.geometry.same_place(ct.geometry):
+        raise LabelError(
+            f"{case.labels}: has {labels.geometry.shape} voxels (z, y, x) of {_mm(labels.geometry.spacing_mm)} mm; its "
+            f"CT {case.ct} has {ct.geometry.shape} of {_mm(ct.geometry.spacing_mm)} mm, or lies elsewhere.",
+            "Give label maps on their CT's own grid.",
+        )
+    return labels
+
+
+def _read(case: TrainCase, ct: Volume | None) -> LabelMap:
+    if case.labels.is_dir() and case.scheme == "chaos_ct":
+        array = series.read_png_stack(case.labels, case.ct)
+        grid = (ct or case_ct(case)).geometry
+        return LabelMap(series.ordered(grid, (array > 0).astype("uint8")).array, grid, {1: "liver"})
+    if case.labels.is_dir():
+        return series.read_masks(case.labels, ORGAN_MASKS | (CYST_MASKS if case.merge_lesions else {}))
+    numbering = case.names if case.names is not None else SCHEMES.get(case.scheme or "", {})
+    if ct is None and KIDNEYS in numbering.values():
+        ct = case_ct(case)
+    return read_labels(
+        case.labels,
+        scheme=case.scheme,
+        names=case.names,
+        unnamed_is_background=case.names is not None,
+        expect=ct.geometry if ct is not None else None,
+        ct=ct,
+        merge_lesions=case.merge_lesions,
+    )
 
 
 def unlabelled(case: TrainCase, labels: LabelMap, organs: Sequence[str]) -> tuple[str, ...]:
     """Which of ``organs`` a case says nothing about."""
     if case.unlabelled is not None:
         return tuple(name for name in organs if name in case.unlabelled)
-    return tuple(name for name in organs if not labels.mask(name).any())
+    return tuple(name for name in organs if name not in case.absent and not labels.mask(name).any())
 
 
-def cases_from(root: Path) -> list[TrainCase]:
-    """Find CTs with label maps below a folder.
-
-    Two layouts are known: sample patients (``<patient>/ct*.nii.gz`` with label maps of the same name in
-    ``<patient>/truth``), and pairs in one folder (``<x>.nii.gz`` with ``<x>_label….nii.gz``).
-
-    Raises
-    ------
-    ModelError
-        When nothing is found.
-    """
-    root = Path(root)
-    found = [
-        TrainCase(ct, truth, truth.parent.parent.name)
-        for truth in sorted(root.rglob("truth/*.nii.gz"))
-        if (ct := truth.parent.parent / truth.name).is_file()
-    ]
-    for labels in sorted(root.rglob("*_label*.nii.gz")):
-        stem = labels.name[: labels.name.index("_label")]
-        if (ct := labels.with_name(f"{stem}.nii.gz")).is_file():
-            found.append(TrainCase(ct, labels, stem))
-    for labels in sorted(root.rglob("labels*.nii.gz")):
-        cts = [ct for ct in sorted(labels.parent.glob("*.nii.gz")) if re.search(r"(^|_)ct[_.]", ct.name)]
-        if len(cts) == 1:
-            found.append(TrainCase(cts[0], labels, labels.parent.name))
-    if not found:
-        raise ModelError(
-            f"{root}: has no CT with a label map.",
-            "Expected sample patients (truth/<ct>.nii.gz) or pairs <x>.nii.gz with <x>_label.nii.gz.",
-        )
-    return found
+def _mm(spacing: tuple[float, float, float]) -> str:
+    return "×".join(f"{value:.2f}" for value in spacing)

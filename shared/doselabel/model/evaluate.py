@@ -1,85 +1,102 @@
-"""How good a model's masks are: per organ, per patient. Knows masks and millimetres; decides nothing."""
+"""How good a model's masks are: per organ, per patient. Knows masks and millimetres; decides nothing.
+
+The metrics are MONAI's, on the masks' common box. What rows hold and how they are summed up: `doselabel.model.scores`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+import math
+import warnings
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 from scipy import ndimage
 
-from doselabel.errors import Progress, no_progress
-from doselabel.geometry import read_image
-from doselabel.labels import LabelMap, organ
-from doselabel.model import checkpoint as checkpoints
-from doselabel.model.cases import TrainCase, case_labels
-from doselabel.model.checkpoint import Checkpoint
-from doselabel.model.predict import segment
+from doselabel.errors import LabelError, Progress, no_progress
+from doselabel.geometry import Geometry
+from doselabel.labels import LabelMap, region
+from doselabel.model.cases import TrainCase, case_ct, case_labels, unlabelled
+from doselabel.model.scores import OrganScore, summarize, table
 
+__all__ = ["OrganScore", "compare", "dice", "evaluate", "summarize", "surface_agreement", "table"]
 
-@dataclass(frozen=True)
-class OrganScore:
-    """Agreement of one organ's mask with the expert's in one CT.
-
-    Attributes
-    ----------
-    dice : float
-        2|A∩B| / (|A|+|B|).
-    surface_dice_2mm : float
-        Part of both surfaces that lies within 2 mm of the other (Nikolov et al. 2021).
-    hd95_mm : float
-        95th percentile of the distances between the surfaces, both ways; nan when a mask is empty.
-    volume_error_percent, mass_error_g : float
-        Predicted minus true.
-    """
-
-    patient: str
-    ct: str
-    organ: str
-    dice: float
-    surface_dice_2mm: float
-    hd95_mm: float
-    volume_ml: float
-    true_volume_ml: float
-    volume_error_percent: float
-    mass_error_g: float
+Seen = Callable[[TrainCase, LabelMap, LabelMap, list[OrganScore]], None]
+"""Called with a case, what was predicted, the truth and its rows: to draw them, or to compute doses."""
 
 
 def evaluate(
-    checkpoint: Path | Checkpoint,
+    checkpoint,
     cases: Sequence[TrainCase],
     *,
     planes: Sequence[str] = ("axial",),
     score_threshold: float | None = None,
     device: str = "cpu",
+    seen: Seen | None = None,
     progress: Progress = no_progress,
 ) -> list[OrganScore]:
-    """Segment cases and compare with their label maps; one row per organ that the expert drew."""
-    ready = checkpoint if isinstance(checkpoint, Checkpoint) else checkpoints.load(checkpoint)
+    """Segment cases and compare with their label maps; one row per organ that the expert drew.
+
+    Parameters
+    ----------
+    checkpoint : Path or Checkpoint
+    cases : sequence of TrainCase
+    planes, score_threshold, device
+        As in `doselabel.model.predict.segment`.
+    seen : callable, optional
+        Called for each case as soon as it is segmented.
+    """
+    from doselabel.model import checkpoint as checkpoints
+    from doselabel.model.predict import segment
+
+    ready = checkpoint if isinstance(checkpoint, checkpoints.Checkpoint) else checkpoints.load(checkpoint)
     rows = []
     for number, case in enumerate(cases):
         progress("evaluating", number / len(cases))
-        result = segment(
-            read_image(case.ct), ready, planes=planes, score_threshold=score_threshold, device=device, name=str(case.ct)
-        )
-        truth = case_labels(case)
-        rows += compare(result.labels, truth, ready.profile.organs, patient=case.patient, ct=Path(case.ct).name)
+        ct = case_ct(case)
+        truth = case_labels(case, ct)
+        found = segment(
+            ct, ready, planes=planes, score_threshold=score_threshold, device=device, name=str(case.ct)
+        ).labels
+        organs = ready.profile.organs
+        names = [name for name in organs if name not in unlabelled(case, truth, organs)]
+        scored = compare(found, truth, names, patient=case.patient, ct=Path(case.ct).name)
+        rows += scored
+        if seen is not None:
+            seen(case, found, truth, scored)
+    progress("evaluating", 1.0)
     return rows
 
 
 def compare(
     predicted: LabelMap, truth: LabelMap, names: Sequence[str], *, patient: str = "", ct: str = ""
 ) -> list[OrganScore]:
-    """Compare two label maps on the same grid, organ by organ (those that ``truth`` shows)."""
+    """Compare two label maps on the same grid, organ by organ (those that ``truth`` shows).
+
+    Raises
+    ------
+    LabelError
+        When the maps are not on the same grid.
+    """
+    if not predicted.geometry.same_place(truth.geometry):
+        raise LabelError(
+            f"{patient or 'The case'}/{ct}: the predicted label map has {predicted.geometry.shape} voxels at "
+            f"{_mm(predicted.geometry.origin_mm)} mm, the true one {truth.geometry.shape} at "
+            f"{_mm(truth.geometry.origin_mm)} mm.",
+            "Compare maps of the same CT, on its own grid.",
+        )
     rows = []
     spacing, voxel_ml = truth.geometry.spacing_mm, truth.geometry.voxel_volume_ml
     for name in names:
-        a, b = predicted.mask(name), truth.mask(name)
-        if not b.any():
+        whole_a, whole_b = predicted.mask(name), truth.mask(name)
+        if not whole_b.any():
             continue
+        box = _box(whole_a | whole_b)
+        a, b = whole_a[box], whole_b[box]
         volume_ml, true_ml = float(a.sum()) * voxel_ml, float(b.sum()) * voxel_ml
+        density = region(name).density_g_cm3
         surface, hd95_mm = surface_agreement(a, b, spacing)
+        slice_dice, slices = _slice_dice(a, b, _axial_axis(truth.geometry))
         rows.append(
             OrganScore(
                 patient,
@@ -91,7 +108,11 @@ def compare(
                 volume_ml,
                 true_ml,
                 100 * (volume_ml / true_ml - 1),
-                (volume_ml - true_ml) * organ(name).density_g_cm3,
+                volume_ml * density,
+                (volume_ml - true_ml) * density,
+                slice_dice,
+                slices,
+                _on_wrong_side(whole_a, whole_b, truth, name),
             )
         )
     return rows
@@ -108,44 +129,51 @@ def surface_agreement(
 ) -> tuple[float, float]:
     """Surface Dice and HD95 (mm) of two masks (z, y, x); (0, nan) when one is empty.
 
-    Surfaces are the voxels of a mask with a face outside it, so tolerance is at voxel precision.
+    The surfaces' area is that of the mesh through the voxels' corners, as Nikolov et al. (2021) define it: on thick
+    slices a count of border voxels would weigh the poles too little.
     """
     if not a.any() or not b.any():
-        return (1.0, 0.0) if a.any() == b.any() else (0.0, float("nan"))
-    (box,) = ndimage.find_objects((a | b).astype(np.uint8))
-    grown = tuple(slice(max(0, s.start - 1), s.stop + 1) for s in box)
-    surfaces = [mask[grown] & ~ndimage.binary_erosion(mask[grown]) for mask in (a, b)]
-    to_other = [ndimage.distance_transform_edt(~surfaces[1 - k], sampling=spacing_mm)[surfaces[k]] for k in (0, 1)]
-    distances = np.concatenate(to_other)
-    return float(np.mean(distances <= tolerance_mm)), float(max(np.percentile(d, 95) for d in to_other))
+        return (1.0, 0.0) if a.any() == b.any() else (0.0, math.nan)
+    import torch
+    from monai.metrics import compute_hausdorff_distance, compute_surface_dice
 
-
-def summarize(rows: Sequence[OrganScore]) -> dict[str, dict[str, float]]:
-    """Mean of each figure per organ, with the number of masks and the lowest Dice."""
-    summary = {}
-    for name in dict.fromkeys(row.organ for row in rows):
-        mine = [asdict(row) for row in rows if row.organ == name]
-        figures = ("dice", "surface_dice_2mm", "hd95_mm", "volume_error_percent", "mass_error_g")
-        known = {figure: [row[figure] for row in mine if not np.isnan(row[figure])] for figure in figures}
-        summary[name] = {figure: round(float(np.mean(v)), 4) for figure, v in known.items() if v}
-        summary[name] |= {"n": len(mine), "dice_min": round(min(row["dice"] for row in mine), 4)}
-    return summary
-
-
-def table(rows: Sequence[OrganScore]) -> str:
-    """All rows and their means as text to read."""
-    width = max([len(f"{row.patient}/{row.ct}") for row in rows] or [4])
-    heads = f"{'organ':<13} {'Dice':>6} {'surface':>8} {'HD95 mm':>8} {'mL':>7} {'true mL':>8} {'error %':>8}"
-    lines = [f"{'CT':<{width}}  {heads}"]
-    for row in rows:
-        lines.append(
-            f"{row.patient + '/' + row.ct:<{width}}  {row.organ:<13} {row.dice:6.3f} {row.surface_dice_2mm:8.3f} "
-            f"{row.hd95_mm:8.1f} {row.volume_ml:7.0f} {row.true_volume_ml:8.0f} {row.volume_error_percent:+8.1f}"
+    box = _box(a | b)
+    masks = [torch.from_numpy(np.pad(mask[box], 1))[None, None] for mask in (a, b)]
+    spacing = list(spacing_mm)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # MONAI calls its own deprecated arguments
+        surface = compute_surface_dice(
+            masks[0], masks[1], [tolerance_mm], include_background=True, spacing=spacing, use_subvoxels=True
         )
-    for name, mean in summarize(rows).items():
-        title = f"mean of {mean['n']:.0f}"
-        lines.append(
-            f"{title:<{width}}  {name:<13} {mean['dice']:6.3f} {mean['surface_dice_2mm']:8.3f} "
-            f"{mean.get('hd95_mm', float('nan')):8.1f} {'':7} {'':8} {mean['volume_error_percent']:+8.1f}"
+        hd95_mm = compute_hausdorff_distance(
+            masks[0], masks[1], include_background=True, percentile=95, spacing=spacing
         )
-    return "\n".join(lines)
+    return float(surface), float(hd95_mm)
+
+
+def _slice_dice(a: np.ndarray, b: np.ndarray, axis: int) -> tuple[float, int]:
+    across = tuple(k for k in range(3) if k != axis)
+    total = a.sum(across) + b.sum(across)
+    shown = total > 0
+    return float(np.mean(2 * (a & b).sum(across)[shown] / total[shown])), int(shown.sum())
+
+
+def _axial_axis(geometry: Geometry) -> int:
+    """The array axis that runs along the patient."""
+    return 2 - int(np.abs(np.reshape(geometry.direction, (3, 3))[2]).argmax())
+
+
+def _on_wrong_side(predicted: np.ndarray, own: np.ndarray, truth: LabelMap, name: str) -> bool:
+    side, _, rest = name.partition("_")
+    if side not in ("left", "right"):
+        return False
+    other = truth.mask(f"{'right' if side == 'left' else 'left'}_{rest}")
+    return int((predicted & other).sum()) > int((predicted & own).sum())
+
+
+def _box(mask: np.ndarray) -> tuple[slice, ...]:
+    return ndimage.find_objects(mask.astype(np.uint8))[0]
+
+
+def _mm(point: tuple[float, float, float]) -> str:
+    return "(" + ", ".join(f"{value:.1f}" for value in point) + ")"

@@ -22,7 +22,8 @@ from pathlib import Path
 from typing import Any
 
 from doselabel.errors import ModelError, Progress, no_progress
-from doselabel.model.cases import TrainCase, cases_from
+from doselabel.model.cases import TrainCase
+from doselabel.model.datasets import cases_from
 from doselabel.model.paint import painted_cases
 from doselabel.model.settings import Settings, read_yaml
 from doselabel.model.train import Source

@@ -11,7 +11,8 @@ from doselabel.geometry import Geometry, write_image
 from doselabel.labels import LabelMap, write_labels
 from doselabel.model import augment, slices
 from doselabel.model.cache import prepare
-from doselabel.model.cases import TrainCase, cases_from
+from doselabel.model.cases import TrainCase
+from doselabel.model.datasets import cases_from
 from doselabel.model.profiles import FAST, PAPER
 
 

@@ -1,0 +1,91 @@
+"""Which cases a folder holds, for every layout that is known. Knows names of files; reads no pixels.
+
+A layout is a function that finds its cases below a folder, and finds none where the names are others; so a folder
+may hold several data sets, and nobody need say which. Where a CT fits two, the first in `LAYOUTS` has it. Hidden
+folders, such as the server's own, hold no cases.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from doselabel.errors import ModelError
+from doselabel.model.cases import TrainCase
+from doselabel.model.datasets import own, public
+
+LAYOUTS: Mapping[str, Callable[[Path], list[TrainCase]]] = {
+    "studies": own.submitted,
+    "sample": own.truth,
+    "kits": public.kits,
+    "lits": public.lits,
+    "totalsegmentator": public.totalsegmentator,
+    "chaos_ct": public.chaos_ct,
+    "msd": public.msd,
+    "amos": public.amos,
+    "btcv": public.btcv,
+    "flare": public.flare,
+    "cases": own.case_folders,
+    "pairs": own.pairs,
+}
+"""Name → finder; docs/data.md shows the files of each."""
+
+
+def cases_from(
+    root: str | Path,
+    layout: str | None = None,
+    *,
+    scheme: str | None = None,
+    merge_lesions: bool = True,
+    truth_first: bool = False,
+) -> list[TrainCase]:
+    """Find CTs with label maps below a folder.
+
+    Parameters
+    ----------
+    root : path
+    layout : str, optional
+        A key of `LAYOUTS`; default: every layout is tried.
+    scheme : str, optional
+        How the label maps are numbered, where the layout is not what its names say: a key of `SCHEMES`.
+    merge_lesions : bool
+        Count tumours and cysts to the organ they lie in.
+    truth_first : bool
+        Of sample patients take the ground truth rather than what was submitted: to score, not to train.
+
+    Returns
+    -------
+    list of TrainCase
+        In the order of their CTs' paths.
+
+    Raises
+    ------
+    ModelError
+        When the folder is not there, the layout is not known, or nothing is found.
+    """
+    root = Path(root)
+    if layout is not None and layout not in LAYOUTS:
+        raise ModelError(f"'{layout}' is no layout that is known; there are {', '.join(LAYOUTS)}.", "See docs/data.md.")
+    if not root.is_dir():
+        raise ModelError(f"{root}: there is no such folder.", "Give the folder of the cases.")
+    order = [layout] if layout else list(LAYOUTS)
+    if truth_first and not layout:
+        order = ["sample", *(name for name in order if name != "sample")]
+    found: dict[Path, TrainCase] = {}
+    for name in order:
+        for case in LAYOUTS[name](root):
+            if not any(part.startswith(".") for part in case.ct.resolve().relative_to(root.resolve()).parts):
+                found.setdefault(case.ct.resolve(), _stated(case, scheme, merge_lesions))
+    if not found:
+        tried = f"in the layout '{layout}'" if layout else f"in any of the layouts {', '.join(LAYOUTS)}"
+        raise ModelError(
+            f"{root}: has no CT with a label map {tried}.",
+            "docs/data.md shows the files of each; submit label maps first when these are studies.",
+        )
+    return [found[path] for path in sorted(found)]
+
+
+def _stated(case: TrainCase, scheme: str | None, merge_lesions: bool) -> TrainCase:
+    case = dataclasses.replace(case, merge_lesions=merge_lesions)
+    return dataclasses.replace(case, scheme=scheme, names=None) if scheme and case.labels.is_file() else case
