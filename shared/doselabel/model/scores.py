@@ -160,7 +160,9 @@ def write_scores(rows: Sequence[OrganScore], out: Path, about: dict | None = Non
 def read_scores(path: Path) -> list[OrganScore]:
     """Read the rows of a ``scores.json``."""
     rows: list[dict[str, Any]] = json.loads(Path(path).read_text("utf-8"))["rows"]
-    return [OrganScore(**{k: math.nan if v is None else v for k, v in row.items()}) for row in rows]
+    for row in rows:
+        row.update({name: math.nan for name, value in row.items() if value is None})
+    return [OrganScore(**row) for row in rows]
 
 
 def _blank(value):

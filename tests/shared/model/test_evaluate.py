@@ -207,8 +207,8 @@ def big_study(folder):
     grid = Geometry((8, 10, 12), (20.0, 16.0, 16.0), (-88.0, -72.0, -70.0))
     hu, spect = np.full(grid.shape, -1000, np.int16), np.zeros(grid.shape, np.float32)
     hu[1:7, 2:8, 2:10], spect[2:6, 3:6, 3:9] = 40, 1e5
-    write_image(folder / "ct.nii.gz", Volume(hu, grid))
     hu[1:7, 6:8, 5:7] = 400
+    write_image(folder / "ct.nii.gz", Volume(hu, grid))
     points = []
     for number, time_h in enumerate((6.0, 24.0, 72.0), start=1):
         write_image(folder / f"ct_tp{number}.nii.gz", Volume(hu, grid))

@@ -99,8 +99,9 @@ def test_pretrained_stem_starts_as_the_2d_network_on_the_middle_slice(tmp_path):
     torch.save(state, tmp_path / "r18.pth")
     model = build(FAST.pretrained(), pretrained=tmp_path / "r18.pth").eval()
     stem = model.backbone.body.body.conv1
-    image = torch.rand(1, 3, 32, 32)
-    grey = image[:, 1:2].expand(-1, 3, -1, -1)
+    image = torch.rand(1, FAST.in_slices, 32, 32)
+    middle = FAST.in_slices // 2
+    grey = image[:, middle : middle + 1].expand(-1, 3, -1, -1)
     expected = torch.nn.functional.conv2d(grey, state["conv1.weight"], stride=2, padding=3)
     assert torch.allclose(stem(image), expected, atol=1e-5)
 
