@@ -227,10 +227,10 @@ def test_doses_follow_the_masks(tmp_path):
     for name in study.cts().values():
         grid = read_image(study.path(name)).geometry
         truth = np.zeros(grid.shape, np.uint8)
-        truth[2:6, 3:6, 3:6], truth[2:6, 3:6, 6:9] = 2, 1
+        truth[2:6, 3:6, 3:5], truth[2:6, 3:6, 7:9] = 2, 1
         write_labels(study.folder / "truth" / name, LabelMap(truth, grid))
         grown = truth.copy()
-        grown[1:7, 2:8, 6:10] = 1
+        grown[1:7, 2:8, 7:10] = 1
         write_labels(tmp_path / "pred" / "P-001" / name, LabelMap(grown, grid))
     found = evaluate_files(tmp_path / "pred", tmp_path / "studies", layout="sample", doses=True)
     assert not found.notes
