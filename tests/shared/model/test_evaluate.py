@@ -203,10 +203,10 @@ def test_two_files_in_another_numbering(tmp_path):
 
 
 def big_study(folder):
-    """Organs of more than 100 mL in an even field of activity: what blur takes from them is small."""
+    """Two organs of more than 100 mL, each evenly filled, with nothing in between."""
     grid = Geometry((8, 10, 12), (20.0, 16.0, 16.0), (-88.0, -72.0, -70.0))
     hu, spect = np.full(grid.shape, -1000, np.int16), np.zeros(grid.shape, np.float32)
-    hu[1:7, 2:8, 2:10], spect[2:6, 3:6, 3:9] = 40, 1e5
+    hu[1:7, 2:8, 2:10], spect[2:6, 3:6, 3:5], spect[2:6, 3:6, 7:9] = 40, 1e5, 1e5
     hu[1:7, 6:8, 5:7] = 400
     write_image(folder / "ct.nii.gz", Volume(hu, grid))
     points = []
