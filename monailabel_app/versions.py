@@ -13,6 +13,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
@@ -29,6 +30,7 @@ from doselabel.wire import LabelReview, LabelSubmission, LabelVersion
 FINAL = "final"
 ORIGINAL = "original"
 _RESERVED = {FINAL, "versions"}
+_STARTED_FROM = re.compile(r"version (\d{1,6})")
 _TAG = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,39}")
 
 
@@ -43,10 +45,15 @@ class LabelStore(Submitted):
         Returns
         -------
         LabelVersion
-            Once it is returned, the map is on disk.
+            Once it is returned, the map is on disk. Its ``unseen`` names the versions of others that its author did
+            not know of: nothing is refused then, and both can be told.
         """
         self._versions.mkdir(parents=True, exist_ok=True)
         with self._locked():
+            known = self._readable()
+            if submission.key and (again := [v for v in known if v.key == submission.key]):
+                return again[0]
+            seen = _seen(submission)
             number = 1 + max(self._numbers(complete=False), default=0)
             image = write_labels(self._file(number, ".nii.gz"), labels)
             _sync(image)
@@ -56,6 +63,7 @@ class LabelStore(Submitted):
                 created=datetime.now(UTC),
                 sha256=sha256(image.read_bytes()).hexdigest(),
                 organs_ml={name: round(labels.volume_ml(name), 3) for name in labels.present()},
+                unseen=[] if seen is None else sorted(v.version for v in known if v.version > seen),
                 **submission.model_dump(),
             )
             _write(self._file(number, ".json"), version.model_dump_json(indent=2))
@@ -69,6 +77,14 @@ class LabelStore(Submitted):
             _write(self._file(number, ".review.json"), review.model_dump_json(indent=2))
             self._point()
         return self.version(number)
+
+    def _readable(self) -> list[LabelVersion]:
+        """Versions, newest first, but for damaged ones: those must not keep a new one out."""
+        found = []
+        for number in sorted(self._numbers(), reverse=True):
+            with suppress(LabelError):
+                found.append(self.version(number))
+        return found
 
     def _point(self) -> None:
         """Let ``labels/final`` show the version that counts."""
@@ -141,6 +157,14 @@ class LabelStore(Submitted):
         if file := self.tagged(tag):
             file.unlink()
             (self._folder / tag / f"{self._stem}.json").unlink(missing_ok=True)
+
+
+def _seen(submission: LabelSubmission) -> int | None:
+    """The newest version that the author of a submission knew of; None when nobody can tell."""
+    if submission.seen is not None:
+        return submission.seen
+    started = _STARTED_FROM.fullmatch(submission.started_from)
+    return int(started[1]) if started else None
 
 
 def check_tag(tag: str) -> str:

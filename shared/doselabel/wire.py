@@ -61,6 +61,10 @@ class LabelVersion(Frozen):
     origin: Literal["model", "corrected", "imported"] = "corrected"
     started_from: str = ""
     """Hash of the model, or the version, that the correction started from."""
+    seen: int | None = None
+    key: str = ""
+    unseen: list[int] = Field(default_factory=list)
+    """Versions that others stored while this one was drawn: it was made without knowing them. A conflict."""
     sha256: str = ""
     approved: bool = False
     organs_ml: dict[str, float] = Field(default_factory=dict)
@@ -73,6 +77,10 @@ class LabelSubmission(Frozen):
     comment: str = ""
     origin: Literal["model", "corrected", "imported"] = "corrected"
     started_from: str = ""
+    seen: int | None = None
+    """The newest version the annotator knew of (0: none). Left out, "version N" in ``started_from`` says it."""
+    key: str = ""
+    """Any text that is this submission's own: sent again after a lost answer, it is stored once."""
     label_scheme: str = ""
     """How its values are numbered, when the file carries no names (`doselabel.labels.SCHEMES`)."""
 

@@ -35,6 +35,24 @@ def test_a_submission_is_a_new_version_with_who_when_and_how_much(store, boxes):
     assert read_labels(store.path(1)).present() == ("left_kidney", "right_kidney", "liver")
 
 
+def test_a_version_drawn_without_knowing_the_newest_is_kept_and_says_so(store):
+    store.add(drawn(1), LabelSubmission(author="ada", seen=0))
+    store.add(drawn(2), LabelSubmission(author="ada", started_from="version 1"))
+    blind = store.add(drawn(3), LabelSubmission(author="ben", started_from="version 1"))
+    assert (blind.version, blind.unseen) == (3, [2])
+    assert store.add(drawn(3), LabelSubmission(author="cyd", seen=0, started_from="a model's hash")).unseen == [1, 2, 3]
+    assert store.add(drawn(3), LabelSubmission(author="dan", seen=4)).unseen == []
+    assert [v.unseen for v in store.versions()] == [[], [1, 2, 3], [2], [], []]
+
+
+def test_a_submission_sent_again_after_a_lost_answer_is_stored_once(store):
+    sent = LabelSubmission(author="ada", seen=0, key="a1")
+    first = store.add(drawn(1), sent)
+    store.add(drawn(2), LabelSubmission(author="ben", seen=1))
+    assert store.add(drawn(1), sent) == first
+    assert [v.version for v in store.versions()] == [2, 1]
+
+
 def test_concurrent_submissions_are_all_kept(tmp_path):
     with ThreadPoolExecutor(6) as pool:
         numbers = list(pool.map(lambda _: _submit(tmp_path), range(6)))
