@@ -15,22 +15,26 @@ import time
 import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from monailabel.interfaces.datastore import Datastore
 
+from doselabel.alarms import Alarm
 from doselabel.errors import DoselabelError, LabelError, StudyError
 from doselabel.geometry import SUFFIXES, Geometry, read_image
 from doselabel.geometry import read_grid as grid_of
-from doselabel.labels import read_labels, region
+from doselabel.labels import LabelMap, read_labels, region
 from doselabel.study import MANIFEST, Study
 from doselabel.wire import ErrorInfo, ImageInfo, LabelSubmission, LabelVersion, StudyInfo, TimePointInfo
+from monailabel_app.conf import STATE
 from monailabel_app.refusals import Refused, not_found
 from monailabel_app.versions import FINAL, LabelStore, check_tag
+from monailabel_app.whole import whole
 
-MAX_VOXEL_BYTES = 8
-"""What is kept under a tag has at most this many bytes for every voxel of its CT."""
+MAX_VOXEL_BYTES = 16
+"""What is uploaded for a CT has at most this many bytes for every voxel of it."""
 RESCAN_S = 1.0
 """New and changed patient folders are noticed within this time."""
 
@@ -244,25 +248,28 @@ class StudyDatastore(Datastore):
         """
         case = self.case(image_id)
         try:
-            labels = read_labels(
+            labels = self._read(
+                case,
                 file,
                 names={int(v): region(n).name for v, n in names.items()} if names else None,
                 scheme=submission.label_scheme or None,
-                expect=case.grid,
-                stated=case.study.stated_place(case.file),
             )
         except DoselabelError as error:
             raise _of_upload(error, file, image_id) from error
-        labels = labels.renumbered()
-        return case.labels.add(labels, submission)
+        return case.labels.add(labels.renumbered(), submission)
 
     def save_label(self, image_id: str, label_filename: str, label_tag: str, label_info: dict[str, Any]) -> str:
         """Keep what MONAI Label's clients send: "final" becomes a version, other tags hold the latest file."""
+        self.keep(image_id, Path(label_filename), label_tag, label_info)
+        return image_id
+
+    def keep(self, image_id: str, file: Path, label_tag: str, label_info: dict[str, Any]) -> list[Alarm]:
+        """Do what `save_label` does; return what is odd about the label map."""
         info = dict(label_info or {})
         if (tag := _plain(label_tag)) != FINAL:
-            self._check_tagged(image_id, Path(label_filename))
-            self.case(image_id).labels.put_tag(tag, Path(label_filename), info | {"ts": int(time.time())})
-            return image_id
+            alarms = self._check_tagged(image_id, file)
+            self.case(image_id).labels.put_tag(tag, file, info | {"ts": int(time.time())})
+            return alarms
         author = str(info.get("author") or info.get("user") or info.get("client_id") or "")
         submission = LabelSubmission(
             author=author[:100],
@@ -274,16 +281,33 @@ class StudyDatastore(Datastore):
             names = {int(row["idx"]): str(row["name"]) for row in rows}
         except (TypeError, KeyError, ValueError) as error:
             raise LabelError(f"label_info is {str(rows)[:100]}; expected a list of {{'name': …, 'idx': …}}.") from error
-        self.submit(image_id, Path(label_filename), submission, names)
-        return image_id
+        return self.submit(image_id, file, submission, names).alarms
 
-    def _check_tagged(self, image_id: str, file: Path) -> None:
-        """Refuse a damaged file, or one that lies elsewhere, as what is kept under a tag."""
+    def _check_tagged(self, image_id: str, file: Path) -> list[Alarm]:
+        """Refuse a damaged file as what is kept under a tag; say what is odd about it if it is a label map."""
         case = self.case(image_id)
         try:
-            read_image(file, max_bytes=MAX_VOXEL_BYTES * math.prod(case.grid.shape))
+            return list(self._read(case, file).findings)
+        except LabelError:  # a dose map, a probability: an image all the same
+            pass
+        except DoselabelError as error:
+            if "grid of its CT" not in error.message:
+                raise _of_upload(error, file, image_id) from error
+        try:
+            read_image(file, max_bytes=_most_bytes(case))
         except DoselabelError as error:
             raise _of_upload(error, file, image_id) from error
+        return []
+
+    def _read(self, case: Case, file: Path, **how: Any) -> LabelMap:
+        return read_labels(
+            file,
+            expect=case.grid,
+            stated=case.study.stated_place(case.file),
+            max_bytes=_most_bytes(case),
+            ct=partial(case.study.read, case.file),
+            **how,
+        )
 
     def remove_label(self, label_id: str, label_tag: str) -> None:
         """Remove a prediction; submitted label maps stay."""
@@ -329,7 +353,7 @@ class StudyDatastore(Datastore):
 
     def datalist(self, full_path: bool = True) -> list[dict[str, Any]]:
         """Pairs of CT and the label map that counts."""
-        pairs = [(case.path, case.labels.tagged(FINAL)) for case in self.cases()]
+        pairs = [(self._whole(case), case.labels.tagged(FINAL)) for case in self.cases()]
         return [{"image": str(image), "label": str(label)} for image, label in pairs if label]
 
     # ---- images
@@ -339,12 +363,19 @@ class StudyDatastore(Datastore):
         return [case.image_id for case in self.cases()]
 
     def get_image_uri(self, image_id: str) -> str:
-        """Path of a CT."""
-        return str(self.case(image_id).path)
+        """Path of a CT as one file (see `monailabel_app.whole`)."""
+        return str(self._whole(self.case(image_id)))
 
     def get_image(self, image_id: str, params: Any = None) -> io.BytesIO:
         """Content of a CT's file."""
-        return io.BytesIO(self.case(image_id).path.read_bytes())
+        return io.BytesIO(self._whole(self.case(image_id)).read_bytes())
+
+    def file_of(self, study: Study, name: str) -> Path:
+        """An image that a study names, as one file that says itself where it is."""
+        return whole(study, name, self._root / STATE / "whole")
+
+    def _whole(self, case: Case) -> Path:
+        return self.file_of(case.study, case.file)
 
     def get_image_info(self, image_id: str) -> dict[str, Any]:
         """What is known of a CT."""
@@ -402,7 +433,8 @@ class StudyDatastore(Datastore):
         with os.fdopen(handle, "wb") as file, zipfile.ZipFile(file, "w") as archive:
             for case in chosen:
                 label = case.labels.tagged(FINAL)
-                archive.write(case.path, f"image/{case.image_id}{_suffix(case.path)}")
+                image = self._whole(case)
+                archive.write(image, f"image/{case.image_id}{_suffix(image)}")
                 archive.write(str(label), f"label/{case.image_id}.nii.gz")
         return path
 
@@ -428,6 +460,10 @@ class StudyDatastore(Datastore):
                 "labels": labels,
             }
         return {"name": self.name(), "description": self.description(), "objects": objects}
+
+
+def _most_bytes(case: Case) -> int:
+    return MAX_VOXEL_BYTES * math.prod(case.grid.shape)
 
 
 def _of_upload(error: DoselabelError, file: Path, image_id: str) -> DoselabelError:

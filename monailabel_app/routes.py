@@ -68,7 +68,7 @@ def _add_studies(api: FastAPI, app: DoselabelApp) -> None:
         study = store.study(patient_id)
         if name not in {file for _, file in study.files()}:
             raise not_found("file of this study", name, "Only files that study.json names are given out.")
-        return FileResponse(study.path(name), filename=study.path(name).name)
+        return FileResponse(store.file_of(study, name), filename=study.path(name).name)
 
     @api.put("/doselabel/studies/{patient_id}/registration/{time_point}")
     def register(patient_id: str, time_point: int, registration: Registration) -> StudyInfo:

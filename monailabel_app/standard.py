@@ -136,9 +136,9 @@ def _add_datastore(api: FastAPI, app: DoselabelApp) -> None:
         tag: str = "final",
     ) -> dict[str, Any]:
         with spooled(label) as path:
-            name = app.datastore().save_label(image, str(path), tag or "final", json_object(params))
-        app.on_save_label(image, name)
-        return {"image": image, "label": name}
+            alarms = app.datastore().keep(image, path, tag or "final", json_object(params))
+        app.on_save_label(image, image)
+        return {"image": image, "label": image, "alarms": [alarm.model_dump() for alarm in alarms]}
 
     @api.post("/activelearning/{strategy}")
     def sample(strategy: str, params: Annotated[dict[str, Any] | None, Body()] = None) -> Any:

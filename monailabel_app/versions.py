@@ -64,6 +64,7 @@ class LabelStore(Submitted):
                 sha256=sha256(image.read_bytes()).hexdigest(),
                 organs_ml={name: round(labels.volume_ml(name), 3) for name in labels.present()},
                 unseen=[] if seen is None else sorted(v.version for v in known if v.version > seen),
+                alarms=list(labels.findings),
                 **submission.model_dump(),
             )
             _write(self._file(number, ".json"), version.model_dump_json(indent=2))

@@ -36,15 +36,15 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from napari.components import ViewerModel
 from qtpy.QtCore import QObject, Signal
 
+from doselabel.alarms import Alarm
 from doselabel.errors import DoselabelError, Progress, ServerError
 from doselabel.geometry import Volume, read_image
 from doselabel.labels import LabelMap, read_labels, title, write_labels
@@ -225,6 +225,7 @@ class Controller(QObject):
         else:
             versions = f"{len(case.versions)} label version(s)" if case.versions else "no labels yet"
             self._say(f"{case.title}: {versions}.")
+        self._say_findings(case.labels.findings)
         return case
 
     def discard_edits(self) -> None:
@@ -245,27 +246,29 @@ class Controller(QObject):
             return
         case = session.case
 
-        def work(progress: Progress) -> tuple[JobResult, np.ndarray]:
+        def work(progress: Progress) -> tuple[JobResult, LabelMap]:
             request = JobRequest(image_id=case.image_id, user=self.settings.author, params=params)
             result = client.run_job(SEGMENT_TASK, request, progress)
             path = self._job_file(client, result, "labels", progress)
-            return result, to_canonical(read_labels(path), case.native, "the server's segmentation").array
+            labels = read_labels(path, expect=case.native, ct=case.native_ct)
+            return result, to_canonical(labels, case.native, "the server's segmentation")
 
-        def then(found: tuple[JobResult, np.ndarray]) -> Any:
-            result, array = found
+        def then(found: tuple[JobResult, LabelMap]) -> Any:
+            result, labels = found
+            array = labels.array
             summary = result.segmentation
             if self.session is None or self.session.case is not case:
                 self._say(f"The segmentation of {case.title} is ready, but another case is open.", "warning")
                 return summary
             self.editing.replace(array, summary.model_sha256 if summary else "")
             self.segmented.emit(summary)
-            labels = LabelMap(array, case.ct.geometry)
             absent = [title(name) for name in case.study.organs_absent if labels.mask(name).any()]
             if absent:
                 found = ", ".join(absent)
                 self._say(f"{found}: segmented, but the patient is said to have none. Check, and clear it.", "warning")
             else:
                 self._say(f"Segmented {case.title}; correct it, then submit. Ctrl+Z brings back what was there.")
+            self._say_findings(labels.findings)
             return summary
 
         self._start("segment", work, then)
@@ -331,6 +334,7 @@ class Controller(QObject):
             self.connected.emit(self.info, self.studies)
             self.editing.labels_changed.emit()
             self._say(f"{session.case.title}: stored as version {version.version}. Thank you.")
+            self._say_findings(version.alarms)
             return version
 
         if self._start("submit", work, then) and author:
@@ -443,6 +447,11 @@ class Controller(QObject):
         if not started:
             self._say(f"{_spoken(action)} is already under way.", "warning")
         return started
+
+    def _say_findings(self, findings: Sequence[Alarm]) -> None:
+        """Say what is odd about a label map."""
+        if odd := [alarm.sentence for alarm in findings if alarm.severity != "note"]:
+            self._say(f"Look at the labels: {' '.join(odd)}", "warning")
 
     def _say(self, text: str, level: str = "info") -> None:
         self.status.emit(text, level)

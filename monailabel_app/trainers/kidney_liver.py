@@ -96,6 +96,7 @@ class TrainKidneyLiver(TrainTask):
             dice_after={name: figures["dice"] for name, figures in summarize(after).items()},
             reason=decision.reason,
             model_sha256=file_hash(result.checkpoint),
+            alarms=list(result.findings),
         )
         return {
             "training": summary.model_dump(mode="json"),

@@ -74,6 +74,10 @@ class Case:
         role = "diagnostic CT" if self.image.role == "diagnostic" else f"CT at {self.image.time_h:g} h"
         return f"{self.study.patient_id} · {role}"
 
+    def native_ct(self) -> Volume:
+        """The CT on its file's own grid, as label maps are drawn on it."""
+        return restore(self.ct, self.native)
+
     def to_native(self, array: np.ndarray) -> LabelMap:
         """Put a label array of this case's canonical grid back on the CT file's own grid."""
         back = restore(Volume(array, self.ct.geometry), self.native)
@@ -88,7 +92,7 @@ def to_canonical(labels: LabelMap, native: Geometry, where: str) -> LabelMap:
             "Was the CT exchanged after it was labelled? Label it anew.",
         )
     upright = canonical(Volume(labels.renumbered().array, native))
-    return LabelMap(upright.array, upright.geometry)
+    return LabelMap(upright.array, upright.geometry, findings=labels.findings)
 
 
 def find_image(studies: Sequence[StudyInfo], image_id: str) -> tuple[StudyInfo, ImageInfo]:
@@ -145,7 +149,7 @@ def open_case(
     progress("fetching the labels", 0.92)
     versions = client.label_versions(image_id)
     labels, origin, started_from, restored = _starting_labels(
-        client, image_id, versions, folder, recovery, native_ct.geometry, ct.geometry
+        client, image_id, versions, folder, recovery, native_ct, ct.geometry
     )
     progress("done", 1.0)
     return Case(
@@ -167,10 +171,11 @@ def _starting_labels(
     versions: Sequence[LabelVersion],
     folder: Path,
     recovery: Recovery,
-    native: Geometry,
+    native_ct: Volume,
     grid: Geometry,
 ) -> tuple[LabelMap, str, str, str]:
-    draft: Draft | None = recovery.load(image_id)
+    native = native_ct.geometry
+    draft: Draft | None = recovery.load(image_id, native_ct)
     if draft is not None and draft.labels.geometry.same_place(native):
         labels = to_canonical(draft.labels, native, "unsaved work")
         return labels, draft.origin, draft.started_from, draft.saved.astimezone().strftime("%Y-%m-%d %H:%M")
@@ -178,6 +183,7 @@ def _starting_labels(
         newest = versions[0]
         path = inside(folder, f"labels/{image_id}_{newest.version}.nii.gz")
         client.label_file(image_id, newest.version, path)
-        labels = to_canonical(read_labels(path), native, f"label version {newest.version} of {image_id}")
+        drawn = read_labels(path, expect=native, ct=native_ct)
+        labels = to_canonical(drawn, native, f"label version {newest.version} of {image_id}")
         return labels, newest.origin, f"version {newest.version}", ""
     return LabelMap(np.zeros(grid.shape, np.uint8), grid), "corrected", "", ""

@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from doselabel.errors import DoselabelError
+from doselabel.geometry import Volume
 from doselabel.labels import LabelMap, read_labels, write_labels
 from napari_plugin.client import inside
 
@@ -63,11 +64,14 @@ class Recovery:
         self._remove_files(image_id, but=path.name)
         return path
 
-    def load(self, image_id: str) -> Draft | None:
-        """Read a case's draft, None when it has none; a damaged one is set aside, not deleted."""
+    def load(self, image_id: str, ct: Volume | None = None) -> Draft | None:
+        """Read a case's draft, None when it has none; a damaged one is set aside, not deleted.
+
+        With the CT that it was drawn on, ``labels.findings`` also say what lies on air or outside the body.
+        """
         try:
             record = json.loads(self._record(image_id).read_text("utf-8"))
-            labels = read_labels(self.folder / record["file"])
+            labels = read_labels(self.folder / record["file"], ct=ct)
             saved = datetime.fromisoformat(record["saved"])
             return Draft(labels, record["origin"], record["started_from"], saved)
         except FileNotFoundError:

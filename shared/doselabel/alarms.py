@@ -56,6 +56,10 @@ class Alarm(BaseModel):
     def __str__(self) -> str:
         return self.sentence
 
+    def of_file(self, file: str) -> Alarm:
+        """The same, said of a file."""
+        return self.model_copy(update={"file": file, "sentence": f"{file}: {self.sentence}"})
+
 
 @dataclass(frozen=True)
 class Kind:
@@ -71,6 +75,9 @@ _PLACE = (
     "Look at the overlay. Check that SPECT and CT are of one patient and session, and their orientation and spacing; "
     "then place the SPECT by hand and store the transform (spect_to_ct)."
 )
+_SIDES = "Look at the map on its CT: the names are exchanged, or one of them is mirrored. Correct it and save it again."
+_NAMES = "Check which value is which organ (names in the file, --label-scheme), and the mask."
+_CT_OF_MAP = "Look at the map on its CT; it was drawn on another one, moved, or resampled."
 
 CATALOGUE: Mapping[str, Kind] = {
     # ---- activity: the study's images among themselves
@@ -146,6 +153,33 @@ CATALOGUE: Mapping[str, Kind] = {
         "alarm",
         "One time point is off in all organs by one common factor.",
         "Check that scan's calibration, its time_h, its duration and its dead time.",
+    ),
+    # ---- label maps, wherever one enters
+    "label-sides-exchanged": Kind("alarm", "The left kidney's mask lies to the right of the right kidney's.", _SIDES),
+    "label-wrong-side": Kind("alarm", "An organ's mask lies on the side of the body where it is not.", _SIDES),
+    "label-volume-implausible": Kind("alarm", "A mask is too small or too large for the organ it is called.", _NAMES),
+    "label-wrong-tissue": Kind("alarm", "A mask lies on air, fat or bone.", _CT_OF_MAP),
+    "label-outside-body": Kind("alarm", "A mask lies outside the patient's body.", _CT_OF_MAP),
+    "label-volume-unusual": Kind("warning", "An organ's volume is rare in adults.", "Look at the mask."),
+    "label-cut": Kind(
+        "warning",
+        "A mask ends at the image's edge: volume and mass are too small if the organ goes on.",
+        "Use a CT that holds the whole organ, or leave the organ out.",
+    ),
+    "label-kidneys-parted": Kind(
+        "warning", "Both kidneys had one value; they were parted by their sides.", "Look at the two masks."
+    ),
+    "label-segments-overlap": Kind(
+        "warning",
+        "Segments overlap; a voxel was given to the smaller one.",
+        "Let no voxel be in two segments, unless the smaller one is a lesion inside the larger.",
+    ),
+    "label-segment-empty": Kind(
+        "warning", "A segment has a name and no voxels.", "Draw it, or delete it if the patient has none."
+    ),
+    "label-values-joined": Kind("note", "Several values have the name of one organ; they were joined.", _NAMES),
+    "label-numbering-assumed": Kind(
+        "note", "A map without names was read by our own numbering, which its anatomy fits.", _NAMES
     ),
 }
 """Code → what it means. Codes are never given another meaning."""

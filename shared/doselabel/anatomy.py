@@ -1,17 +1,20 @@
 """Left and right in patient space: parting two kidneys that share a value, giving lesions to their organ.
 
-It knows masks, grids and the body's plan; it knows no files and no label tables.
+It knows masks, grids and the body's plan; it knows no files and no label tables. What is odd about a map is said by
+`doselabel.label_findings`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from scipy import ndimage
 
 from doselabel.errors import LabelError
-from doselabel.geometry import Geometry, Volume, canonical
+from doselabel.geometry import Geometry, Volume, oriented
 
 BODY_HU = -300
 """Above this a voxel is body; lung is not, and not needed to find the middle."""
@@ -27,7 +30,7 @@ ACROSS_MM = 110.0
 
 def middle_x_mm(ct: Volume) -> float | None:
     """LPS x of the body's middle, from a CT; None when the CT shows no body."""
-    upright = canonical(ct)
+    upright = oriented(ct)
     body = np.zeros(upright.array.shape[2], np.int64)
     for plane in upright.array[:: max(1, len(upright.array) // 60)]:
         body += np.count_nonzero(plane > BODY_HU, axis=0)
@@ -147,61 +150,69 @@ def _width_mm(mask: np.ndarray, geometry: Geometry) -> float:
     return float(np.ptp(x_mm)) + min(geometry.spacing_mm)
 
 
-# ---- does a map look like a body?
-
-PLAUSIBLE_ML: Mapping[str, tuple[float, float]] = {
-    "left_kidney": (30.0, 700.0),
-    "right_kidney": (30.0, 700.0),
-    "liver": (300.0, 6000.0),
-    "spleen": (15.0, 3000.0),
-    "tumour": (0.0, 3000.0),
-}
-"""Wide bounds of whole organs, diseased ones included; outside, a value stands for something else."""
+# ---- what a mask looks like
 
 
-def misfits(masks: Mapping[str, np.ndarray], geometry: Geometry) -> list[str]:
-    """What speaks against masks being the organs that they are called.
+@dataclass(frozen=True, eq=False)
+class Region:
+    """One organ's mask in the box around it.
 
-    Parameters
+    Attributes
     ----------
-    masks : dict of str to (z, y, x) bool array
-        By the names of our table; a mask that the image's edge cuts off is not judged by its volume.
+    mask : (z, y, x) bool array
+        In its box.
+    box : tuple of slice
+        Where that is in the label map.
     geometry : Geometry
-
-    Returns
-    -------
-    list of str
-        Sentences; empty when it fits.
+        The label map's grid.
     """
-    found = []
-    x_mm = {name: centre_x_mm(mask, geometry) for name, mask in masks.items()}
-    for name, mask in masks.items():
-        volume_ml = float(np.count_nonzero(mask)) * geometry.voxel_volume_ml
-        low, high = PLAUSIBLE_ML.get(name, (0.0, np.inf))
-        if volume_ml > high or (volume_ml < low and not cut(mask)):
-            found.append(f"{name} would have {volume_ml:.0f} mL")
-        elif name.endswith("_kidney") and not cut(mask) and _width_mm(mask, geometry) > ACROSS_MM:
-            found.append(f"{name} would be {_width_mm(mask, geometry):.0f} mm wide")
-    for left, right in (("left_kidney", "right_kidney"), ("spleen", "liver"), ("left_kidney", "liver")):
-        if left in x_mm and right in x_mm and x_mm[left] < x_mm[right]:
-            found.append(f"{left} would lie to the right of {right}")
-    if len(masks) == 1 and "liver" not in masks:
-        found.append(f"a single value, {next(iter(masks))}, may be any organ")
+
+    mask: np.ndarray
+    box: tuple[slice, slice, slice]
+    geometry: Geometry
+
+    @cached_property
+    def volume_ml(self) -> float:
+        """Volume, mL."""
+        return float(np.count_nonzero(self.mask)) * self.geometry.voxel_volume_ml
+
+    @cached_property
+    def centre_x_mm(self) -> float:
+        """LPS x of the centre; it grows to the patient's left."""
+        centre = np.array(ndimage.center_of_mass(self.mask)) + [axis.start for axis in self.box]
+        return float(self.geometry.index_to_lps(centre)[0])
+
+    @property
+    def cut(self) -> bool:
+        """Whether it touches the image's edge."""
+        return any(
+            axis.start == 0 or axis.stop == size for axis, size in zip(self.box, self.geometry.shape, strict=True)
+        )
+
+    @cached_property
+    def large_pieces_x_mm(self) -> tuple[float, ...]:
+        """LPS x of the centres of its large pieces, ascending."""
+        coarse = self.mask[::2, ::2, ::2] if min(self.mask.shape) > 12 else self.mask
+        step = 2 if coarse is not self.mask else 1
+        pieces, count = ndimage.label(coarse, ndimage.generate_binary_structure(3, 3))
+        sizes = np.bincount(pieces.ravel(), minlength=count + 1)[1:]
+        large = np.flatnonzero(sizes >= LARGE_PART * sizes.max()) + 1
+        centres = step * np.array(ndimage.center_of_mass(coarse, pieces, large)) + [axis.start for axis in self.box]
+        return tuple(sorted(float(x) for x in self.geometry.index_to_lps(centres)[:, 0]))
+
+    @property
+    def width_mm(self) -> float:
+        """Extent left to right, mm."""
+        return _width_mm(self.mask, self.geometry)
+
+
+def regions(array: np.ndarray, names: Mapping[int, str], geometry: Geometry) -> dict[str, Region]:
+    """The masks in a label map (z, y, x), by name; a name without voxels has none."""
+    found = {}
+    for value, box in enumerate(ndimage.find_objects(array), start=1):
+        if box is not None and value in names:
+            found[names[value]] = Region(array[box] == value, box, geometry)
     return found
-
-
-def centre_x_mm(mask: np.ndarray, geometry: Geometry) -> float:
-    """LPS x of a mask's centre; it grows to the patient's left."""
-    box = _box(mask)
-    if box is None:
-        return float("nan")
-    centre = np.array(ndimage.center_of_mass(mask[box])) + [axis.start for axis in box]
-    return float(geometry.index_to_lps(centre)[0])
-
-
-def cut(mask: np.ndarray) -> bool:
-    """Whether a mask touches the image's edge."""
-    return any(bool(mask.take(end, axis).any()) for axis in range(3) for end in (0, -1))
 
 
 def describe(array: np.ndarray, geometry: Geometry, ct: Volume | None = None) -> list[str]:

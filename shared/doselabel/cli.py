@@ -174,6 +174,7 @@ def _train(args: argparse.Namespace) -> None:
         card=card,
         progress=progress,
     )
+    cli_scores.say(result.findings)
     print(f"checkpoint in {result.checkpoint}")
 
 

@@ -6,13 +6,14 @@ Their room apart from `doselabel.cli` keeps both short.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from doselabel.errors import ModelError, Progress
 
 if TYPE_CHECKING:
+    from doselabel.alarms import Alarm
     from doselabel.model.splits import Split
 
 PLANES = ("axial", "coronal", "sagittal")
@@ -109,6 +110,7 @@ def _evaluate(args: argparse.Namespace, terminal: Terminal) -> None:
             doses=args.doses,
             progress=terminal(),
         )
+    say(found.alarms)
     print(table(found.rows))
     for note in found.notes:
         print(f"note: {note}")
@@ -161,6 +163,12 @@ def _crossval(args: argparse.Namespace, terminal: Terminal) -> None:
     )
     print(result.text())
     print(f"folds, checkpoints and scores in {args.out}")
+
+
+def say(alarms: Iterable[Alarm]) -> None:
+    """Print what must be known before any number."""
+    for alarm in alarms:
+        print(f"{alarm.severity}: {alarm.sentence}")
 
 
 def _refuse_known(start: Path, patients: set[str]) -> None:

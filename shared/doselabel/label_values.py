@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -16,14 +17,25 @@ WHOLE_TOL = 1e-3
 MOST_CHANNELS = 255
 
 
-def read_values(header: Header, found: Carried) -> np.ndarray:
-    """Read the values of a label map: plain, in Slicer's layers, or one volume per organ (one-hot).
+@dataclass(frozen=True, eq=False)
+class Values:
+    """What a label map's file holds.
 
-    Returns
-    -------
-    (z, y, x) uint8 array
-        Of layers: the values of ``found.names``, smaller segments over larger ones. Of one-hot volumes: 1 for the
+    Attributes
+    ----------
+    array : (z, y, x) uint8 array
+        Of layers: the values of ``Carried.names``, smaller segments over larger ones. Of one-hot volumes: 1 for the
         first, or 0 for it when it is the background.
+    voxels : dict
+        Of segments: value in ``Carried.names`` → its voxels before smaller segments took any.
+    """
+
+    array: np.ndarray
+    voxels: Mapping[int, int] = field(default_factory=dict)
+
+
+def read_values(header: Header, found: Carried) -> Values:
+    """Read the values of a label map: plain, in Slicer's layers, or one volume per organ (one-hot).
 
     Raises
     ------
@@ -40,11 +52,11 @@ def read_values(header: Header, found: Carried) -> np.ndarray:
     if found.layers:
         return _of_layers(header, found)
     if header.channels > 1:
-        return _of_volumes(header)
+        return Values(_of_volumes(header))
     array = np.empty(header.grid.shape, np.uint8)
     for _, z, plane in _planes(header):
         array[z] = plane
-    return array
+    return Values(array)
 
 
 def _planes(header: Header) -> Iterator[tuple[int, int, np.ndarray]]:
@@ -80,7 +92,7 @@ def _whole(header: Header, plane: np.ndarray) -> np.ndarray:
     return plane.astype(np.uint8)
 
 
-def _of_layers(header: Header, found: Carried) -> np.ndarray:
+def _of_layers(header: Header, found: Carried) -> Values:
     luts = np.zeros((header.channels, 256), np.uint8)
     for (layer, value), number in found.layers.items():
         if not (layer < header.channels and 0 < value < 256 and number < 256):
@@ -100,14 +112,14 @@ def _of_layers(header: Header, found: Carried) -> np.ndarray:
                 "Save the segmentation again.",
             )
         layers[channel, z] = luts[channel][plane]
-    if header.channels == 1:
-        return layers[0]
     counts = {int(n): int(np.count_nonzero(layers[layer] == n)) for (layer, _), n in found.layers.items()}
+    if header.channels == 1:
+        return Values(layers[0], counts)
     array = np.zeros(header.grid.shape, np.uint8)
     of = {number: layer for (layer, _), number in found.layers.items()}
     for number in sorted(counts, key=lambda n: -counts[n]):
         array[layers[of[number]] == number] = number
-    return array
+    return Values(array, counts)
 
 
 def _of_volumes(header: Header) -> np.ndarray:

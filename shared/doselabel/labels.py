@@ -10,20 +10,22 @@ from __future__ import annotations
 import json
 import re
 import zlib
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import nibabel
 import numpy as np
 
-from doselabel.anatomy import describe, into_organs, middle_x_mm, misfits, split_kidneys
+from doselabel.alarms import Alarm, finding, ordered
+from doselabel.anatomy import describe, into_organs, middle_x_mm, regions, split_kidneys
 from doselabel.errors import GeometryError, LabelError
 from doselabel.geometry import Geometry, StatedGrid, Volume, write_image
-from doselabel.images import read_header
+from doselabel.images import MAX_BYTES, read_header
 from doselabel.images.header import Header
+from doselabel.label_findings import contradictions, findings, lone
 from doselabel.label_names import METADATA_KEY, Carried, carried
-from doselabel.label_values import read_values
+from doselabel.label_values import Values, read_values
 from doselabel.schemes import KIDNEYS, LESIONS, SCHEMES
 
 _NIFTI_COMMENT = 6  # NIfTI-1 extension code of a plain-text comment
@@ -70,15 +72,14 @@ REGION_DENSITY_G_CM3 = 1.04
 _REGION_NAME = re.compile(r"[^\W\d_]\w{0,39}")
 _REGION_COLORS = ("#d2d25a", "#e6788c", "#5ad2b4", "#c8a0e6", "#e6b48c", "#78a0f0", "#b4dc78", "#f08cd2")
 
-_ALIASES = {
-    "kidney_left": "left_kidney",
-    "kidney_right": "right_kidney",
-    "lkidney": "left_kidney",
-    "rkidney": "right_kidney",
-    "tumor": "tumour",
+_KIDNEY_NAMES = {
+    frozenset((kidney, side)): f"{ours}_kidney"
+    for kidney in ("kidney", "kid")
+    for ours, sides in (("left", ("left", "l", "lt")), ("right", ("right", "r", "rt")))
+    for side in sides
 }
-
-
+"""How tools and AAPM TG-263 (``Kidney_L``) name them, in any order of the two words."""
+_ALIASES = {"lkidney": "left_kidney", "rkidney": "right_kidney", "tumor": "tumour"}
 _BOTH_KIDNEYS = {"kidney", "kidneys", "both_kidneys"}
 
 
@@ -123,6 +124,9 @@ def region(name: str) -> Organ:
 
 def _plain(name: str) -> str:
     plain = name.strip().lower().replace(" ", "_").replace("-", "_")
+    words = re.findall(r"[a-z]+", re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower())
+    if len(words) == 2 and not re.search(r"\d", name) and (kidney := _KIDNEY_NAMES.get(frozenset(words))):
+        return kidney
     return _ALIASES.get(plain, plain)
 
 
@@ -144,11 +148,14 @@ class LabelMap:
         The grid, that of the CT it was drawn on.
     names : dict
         Value → organ name.
+    findings : tuple of Alarm
+        What was odd when it was read, the gravest first.
     """
 
     array: np.ndarray
     geometry: Geometry
     names: Mapping[int, str] = field(default_factory=lambda: dict(NAMES))
+    findings: tuple[Alarm, ...] = ()
 
     @property
     def volume(self) -> Volume:
@@ -181,7 +188,7 @@ class LabelMap:
         lut = np.zeros(256, np.uint8)
         for value, name in plain.items():
             lut[value] = indices[name]
-        return LabelMap(lut[self.array], self.geometry, names)
+        return LabelMap(lut[self.array], self.geometry, names, self.findings)
 
 
 def _values(array: np.ndarray) -> list[int]:
@@ -200,7 +207,9 @@ def read_labels(
     unnamed_is_background: bool = False,
     expect: Geometry | None = None,
     stated: StatedGrid | None = None,
-    ct: Volume | None = None,
+    within: str | Path | None = None,
+    max_bytes: int = MAX_BYTES,
+    ct: Volume | Callable[[], Volume] | None = None,
     merge_lesions: bool = False,
 ) -> LabelMap:
     """Read a label map and the names that go with it; without names, it is taken by `ORGANS` only if it fits a body.
@@ -217,52 +226,101 @@ def read_labels(
         Whether values without a name are left out instead of refused.
     expect : Geometry, optional
         The CT's grid. Another grid is refused before a voxel is read, unless it is a crop of it, which is put in place.
-    stated : StatedGrid, optional
-        Orientation and spacing for a file that states none.
-    ct : Volume, optional
-        The CT it was drawn on; tells the body's middle where the kidneys alone do not.
+    stated, within, max_bytes
+        As `doselabel.images.read_image` takes them.
+    ct : Volume, or callable that reads it, optional
+        The CT it was drawn on, HU; tells the body's middle, and what the masks lie on. Read after the map's header.
     merge_lesions : bool
         Count tumours and cysts to the organ that they lie in.
+
+    Returns
+    -------
+    LabelMap
+        Its ``findings`` say what is odd (`doselabel.label_findings`).
 
     Raises
     ------
     LabelError
-        When values are not whole numbers from 0 to 255, one has no name, or there are no names and the values do not
-        lie where the organs of the table do.
+        When values are not whole numbers from 0 to 255, one has no name, or values that nobody named, or that
+        ``scheme`` named, do not lie where those organs do.
     GeometryError
         When the file is not an image, or not on the grid expected.
     """
-    header = read_header(Path(path), stated=stated)
+    header = read_header(Path(path), stated=stated, within=within, max_bytes=max_bytes)
     offset = _place_in(header, expect)
     found = carried(header)
     wanted = dict(names) if names is not None else _numbering(scheme) if scheme is not None else dict(found.names)
-    array, geometry = read_values(header, found), header.grid
+    values, geometry = read_values(header, found), header.grid
+    array = values.array
     if offset is not None and expect is not None:
         array, geometry = _placed(array, offset, expect), expect
     labels = LabelMap(array, geometry, {v: _known(n) for v, n in (wanted or NAMES).items()})
-    values = [v for v in _values(array) if v]
-    _refuse_contradiction(header.path, values, found, scheme)
-    unknown = [v for v in values if v not in labels.names]
+    present = [v for v in _values(array) if v]
+    _refuse_contradiction(header.path, present, found, scheme)
+    drawn_on = ct() if callable(ct) else ct
+    unknown = [v for v in present if v not in labels.names]
     if unknown and not unnamed_is_background:
-        raise _unnamed(header.path, f"has the value(s) {unknown}, which stand for no organ", labels, found, ct)
-    if not wanted and (why := misfits(_masks(labels), geometry)):
-        raise _unnamed(header.path, f"does not fit: {why[0]}", labels, found, ct)
+        raise _unnamed(header.path, f"has the value(s) {unknown}, which stand for no organ", labels, found, drawn_on)
+    told = [*_of_segments(values, array, found), *_joined(labels, present)]
+    as_drawn = labels
     if names is None and (scheme is not None or found.atlas):
         labels = _named(labels, {*NAMES.values(), KIDNEYS, *LESIONS})
     elif unknown or len(set(labels.names.values())) < len(labels.names):
         labels = _named(labels, set(labels.names.values()))
     if KIDNEYS in labels.names.values():
-        labels = _kidneys_parted(labels, ct)
-    return _lesions_merged(labels) if merge_lesions else labels
+        labels, parted = _kidneys_parted(labels, drawn_on)
+        told += parted
+    masks = regions(labels.array, labels.names, geometry)
+    odd = findings(masks, drawn_on)
+    if not wanted or scheme is not None:
+        why = [alarm.sentence for alarm in contradictions(odd, stated=scheme is not None)]
+        if not wanted and (only := lone(masks)):
+            why.append(f"a single value, {only}, may be any organ.")
+        if why:
+            raise _unnamed(header.path, f"does not fit: {why[0].rstrip('.')}", as_drawn, found, drawn_on, scheme)
+    if not wanted and masks:
+        told.append(finding("label-numbering-assumed", "The label map carries no names; it was read by our numbering."))
+    labels = _lesions_merged(labels) if merge_lesions else labels
+    return replace(labels, findings=tuple(ordered([*odd, *told])))
+
+
+def inspected(labels: LabelMap, ct: Volume | None = None) -> LabelMap:
+    """A map that came another way than through `read_labels`, with what is odd about it added to its findings."""
+    odd = findings(regions(labels.array, labels.names, labels.geometry), ct)
+    return replace(labels, findings=tuple(ordered([*odd, *labels.findings])))
+
+
+def _of_segments(values: Values, array: np.ndarray, found: Carried) -> list[Alarm]:
+    """What Slicer's segments had that one map can't hold."""
+    told = []
+    for number, own in values.voxels.items():
+        name = found.names[number]
+        kept = int(np.count_nonzero(array == number)) if own else 0
+        if not own:
+            told.append(finding("label-segment-empty", f"The segment '{name}' is empty.", organ=_known(name)))
+        elif kept < own:
+            lost = (
+                f"{own - kept} of {own} voxels of the segment '{name}' are in smaller segments, too; they went there."
+            )
+            numbers = {"voxels": own - kept, "of_voxels": own}
+            told.append(finding("label-segments-overlap", lost, numbers=numbers, organ=_known(name)))
+    return told
+
+
+def _joined(labels: LabelMap, present: list[int]) -> list[Alarm]:
+    """Organs that several values stand for."""
+    told = []
+    for name in dict.fromkeys(labels.names.get(value, "") for value in present):
+        values = [value for value in present if labels.names.get(value) == name]
+        if name and len(values) > 1:
+            sentence = f"The values {', '.join(map(str, values))} are all called '{name}'; they were joined."
+            told.append(finding("label-values-joined", sentence, numbers={"values": len(values)}, organ=name))
+    return told
 
 
 def _known(name: str) -> str:
     plain = _plain(name)
     return KIDNEYS if plain in _BOTH_KIDNEYS else plain if plain in NAMES.values() else name
-
-
-def _masks(labels: LabelMap) -> dict[str, np.ndarray]:
-    return {labels.names[v]: labels.array == v for v in _values(labels.array) if v in labels.names and v}
 
 
 def _place_in(header: Header, expect: Geometry | None) -> tuple[int, int, int] | None:
@@ -306,15 +364,19 @@ def _refuse_contradiction(path: Path, values: list[int], found: Carried, scheme:
             )
 
 
-def _unnamed(path: Path, misfit: str, labels: LabelMap, found: Carried, ct: Volume | None) -> LabelError:
-    """The refusal of values that nobody named, with what they look like."""
+def _unnamed(
+    path: Path, misfit: str, labels: LabelMap, found: Carried, ct: Volume | None, scheme: str | None = None
+) -> LabelError:
+    """The refusal of values that nobody named, or a numbering that does not fit, with what they look like."""
     rows = "\n".join(f"    {row}" for row in describe(labels.array, labels.geometry, ct))
     names = ", ".join(f"{value} {name}" for value, name in list(labels.names.items())[:12])
     read_by = f"with the names of {found.source}" if found.source else "carries no names; read by the numbering"
+    if scheme is not None:
+        read_by = f"read by the numbering '{scheme}', as stated"
     return LabelError(
         f"{path}: {read_by} ({names}), it {misfit}. Found:\n{rows}\n ",
         f"Say what it is: --label-scheme {'|'.join(SCHEMES)}, or save it with names (a .seg.nrrd from Slicer, an "
-        "ITK-SNAP label description beside it).",
+        "ITK-SNAP label description beside it); names are believed, with an alarm.",
     )
 
 
@@ -339,18 +401,27 @@ def _named(labels: LabelMap, kept: set[str]) -> LabelMap:
     return LabelMap(lut[labels.array], labels.geometry, {value: name for name, value in first.items()})
 
 
-def _kidneys_parted(labels: LabelMap, ct: Volume | None) -> LabelMap:
+def _kidneys_parted(labels: LabelMap, ct: Volume | None) -> tuple[LabelMap, list[Alarm]]:
     value = labels.value(KIDNEYS)
     assert value is not None
+    if not (labels.array == value).any():
+        return LabelMap(labels.array, labels.geometry, {v: n for v, n in labels.names.items() if v != value}), []
     left, right = split_kidneys(labels.array == value, labels.geometry, middle_x_mm(ct) if ct is not None else None)
     names = {v: n for v, n in labels.names.items() if v != value}
     array = labels.array.copy()
+    both = {"left": left, "right": right}
     for name, mask in (("left_kidney", left), ("right_kidney", right)):
         known = next((v for v, n in names.items() if n == name), None)
         own = known or next(v for v in range(1, 256) if v not in names)
         names[own] = name
         array[mask] = own
-    return LabelMap(array, labels.geometry, dict(sorted(names.items())))
+    ml = {f"{side}_ml": float(np.count_nonzero(m)) * labels.geometry.voxel_volume_ml for side, m in both.items()}
+    sentence = (
+        f"Both kidneys had one value; they were parted by their sides: left {ml['left_ml']:.0f} mL, right "
+        f"{ml['right_ml']:.0f} mL."
+    )
+    parted = LabelMap(array, labels.geometry, dict(sorted(names.items())))
+    return parted, [finding("label-kidneys-parted", sentence, numbers=ml)]
 
 
 def _lesions_merged(labels: LabelMap) -> LabelMap:

@@ -444,16 +444,20 @@ def image_id(patient_id: str, file_name: str) -> str:
 
 def read_of_study(path: str | Path, *, stated: StatedGrid | None = None) -> Volume:
     """Read an image by its path; one of a study with what its study says of it."""
-    path = Path(path)
-    for folder in path.resolve().parents[:3]:
-        if (folder / MANIFEST).is_file():
-            try:
-                study = Study.load(folder)
-            except StudyError:  # another file of the study is amiss: this one may be read all the same
-                break
-            name = path.resolve().relative_to(folder.resolve()).as_posix()
-            return read_image(path, stated=stated or study.stated_place(name), within=study.folder)
-    return read_image(path, stated=stated)
+    path, folder = Path(path), folder_of(path)
+    if folder is None:
+        return read_image(path, stated=stated)
+    try:
+        study = Study.load(folder)
+    except StudyError:  # another file of the study is amiss: this one may be read all the same
+        return read_image(path, stated=stated, within=folder)
+    name = path.resolve().relative_to(folder).as_posix()
+    return read_image(path, stated=stated or study.stated_place(name), within=folder)
+
+
+def folder_of(path: str | Path) -> Path | None:
+    """The folder of the study that a file lies in, None when it lies in none."""
+    return next((folder for folder in Path(path).resolve().parents[:4] if (folder / MANIFEST).is_file()), None)
 
 
 def read_field(study: Study, field: str, name: str) -> Volume:

@@ -68,6 +68,8 @@ class LabelVersion(Frozen):
     sha256: str = ""
     approved: bool = False
     organs_ml: dict[str, float] = Field(default_factory=dict)
+    alarms: list[Alarm] = Field(default_factory=list)
+    """What was odd about the map when it was submitted, the gravest first."""
 
 
 class LabelSubmission(Frozen):
@@ -244,6 +246,8 @@ class TrainingSummary(Frozen):
     promoted: bool = False
     reason: str = ""
     model_sha256: str = ""
+    alarms: list[Alarm] = Field(default_factory=list)
+    """What was odd about the label maps that it learned from."""
 
 
 # ---- dose: results.json

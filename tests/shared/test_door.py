@@ -440,7 +440,7 @@ LABELS = [
     Labels("KiTS numbers, stated", stored(kits), scheme="kits", organs=("left_kidney", "right_kidney")),
     Labels("KiTS numbers, not stated", stored(kits), "does not fit.*--label-scheme"),
     Labels("LiTS numbers, not stated", stored(numbered(0, 0, 1, 0)), "does not fit.*--label-scheme"),
-    Labels("sides exchanged, without names", stored(exchanged), "right of right_kidney"),
+    Labels("sides exchanged, without names", stored(exchanged), "right of right kidney"),
     Labels("a spleen as 1, without names", stored(numbered(0, 0, 0, 1)), "may be any organ"),
     Labels("ITK-SNAP's table beside", beside(".label", '{v:>5} 255 0 0 1 1 1 "{n}"\n', numbered(3, 2, 5, 1), TOTAL)),
     Labels("Slicer's table beside", beside(".ctbl", "{v} {n} 255 0 0 255\n", numbered(3, 2, 5, 1), TOTAL)),

@@ -9,17 +9,20 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
+from doselabel.alarms import Alarm
 from doselabel.dosimetry.registration import match_masks
 from doselabel.errors import LabelError
-from doselabel.geometry import SUFFIXES, Geometry, resample
+from doselabel.geometry import SUFFIXES, Geometry, Volume, resample
 from doselabel.labels import LabelMap, read_labels
 from doselabel.study import Study, image_id
 from doselabel.submitted import Submitted
 
+_SUFFIXES = (*SUFFIXES, ".seg.nrrd")
 _TAG = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,39}")
 
 
@@ -35,15 +38,18 @@ class LabelSet:
         Where they came from, for a reader.
     reviewed : bool
         Whether somebody approved every one of them.
+    findings : tuple of Alarm
+        What is odd about them, with the CT named.
     """
 
     maps: Mapping[str, LabelMap]
     files: Mapping[str, Path]
     origin: str
     reviewed: bool = False
+    findings: tuple[Alarm, ...] = ()
 
 
-def resolve(study: Study, labels: str | Path, scheme: str | None = None) -> LabelSet:
+def resolve(study: Study, labels: str | Path, scheme: str | None = None, *, ct: Volume | None = None) -> LabelSet:
     """Find and read a study's label maps.
 
     Parameters
@@ -53,6 +59,8 @@ def resolve(study: Study, labels: str | Path, scheme: str | None = None) -> Labe
         A folder with files named like the CTs, a file (the diagnostic CT's map), or a tag such as "final".
     scheme : str, optional
         How the maps are numbered (`doselabel.labels.SCHEMES`).
+    ct : Volume, optional
+        The diagnostic CT, when it has been read already.
 
     Raises
     ------
@@ -84,11 +92,19 @@ def resolve(study: Study, labels: str | Path, scheme: str | None = None) -> Labe
             f"{', '.join(sorted(p.name for p in files.values())) or 'none'}.",
             f"Organ masses come from that CT: name its label map '{_stem(study, study.ct)}.nii.gz'.",
         )
-    maps = {}
+    maps: dict[str, LabelMap] = {}
+    findings: list[Alarm] = []
     for name, file in files.items():
-        label_map = read_labels(file, scheme=scheme, expect=study.grid(name), stated=study.stated_place(name))
-        maps[name] = label_map
-    return LabelSet(maps, files, origin, reviewed)
+        maps[name] = read_labels(
+            file,
+            scheme=scheme,
+            expect=study.grid(name),
+            stated=study.stated_place(name),
+            within=study.folder if file.resolve().is_relative_to(study.folder) else None,
+            ct=ct if ct is not None and name == study.ct else partial(study.read, name),
+        )
+        findings += [alarm.of_file(f"label map of {name}") for alarm in maps[name].findings]
+    return LabelSet(maps, files, origin, reviewed, tuple(findings))
 
 
 def carried(diagnostic: LabelMap, grid: Geometry, ct_to_diagnostic: np.ndarray) -> LabelMap:
@@ -127,7 +143,7 @@ def _in_folder(study: Study, folder: Path) -> dict[str, Path]:
     found = {}
     for name in study.cts().values():
         stem = _stem(study, name)
-        candidates = (folder / f"{s}{suffix}" for s in (stem, f"{study.patient_id}__{stem}") for suffix in SUFFIXES)
+        candidates = (folder / f"{s}{suffix}" for s in (stem, f"{study.patient_id}__{stem}") for suffix in _SUFFIXES)
         file = next((p for p in candidates if p.is_file()), None)
         if file is not None:
             found[name] = file

@@ -149,12 +149,12 @@ def compute(
     options = options or DoseOptions()
     progress("reading", 0.0)
     checked = study.check()
-    label_set = resolve(study, labels, options.label_scheme)
     ct = read_field(study, "ct", study.ct)
+    label_set = resolve(study, labels, options.label_scheme, ct=ct)
     diagnostic = label_set.maps[study.ct].renumbered()
     asked, missing, notes = organs_of(study, diagnostic, options)
     inputs = _Inputs(study, label_set, ct, diagnostic, options, Path(cache) if cache is not None else None, edited_vois)
-    findings: list[Alarm | str] = [*checked, *notes]
+    findings: list[Alarm | str] = [*checked, *label_set.findings, *notes]
     forward = _never_back(progress)
     done, failed = with_the_rest(asked, missing, lambda organs: _of_organs(inputs, organs, findings, forward))
     if not failed:

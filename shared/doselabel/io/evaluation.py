@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from doselabel.alarms import Alarm, ordered
 from doselabel.dosimetry import pipeline
 from doselabel.errors import DoselabelError, ModelError, Progress, no_progress
 from doselabel.geometry import SUFFIXES
@@ -21,7 +22,7 @@ from doselabel.model.cases import TrainCase, case_ct, case_labels, unlabelled
 from doselabel.model.datasets import cases_from
 from doselabel.model.evaluate import compare, evaluate
 from doselabel.model.scores import OrganScore, write_scores
-from doselabel.study import MANIFEST, Study
+from doselabel.study import MANIFEST, Study, folder_of
 
 WORST = 4
 """How many of the worst masks are drawn."""
@@ -40,12 +41,19 @@ class Evaluation:
         The lowest Dice of different CTs with a CT to draw on, and what was predicted there; the lowest first.
     about : dict
         What was compared.
+    alarms : list of Alarm
+        What was odd about the label maps, the gravest first.
     """
 
     rows: list[OrganScore] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     worst: list[tuple[OrganScore, TrainCase, LabelMap]] = field(default_factory=list)
     about: dict = field(default_factory=dict)
+    alarms: list[Alarm] = field(default_factory=list)
+
+    def hear(self, labels: LabelMap, whose: str) -> None:
+        """Take what was odd about a label map."""
+        self.alarms = ordered([*self.alarms, *(alarm.of_file(whose) for alarm in labels.findings)])
 
     def add(self, case: TrainCase, predicted: LabelMap, rows: Sequence[OrganScore]) -> None:
         """Take the scores of one CT."""
@@ -57,7 +65,11 @@ class Evaluation:
     def write(self, out: Path) -> list[Path]:
         """Write ``scores.csv``, ``scores.json``, ``scores.png`` (box plots) and ``worst_1.png`` …"""
         out = Path(out)
-        files = list(write_scores(self.rows, out, {**self.about, "notes": self.notes}))
+        files = list(
+            write_scores(
+                self.rows, out, {**self.about, "alarms": [a.model_dump() for a in self.alarms], "notes": self.notes}
+            )
+        )
         for old in out.glob("worst_*.png"):
             old.unlink()
         if self.rows:
@@ -89,6 +101,7 @@ def evaluate_model(
 
         def seen(case: TrainCase, predicted: LabelMap, truth: LabelMap, rows: list[OrganScore]) -> None:
             result.add(case, predicted, rows)
+            result.hear(truth, f"{case.patient}/{case.labels.name}")
             if doses:
                 _keep(case, predicted, truth, Path(folder))
 
@@ -140,8 +153,13 @@ def evaluate_files(
         for number, (file, matching) in enumerate(matched):
             progress("comparing", number / len(matched))
             case = dataclasses.replace(matching, merge_lesions=merge_lesions)
-            true_map = case_labels(case, case_ct(case) if case.scheme and case.ct.exists() else None)
-            map_ = read_labels(file, scheme=predicted_scheme, merge_lesions=merge_lesions)
+            ct = case_ct(case) if case.ct.exists() else None
+            true_map = case_labels(case, ct)
+            map_ = read_labels(
+                file, scheme=predicted_scheme, within=folder_of(file), ct=ct, merge_lesions=merge_lesions
+            )
+            result.hear(true_map, f"truth {case.patient}/{case.labels.name}")
+            result.hear(map_, f"prediction {file.name}")
             names = organs or [
                 name
                 for name in dict.fromkeys([*SEGMENTED, *true_map.present()])
@@ -228,7 +246,7 @@ def _relative(file: Path, root: Path) -> str:
 
 def _stem(path: Path) -> str:
     stem = next((path.name[: -len(s)] for s in SUFFIXES if path.name.lower().endswith(s)), path.name)
-    return re.sub(r"(_0000|_labels?|_seg|_pred)$", "", stem)
+    return re.sub(r"(_0000|_labels?|_seg|_pred|\.seg)$", "", stem)
 
 
 def _no_ct(labels: Path) -> Path:

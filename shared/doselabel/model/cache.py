@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 from scipy import ndimage
 
+from doselabel.alarms import Alarm
 from doselabel.errors import ModelError, Progress, no_progress
 from doselabel.geometry import Volume, canonical, read_image, resample
 from doselabel.model.cases import TrainCase, case_ct, case_labels, unlabelled
@@ -45,6 +46,8 @@ class Prepared:
         Classes about which this case says nothing.
     spect : (z, y, x) float16 array, optional
         Uptake on the CT's grid, 1 is the 99.5th percentile inside the body.
+    findings : tuple of Alarm
+        What was odd about the label map.
     """
 
     patient: str
@@ -54,6 +57,7 @@ class Prepared:
     organs: dict[str, dict[int, tuple[int, int]]] = field(repr=False)
     unlabelled: tuple[int, ...] = ()
     spect: np.ndarray | None = field(repr=False, default=None)
+    findings: tuple[Alarm, ...] = ()
 
     @property
     def box(self) -> tuple[slice, slice, slice]:
@@ -117,6 +121,7 @@ def _write(case: TrainCase, profile: Profile, home: Path) -> None:
         "spacing_mm": volume.geometry.spacing_mm,
         "organs": organs,
         "unlabelled": silent,
+        "findings": [alarm.of_file(f"{case.patient}, {case.labels.name}").model_dump() for alarm in labels.findings],
     }
     home.parent.mkdir(parents=True, exist_ok=True)
     staged = Path(tempfile.mkdtemp(prefix=".preparing-", dir=home.parent))
@@ -161,4 +166,5 @@ def _open(home: Path) -> Prepared:
         organs,
         tuple(card["unlabelled"]),
         np.load(spect, mmap_mode="r") if spect.is_file() else None,
+        tuple(Alarm.model_validate(alarm) for alarm in card.get("findings", ())),
     )

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from doselabel.errors import LabelError
-from doselabel.geometry import Volume, read_image
-from doselabel.labels import LabelMap, read_labels
+from doselabel.geometry import Volume
+from doselabel.labels import LabelMap, inspected, read_labels
 from doselabel.model import series
-from doselabel.schemes import KIDNEYS, SCHEMES
+from doselabel.study import folder_of, read_of_study
 
 ORGAN_MASKS = {
     "liver": "liver",
@@ -71,7 +72,7 @@ def case_ct(case: TrainCase) -> Volume:
     GeometryError
         When it can't be read.
     """
-    return series.read_dicom_series(case.ct) if case.ct.is_dir() else read_image(case.ct)
+    return series.read_dicom_series(case.ct) if case.ct.is_dir() else read_of_study(case.ct)
 
 
 def case_labels(case: TrainCase, ct: Volume | None = None) -> LabelMap:
@@ -101,20 +102,19 @@ def case_labels(case: TrainCase, ct: Volume | None = None) -> LabelMap:
 def _read(case: TrainCase, ct: Volume | None) -> LabelMap:
     if case.labels.is_dir() and case.scheme == "chaos_ct":
         array = series.read_png_stack(case.labels, case.ct)
-        grid = (ct or case_ct(case)).geometry
-        return LabelMap(series.ordered(grid, (array > 0).astype("uint8")).array, grid, {1: "liver"})
+        ct = ct or case_ct(case)
+        liver = LabelMap(series.ordered(ct.geometry, (array > 0).astype("uint8")).array, ct.geometry, {1: "liver"})
+        return inspected(liver, ct)
     if case.labels.is_dir():
-        return series.read_masks(case.labels, ORGAN_MASKS | (CYST_MASKS if case.merge_lesions else {}))
-    numbering = case.names if case.names is not None else SCHEMES.get(case.scheme or "", {})
-    if ct is None and KIDNEYS in numbering.values():
-        ct = case_ct(case)
+        return inspected(series.read_masks(case.labels, ORGAN_MASKS | (CYST_MASKS if case.merge_lesions else {})), ct)
     return read_labels(
         case.labels,
         scheme=case.scheme,
         names=case.names,
         unnamed_is_background=case.names is not None,
         expect=ct.geometry if ct is not None else None,
-        ct=ct,
+        within=folder_of(case.labels),
+        ct=ct if ct is not None or not case.ct.exists() else partial(case_ct, case),
         merge_lesions=case.merge_lesions,
     )
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
+from doselabel.alarms import Alarm, finding
 from doselabel.errors import GeometryError
 from doselabel.geometry import SUFFIXES, Geometry, Volume, read_image
 from doselabel.labels import LabelMap
@@ -80,6 +81,7 @@ def read_masks(folder: Path, organs: dict[str, str]) -> LabelMap:
     """
     array, geometry = None, None
     names: dict[int, str] = {}
+    told: list[Alarm] = []
     for stem, organ in organs.items():
         path = next((p for suffix in SUFFIXES if (p := folder / f"{stem}{suffix}").is_file()), None)
         if path is None:
@@ -91,12 +93,17 @@ def read_masks(folder: Path, organs: dict[str, str]) -> LabelMap:
             raise GeometryError(f"{path}: lies on another grid than the masks beside it.", "Export the masks again.")
         value = next((v for v, name in names.items() if name == organ), len(names) + 1)
         names[value] = organ
-        array[(mask.array > 0) & (array == 0)] = value
+        drawn = mask.array > 0
+        taken = int(np.count_nonzero(drawn & (array > 0) & (array != value)))
+        if taken:
+            sentence = f"{taken} voxels of '{stem}' are in another mask, too; they stayed there."
+            told.append(finding("label-segments-overlap", sentence, numbers={"voxels": taken}, organ=organ))
+        array[drawn & (array == 0)] = value
     if array is None or geometry is None:
         raise GeometryError(
             f"{folder}: has none of the masks {', '.join(organs)}.", "Expected one .nii.gz file for each organ."
         )
-    return LabelMap(array, geometry, names)
+    return LabelMap(array, geometry, names, tuple(told))
 
 
 def ordered(geometry: Geometry, array: np.ndarray) -> Volume:

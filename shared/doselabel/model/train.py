@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 import doselabel
+from doselabel.alarms import Alarm, ordered
 from doselabel.errors import Cancelled, ModelError, Progress, no_progress
 from doselabel.model import checkpoint
 from doselabel.model.augment import draw_slice, training_slice
@@ -62,11 +63,14 @@ class TrainResult:
         Mean losses per 20 steps: ``step``, ``loss``, and each of the five by name.
     metrics : dict
         Organ → mean Dice etc. on ``validation``; empty without one.
+    findings : tuple of Alarm
+        What was odd about the label maps that it learned from, the gravest first.
     """
 
     checkpoint: Path
     history: tuple[dict[str, float], ...]
     metrics: dict
+    findings: tuple[Alarm, ...] = ()
 
 
 def train(
@@ -164,7 +168,7 @@ def train(
         raise
     result = run.finish()
     progress("training", 1.0)
-    return TrainResult(*result)
+    return TrainResult(*result, findings=samples.findings)
 
 
 class _Samples(Dataset):
@@ -176,6 +180,7 @@ class _Samples(Dataset):
         self.shares /= self.shares.sum()
         counts = np.cumsum([0, *(len(source.cases) for source in sources)])
         ready = prepare([case for source in sources for case in source.cases], profile, cache, progress)
+        self.findings = tuple(ordered(alarm for case in ready for alarm in case.findings))
         self.pools = [_by_patient(ready[a:b]) for a, b in itertools.pairwise(counts)]
 
     def __getitem__(self, number: int) -> tuple[Tensor, dict[str, Tensor]]:
