@@ -9,6 +9,7 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
@@ -40,7 +41,8 @@ class Team:
         cuda = torch.cuda.is_available() if device == "auto" else device.startswith("cuda")
         size = int(os.environ.get("WORLD_SIZE", "1"))
         if size > 1 and not distributed.is_initialized():
-            distributed.init_process_group("nccl" if cuda else "gloo")
+            # The others wait while the first validates.
+            distributed.init_process_group("nccl" if cuda else "gloo", timeout=timedelta(hours=6))
         local = int(os.environ.get("LOCAL_RANK", "0"))
         chosen = torch.device("cuda", local) if cuda else torch.device("cpu")
         return cls(distributed.get_rank() if size > 1 else 0, size, chosen)
@@ -232,6 +234,21 @@ class Run:
         self.average.load_state_dict(state["average"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.step, self.rows, self.best, self.since_best, self._open, self._before_s = state["books"]
+        if self.team.rank == 0:
+            self._forget_later_rows()
+
+    def _forget_later_rows(self) -> None:
+        """What was logged after the last state is done again."""
+        log = self.folder / LOG
+        lines = log.read_text("utf-8").splitlines(keepends=True) if log.is_file() else []
+        log.write_text("".join(line for line in lines if _step_of(line) <= self.step), "utf-8")
+
+
+def _step_of(line: str) -> float:
+    try:
+        return json.loads(line)["step"]
+    except (ValueError, KeyError):  # cut off while it was written
+        return float("inf")
 
 
 def _plain(value):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import subprocess
 import sys
 
@@ -160,23 +161,53 @@ def test_a_missing_checkpoint_is_named(tmp_path):
         checkpoints.load(tmp_path / "none.safetensors")
 
 
-def test_a_killed_run_goes_on_with_the_same_curve(tmp_path, case):
-    """State is only what lies on disk: an exception that nobody announces is as good as kill −9."""
-    told = {"profile": SMALL, "steps": 40, "batch": 1, "seed": 5, "checkpoint_every": 20, "cache": tmp_path / "cache"}
-    whole = train([case], tmp_path / "whole", **told)
+SCRIPT = """
+import dataclasses, os, signal, sys
+from pathlib import Path
+import torch
+from doselabel.model.cases import TrainCase
+from doselabel.model.profiles import FAST
+from doselabel.model.train import train
 
-    def die(stage, fraction):
-        if stage == "training" and fraction >= 30 / 40:
-            raise RuntimeError("killed")
+torch.set_num_threads(1)
+ct, labels, out, cache, dies_at = sys.argv[1:]
 
-    with pytest.raises(RuntimeError):
-        train([case], tmp_path / "killed", progress=die, **told)
+
+def die(stage, fraction):
+    if stage == "training" and fraction >= float(dies_at):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+train(
+    [TrainCase(Path(ct), Path(labels), "tiny")], Path(out), steps=40, batch=1, seed=5, checkpoint_every=15,
+    profile=dataclasses.replace(FAST, pixel_mm=4.0, anchors_px=((8, 12), (18, 26), (36, 48))), device="cpu",
+    cache=Path(cache), progress=die,
+)
+"""
+TOLD = {"steps": 40, "batch": 1, "seed": 5, "checkpoint_every": 15}
+
+
+def kill_at(case, out, cache, fraction):
+    script = out.with_suffix(".py")
+    script.write_text(SCRIPT)
+    command = [sys.executable, script, case.ct, case.labels, out, cache, fraction]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    return subprocess.run([*map(str, command)], env=environment, capture_output=True, check=False)
+
+
+def test_a_run_killed_with_9_goes_on_with_the_same_curve(tmp_path, case):
+    assert kill_at(case, tmp_path / "killed", tmp_path / "cache", 25 / 40).returncode == -9
     assert (tmp_path / "killed" / "state.pt").is_file()
-    again = train([case], tmp_path / "killed", **told)
+    whole, again = (
+        train([case], tmp_path / name, profile=SMALL, cache=tmp_path / "cache", device="cpu", **TOLD)
+        for name in ("whole", "killed")
+    )
     assert again.history == whole.history
     assert not (tmp_path / "killed" / "state.pt").exists()
     rows = [json.loads(line) for line in (tmp_path / "killed" / "log.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == [20, 40]
+    first, second = (checkpoints.load(run.checkpoint).model.parameters() for run in (whole, again))
+    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
 
 
 def test_an_unfinished_run_is_not_mixed_with_other_settings(tmp_path, case):
