@@ -151,14 +151,14 @@ def _train(args: argparse.Namespace) -> None:
 
     if (args.dir is None) == (args.mix is None):
         raise ModelError("Found no cases, or two kinds of them.", "Give a folder of cases, or --mix FILE.")
-    progress, card, settings = _terminal(), {"name": args.out.name}, Settings()
+    progress, card, settings, profile = _terminal(), {"name": args.out.name}, Settings(), None
     merge = args.lesions == "merge"
     validation = cases_from(args.validation, merge_lesions=merge) if args.validation else []
     cases: Sequence[TrainCase] | Sequence[Source]
     if args.mix:
         mix = read_mix(args.mix, args.out / "made", args.data, progress=progress)
         cases, validation, settings = mix.sources, [*mix.validation, *validation], mix.settings
-        card["attribution"] = list(mix.attribution)
+        card["attribution"], profile = list(mix.attribution), mix.profile
     else:
         cases = cases_from(args.dir, args.layout, scheme=args.label_scheme, merge_lesions=merge)
         settings = settings.replace(checkpoint_every=200)
@@ -169,7 +169,7 @@ def _train(args: argparse.Namespace) -> None:
         cases,
         args.out,
         settings=settings,
-        profile=PROFILES[args.profile] if args.profile else None,
+        profile=PROFILES[args.profile] if args.profile else profile,
         validation=validation,
         card=card,
         progress=progress,

@@ -7,7 +7,8 @@
       - {name: painted, share: 0.2, paint: ../shared/data/totalseg_labelmaps, per_body: 12}
       - {name: phantoms, share: 0.3, sample: 24, seed: 1000}
     validation: [btcv_24, crlm_1006]
-    settings: {steps: 10000, batch: 4}
+    profile: fast
+    settings: {steps: 10000, batch: 4, start: ../starter.safetensors}
 
 ``cases`` names a folder (or several) as `cases_from` reads it; ``paint`` a folder of label maps that CTs are painted
 from; ``sample`` makes that many synthetic patients. Paths are relative to the file; ``$DATA`` in them is
@@ -17,6 +18,7 @@ the folder given with ``--data``. A patient named under
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -25,6 +27,7 @@ from doselabel.errors import ModelError, Progress, no_progress
 from doselabel.model.cases import TrainCase
 from doselabel.model.datasets import cases_from
 from doselabel.model.paint import painted_cases
+from doselabel.model.profiles import PROFILES, Profile
 from doselabel.model.settings import Settings, read_yaml
 from doselabel.model.train import Source
 
@@ -40,16 +43,28 @@ class Mix:
     settings : Settings
     attribution : tuple of str
         What the model card says of the data.
+    profile : Profile, optional
+        That of the network; default: that of the checkpoint it starts from.
     """
 
     sources: tuple[Source, ...]
     validation: tuple[TrainCase, ...]
     settings: Settings
     attribution: tuple[str, ...]
+    profile: Profile | None = None
 
 
-def read_mix(path: Path, work: Path, data: Path | None = None, progress: Progress = no_progress) -> Mix:
+def read_mix(
+    path: Path,
+    work: Path,
+    data: Path | None = None,
+    progress: Progress = no_progress,
+    *,
+    only: Sequence[str] | None = None,
+) -> Mix:
     """Read a mix and make what is to be made (painted CTs, synthetic patients) below ``work``.
+
+    ``only`` leaves out all but the sources of these names.
 
     Raises
     ------
@@ -57,7 +72,7 @@ def read_mix(path: Path, work: Path, data: Path | None = None, progress: Progres
         When the file, or a folder it names, is not as described.
     """
     content = _filled(read_yaml(path), path, data)
-    known = {"sources", "validation", "settings", "attribution"}
+    known = {"sources", "validation", "settings", "attribution", "profile"}
     if unknown := sorted(set(content) - known):
         raise ModelError(f"{path}: has unknown entries {unknown}; known: {', '.join(sorted(known))}.")
     held_out = {str(name) for name in content.get("validation") or []}
@@ -67,6 +82,8 @@ def read_mix(path: Path, work: Path, data: Path | None = None, progress: Progres
             name, share = str(row["name"]), float(row["share"])
         except (KeyError, TypeError, ValueError) as error:
             raise ModelError(f"{path}: source {number + 1} lacks a name or a share ({error}).") from error
+        if only is not None and name not in only:
+            continue
         found = _cases(path, row, work / name, progress)
         validation += [case for case in found if case.patient in held_out]
         sources.append(Source(name, share, [case for case in found if case.patient not in held_out]))
@@ -78,13 +95,19 @@ def read_mix(path: Path, work: Path, data: Path | None = None, progress: Progres
             "Correct the patients' names.",
         )
     settings = Settings().replace(**(content.get("settings") or {}))
-    return Mix(tuple(sources), tuple(validation), settings, tuple(content.get("attribution") or ()))
+    base = Path(path).resolve().parent
+    named = {name: base / file for name in ("start", "pretrained") if (file := getattr(settings, name))}
+    profile = content.get("profile")
+    if profile is not None and profile not in PROFILES:
+        raise ModelError(f"{path}: names the profile '{profile}'; there are {', '.join(PROFILES)}.")
+    attribution = tuple(content.get("attribution") or ())
+    return Mix(tuple(sources), tuple(validation), settings.replace(**named), attribution, PROFILES.get(profile))
 
 
 def _cases(path: Path, row: dict[str, Any], work: Path, progress: Progress) -> list[TrainCase]:
     base = Path(path).resolve().parent
     if "paint" in row:
-        return painted_cases(base / row["paint"], work, int(row.get("per_body", 8)), int(row.get("seed", 0)))
+        return painted_cases(base / row["paint"], work, int(row.get("per_body", 8)), int(row.get("seed", 0)), progress)
     if "sample" in row:
         from sample_data.phantom import generate
 

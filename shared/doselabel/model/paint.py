@@ -12,10 +12,13 @@ from pathlib import Path
 import numpy as np
 from scipy import ndimage
 
-from doselabel.errors import ModelError
+from doselabel.errors import ModelError, Progress, no_progress
 from doselabel.geometry import Volume, canonical, read_image, resample, write_image
 from doselabel.labels import LabelMap, write_labels
 from doselabel.model.cases import TrainCase
+
+ORGANS = {"kidney_right": "right_kidney", "kidney_left": "left_kidney", "liver": "liver", "spleen": "spleen"}
+"""TotalSegmentator's name → ours, of what is taught."""
 
 # Mean HU without contrast, and what full contrast adds.
 GREY = {
@@ -77,7 +80,7 @@ def paint(labels: Volume, names: dict[int, str], rng: np.random.Generator) -> tu
         hu = _breathing(hu, rng)
     hu = ndimage.gaussian_filter(hu, rng.uniform(0.4, 1.0) * 1.5 / step)
     hu += ndimage.gaussian_filter(rng.standard_normal(hu.shape), 0.6) * rng.uniform(5, 40) * 2
-    organs = {2: "right_kidney", 3: "left_kidney", 5: "liver", 1: "spleen"}
+    organs = {value: ORGANS[name] for value, name in names.items() if name in ORGANS}
     kept = np.where(np.isin(array, list(organs)), array, 0).astype(np.uint8)
     return Volume(hu.clip(-1024, 2000).astype(np.int16), geometry), LabelMap(kept, geometry, organs)
 
@@ -146,7 +149,7 @@ def _breathing(hu: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return moved
 
 
-def painted_cases(maps: Path, out: Path, per_body: int, seed: int) -> list[TrainCase]:
+def painted_cases(maps: Path, out: Path, per_body: int, seed: int, progress: Progress = no_progress) -> list[TrainCase]:
     """Paint CTs of each body in ``maps`` into ``out``; what is there already stays.
 
     Parameters
@@ -155,6 +158,7 @@ def painted_cases(maps: Path, out: Path, per_body: int, seed: int) -> list[Train
         Folder of label maps ``<body>_…labels.nii.gz`` with ``labels.json``: value → TotalSegmentator's name.
     out : Path
     per_body, seed : int
+    progress : Progress
 
     Raises
     ------
@@ -171,6 +175,7 @@ def painted_cases(maps: Path, out: Path, per_body: int, seed: int) -> list[Train
     for body in found:
         stem, labels = body.name.partition("_")[0], None
         for number in range(per_body):
+            progress("painting", len(cases) / (per_body * len(found)))
             ct = Path(out) / f"{stem}_{seed}_{number}.nii.gz"
             case = TrainCase(ct, ct.with_name(f"{stem}_{seed}_{number}_label.nii.gz"), f"painted_{stem}", unlabelled=())
             if not (case.ct.is_file() and case.labels.is_file()):
