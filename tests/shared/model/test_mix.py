@@ -35,7 +35,7 @@ def body():
 
 @pytest.fixture(scope="module")
 def painted(body):
-    return [paint(body, NAMES, np.random.default_rng([0, n])) for n in range(24)]
+    return [paint(body, NAMES, np.random.default_rng([0, n])) for n in range(12)]
 
 
 def means(painted, name):
