@@ -171,7 +171,7 @@ def painted_cases(maps: Path, out: Path, per_body: int, seed: int, progress: Pro
             f"{maps}: has no label maps to paint CTs from.", "Expected *labels.nii.gz and labels.json (value → name)."
         )
     names = {int(key): value for key, value in json.loads((Path(maps) / "labels.json").read_text("utf-8")).items()}
-    cases = []
+    cases: list[TrainCase] = []
     for body in found:
         stem, labels = body.name.partition("_")[0], None
         for number in range(per_body):
