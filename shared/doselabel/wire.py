@@ -265,6 +265,8 @@ class DvhCurve(Frozen):
     differential_percent_per_gy: list[float] = Field(default_factory=list)
     d_gy: dict[str, float]
     """``{"D2": …, "D30": …, "D50": …, "D70": …, "D90": …, "D98": …}``."""
+    d_sd_gy: dict[str, float] = Field(default_factory=dict)
+    """Standard uncertainty of each (k = 1)."""
     min_gy: float
     max_gy: float
     mean_gy: float
@@ -305,7 +307,9 @@ class OrganDose(Frozen):
     dose_gy_by_engine: dict[str, float]
     dose_gy_per_gbq: float
     bed_gy: float | None = None
+    bed_sd_gy: float | None = None
     eqd2_gy: float | None = None
+    eqd2_sd_gy: float | None = None
     dvh: DvhCurve
     tac: TimeActivity
     uncertainty_percent: dict[str, float] = Field(default_factory=dict)

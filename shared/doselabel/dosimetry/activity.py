@@ -9,10 +9,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from doselabel.dosimetry import grids, registration, voi, voi_scene
+from doselabel.dosimetry import grids, registration, voi, voi_errors, voi_scene
 from doselabel.dosimetry.cache import Cache, Entry, digest, file_sha256
 from doselabel.dosimetry.grids import Box, cut, cut_array, inside
 from doselabel.dosimetry.options import DoseOptions
+from doselabel.dosimetry.voi_errors import ActivityErrors
 from doselabel.errors import DoselabelError, RegistrationError, VoiError
 from doselabel.geometry import Geometry, Volume, placed
 from doselabel.labels import LabelMap
@@ -66,6 +67,8 @@ class ScanActivity:
     shape : (z, y, x) float32 array
         Distribution inside organs, up to a factor per organ: SPECT over modelled SPECT (`gtm`; Yang et al., IEEE
         Trans Nucl Sci 1996;43:3286), which is flat to the edge of a uniform organ; else the SPECT itself.
+    errors : dict of str to ActivityErrors
+        What noise, place and spill may have done to each organ's activity.
     failed : dict of str to VoiError
         Organs that can't be measured here, with the reason; where there are any, the arrays are not to be used.
     """
@@ -79,6 +82,7 @@ class ScanActivity:
     organs_bq_ml: NDArray[np.float32]
     shape: NDArray[np.float32]
     warnings: tuple[str, ...]
+    errors: Mapping[str, ActivityErrors]
     failed: Mapping[str, VoiError] = field(default_factory=dict)
 
     @property
@@ -117,7 +121,7 @@ def read_scan(study: Study, index: int, labels: LabelMap) -> Scan:
 
 def code_sha256() -> str:
     """Hash of the code that makes what is cached here: another version of it never finds this one's results."""
-    modules = (grids, voi, voi_scene, registration)
+    modules = (grids, voi, voi_errors, voi_scene, registration)
     return digest(file_sha256(Path(__file__)), *(file_sha256(Path(m.__file__ or "")) for m in modules))
 
 
@@ -130,13 +134,14 @@ def align(
         return registration.identity(), []
     settled = not np.allclose(stored, np.eye(4), atol=1e-6) or scan.point.spect_to_ct.method != "identity"
     if options.registration == "stored" or (options.registration == "auto" and settled):
-        return registration.Alignment(stored, scan.point.spect_to_ct.method), []
+        sd_mm = registration.SETTLED_SD_MM if settled else registration.UNCHECKED_SD_MM
+        return registration.Alignment(stored, scan.point.spect_to_ct.method, sd_mm=sd_mm), []
 
     def make() -> Entry:
         found = registration.refine(
             scan.spect, scan.labels, start=stored, psf_fwhm_mm=psf_fwhm_mm, exclude=scan.exclude
         )
-        merits = [found.shift_mm, found.agreement_before, found.agreement_after]
+        merits = [found.shift_mm, found.agreement_before, found.agreement_after, found.sd_mm]
         return {"merits": merits}, {"matrix": found.matrix}
 
     key = digest("align", scan.key, stored, psf_fwhm_mm)
@@ -145,12 +150,14 @@ def align(
     except RegistrationError as error:
         if options.registration == "organ":
             raise RegistrationError(f"Time point {scan.index + 1}: {error.message}", error.hint) from error
-        kept = registration.Alignment(stored, scan.point.spect_to_ct.method)
+        kept = registration.Alignment(stored, scan.point.spect_to_ct.method, sd_mm=registration.UNCHECKED_SD_MM)
         return kept, [f"the SPECT's place was not checked against the masks: {error}"]
-    shift, before, after = content["merits"]
-    found = registration.Alignment(arrays["matrix"], "organ", shift, before, after)
+    shift, before, after, sd_mm = content["merits"]
+    found = registration.Alignment(arrays["matrix"], "organ", shift, before, after, sd_mm)
     if options.registration == "auto" and (shift < options.smallest_shift_mm or after <= before):
-        return registration.Alignment(stored, scan.point.spect_to_ct.method, 0.0, before, before), []
+        # What was found and not followed is an error of the place, a third of its square along each axis.
+        left_mm = float(np.hypot(sd_mm, shift / np.sqrt(3)))
+        return registration.Alignment(stored, scan.point.spect_to_ct.method, 0.0, before, before, left_mm), []
     return found, [
         f"SPECT and CT were {shift:.1f} mm apart; the SPECT was moved onto the organs' masks. Look at the overlay."
     ]
@@ -186,7 +193,7 @@ def measure(
             )
         except DoselabelError as error:
             raise type(error)(f"Time point {scan.index + 1}: {error.message}", error.hint) from error
-        return _entry(found, scan.spect, organs)
+        return _entry(found, scan.spect, organs, _errors(found, scan, matrix, psf_fwhm_mm, cache))
 
     drawn = {name: [v.array, v.geometry.affine_lps] for name, v in (edited or {}).items()}
     key = digest("measure", scan.key, matrix, list(organs), method, settings, psf_fwhm_mm, drawn)
@@ -202,6 +209,7 @@ def measure(
         organs_bq_ml=arrays["organs_bq_ml"],
         shape=arrays["shape"],
         warnings=tuple(content["warnings"]),
+        errors={name: ActivityErrors(**values) for name, values in content["errors"].items()},
         failed={
             name: VoiError(f"Time point {scan.index + 1}: {message}", hint)
             for name, (message, hint) in content["failed"].items()
@@ -221,7 +229,44 @@ def placed_box(spect: Geometry, box: Box, matrix: np.ndarray) -> Geometry:
     return cut(placed(spect, matrix), box)
 
 
-def _entry(found: voi.VoiResult, spect: Volume, organs: Sequence[str]) -> Entry:
+def _errors(
+    found: voi.VoiResult, scan: Scan, matrix: np.ndarray, psf_fwhm_mm: Sequence[float] | None, cache: Cache
+) -> dict[str, ActivityErrors]:
+    """Errors of what was measured, by the transfer matrix on the same scan, of an assumed resolution where none is."""
+    psf, organs = tuple(psf_fwhm_mm or registration.ASSUMED_FWHM_MM), list(found.organs)
+
+    def make() -> Entry:
+        reference = found
+        if found.gtm is None:
+            reference = voi.measure(
+                scan.spect,
+                scan.labels,
+                method="gtm",
+                organs=organs,
+                spect_to_ct=matrix,
+                exclude=scan.exclude,
+                psf_fwhm_mm=psf,
+            )
+        seen = voi_errors.scan_model(scan.spect, reference, psf)
+        content = {
+            "box": [[s.start, s.stop] for s in seen.box],
+            "activity_mbq": seen.activity_mbq,
+            "variance_per_bq_ml": seen.variance_per_bq_ml,
+            "correlated_voxels": seen.correlated_voxels,
+        }
+        return content, {"unexplained": seen.unexplained}
+
+    key = digest("scan model", scan.key, matrix, organs, psf)
+    try:
+        content, arrays = cache.fetch(f"noise and spill of time point {scan.index + 1}", key, make)
+    except DoselabelError:
+        return {name: voi_errors.unknown(organ.mask_ml, psf) for name, organ in found.organs.items()}
+    z, y, x = (slice(a, b) for a, b in content["box"])
+    model = voi_errors.ScanModel(**{**content, "box": (z, y, x)}, unexplained=arrays["unexplained"])
+    return voi_errors.errors_of(scan.spect, found, model, psf)
+
+
+def _entry(found: voi.VoiResult, spect: Volume, organs: Sequence[str], errors: Mapping[str, ActivityErrors]) -> Entry:
     values = cut_array(spect.array, found.box)
     organs = [name for name in organs if name in found.organs]
     weights = np.stack([found.organs[name].weights for name in organs])
@@ -241,6 +286,7 @@ def _entry(found: voi.VoiResult, spect: Volume, organs: Sequence[str]) -> Entry:
         "voi_ml": {name: found.organs[name].voi_ml for name in organs},
         "total_mbq": float(spect.array.sum(dtype=np.float64)) * spect.geometry.voxel_volume_ml / 1e6,
         "box": [[s.start, s.stop] for s in found.box],
+        "errors": {name: vars(errors[name]) for name in organs},
         "warnings": list(found.warnings),
         "failed": {name: [reason.message, reason.hint] for name, reason in found.failed.items()},
     }

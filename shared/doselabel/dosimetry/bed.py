@@ -85,6 +85,18 @@ def bed_gy(dose_gy: ArrayLike, g: float, alpha_beta_gy: float) -> NDArray[np.flo
     return dose * (1.0 + g * dose / alpha_beta_gy)
 
 
+def bed_relative_sd(
+    dose_gy: float, g: float, alpha_beta_gy: float, dose_relative_sd: float, half_life_relative_sd: float = 0.0
+) -> float:
+    """Relative standard uncertainty of a BED, and of the EQD2 made of it, at given α/β and repair.
+
+    With x = G D/(α/β), the second term over the first, ``d ln BED = (1 + 2x)/(1 + x) d ln D + x/(1 + x) d ln G``; G of
+    a long exposure is inverse to the effective half-life. What radiobiology does not know is not in it.
+    """
+    x = float(g * _checked(dose_gy, alpha_beta_gy) / alpha_beta_gy)
+    return math.hypot((1 + 2 * x) * dose_relative_sd, x * half_life_relative_sd) / (1 + x)
+
+
 def eqd2_gy(bed: ArrayLike, alpha_beta_gy: float) -> NDArray[np.float64]:
     """Dose in 2 Gy fractions (Gy) with the same BED (Gy, any shape): ``BED / (1 + 2/(α/β))``."""
     return _checked(bed, alpha_beta_gy) / (1.0 + 2.0 / alpha_beta_gy)

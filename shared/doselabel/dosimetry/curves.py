@@ -27,6 +27,11 @@ FIRST_OF_TWO_H = 4.0
 """Two points earlier than this (some four uptake half-times of a kidney) do not lie on the clearance limb."""
 TWO_POINT_RELATIVE_SD = 0.4
 """Uncertainty of the TIA from two points that can't carry a curve, where one insists: 0.5 h and 72 h err by +54 %."""
+TAIL_RELATIVE_SD = 0.15
+"""Of the part after the last point: a slower phase that shows only later. Standard deviation over the two-phase curves
+of `benchmarks/coverage.py`."""
+HEAD_RELATIVE_SD = 0.10
+"""Of the part before the first point: uptake and a fast phase that nobody saw, likewise."""
 TWO_POINTS_HINT = (
     "Add a time point; or state population_half_life_h and choose the model 'population' or 'hanscheid' for one point."
 )
@@ -59,18 +64,30 @@ class OrganCurve:
 
 
 def fit_organ(
-    name: str, times_h: Sequence[float], activity_mbq: Sequence[float], nuclide: str, options: DoseOptions
+    name: str,
+    times_h: Sequence[float],
+    activity_mbq: Sequence[float],
+    nuclide: str,
+    options: DoseOptions,
+    relative_sd: Sequence[float] | None = None,
 ) -> OrganCurve:
     """Fit one organ's curve as the options say, with the spread over admissible models from three points on.
+
+    Parameters
+    ----------
+    relative_sd : sequence of float, optional
+        What is known of each point's own noise; where it exceeds the assumed one, it counts instead.
 
     Raises
     ------
     FitError
         Naming the organ.
     """
+    sd_mbq = _noise(activity_mbq, relative_sd)
     try:
-        model = choose(name, times_h, activity_mbq, nuclide, options)
-        chosen = _fit(model, name, times_h, activity_mbq, nuclide, options)
+        fits: dict[str, tac.TacFit] = {}
+        model = choose(name, times_h, activity_mbq, nuclide, options, sd_mbq, fits)
+        chosen = fits.get(model) or _fit(model, name, times_h, activity_mbq, nuclide, options, sd_mbq)
         if len(times_h) == 2 and model in ("mono", "trapezoid") and _cannot_carry(times_h):
             return OrganCurve(chosen, None, (), TWO_POINT_RELATIVE_SD, (f"{_cannot_carry(times_h)}.",))
         if model not in ("uptake", "mono", "bi") or len(times_h) < 3:
@@ -82,7 +99,8 @@ def fit_organ(
             nuclide=nuclide,
             model=model,  # type: ignore[arg-type]
             uptake_limb=limb,
-            sd_mbq=_noise(activity_mbq),
+            known=fits | {model: chosen},
+            sd_mbq=sd_mbq,
             weights=options.tac_weights,
         )
         without, told = _far_points(chosen, name, nuclide, options)
@@ -103,8 +121,9 @@ def fit_rest(
     if max(activity_mbq) <= 0:
         return 0.0, "none"
     try:
-        model = choose("", times_h, activity_mbq, nuclide, options)
-        return _fit(model, "", times_h, activity_mbq, nuclide, options).tia_mbq_h, model
+        fits: dict[str, tac.TacFit] = {}
+        model = choose("", times_h, activity_mbq, nuclide, options, fits=fits)
+        return (fits.get(model) or _fit(model, "", times_h, activity_mbq, nuclide, options)).tia_mbq_h, model
     except FitError:
         pass
     if len(times_h) > 1:
@@ -141,6 +160,25 @@ def described(curve: OrganCurve) -> TimeActivity:
     )
 
 
+def sampling_relative_sd(fitted: tac.TacFit) -> float:
+    """What the curve may do where nobody measured, relative to its TIA: after the last point used, before the first.
+
+    0 for one point, whose half-life's spread says it already.
+    """
+    if int(fitted.used.sum()) < 2:
+        return 0.0
+    used = fitted.times_h[fitted.used]
+    after = fitted.curve.integral_mbq_h(float(used[-1])) / fitted.tia_mbq_h
+    before = 1 - fitted.curve.integral_mbq_h(float(used[0])) / fitted.tia_mbq_h
+    return float(np.hypot(TAIL_RELATIVE_SD * after, HEAD_RELATIVE_SD * before))
+
+
+def half_life_relative_sd(fitted: tac.TacFit) -> float:
+    """How well the effective half-life is known: by the fit, or by the spread between patients; 1 at most."""
+    by_fit = [cv for name, cv in fitted.cv.items() if name.endswith("_per_h")][:1]
+    return min([*by_fit, 1.0]) if by_fit else min(fitted.method_sd_mbq_h / fitted.tia_mbq_h, 1.0)
+
+
 def warnings_of(curve: OrganCurve) -> list[str]:
     """A fit's warnings as sentences."""
     fitted, spread = curve.fit, curve.spread
@@ -152,7 +190,13 @@ def warnings_of(curve: OrganCurve) -> list[str]:
 
 
 def _fit(
-    model: str, name: str, times_h: Sequence[float], activity_mbq: Sequence[float], nuclide: str, options: DoseOptions
+    model: str,
+    name: str,
+    times_h: Sequence[float],
+    activity_mbq: Sequence[float],
+    nuclide: str,
+    options: DoseOptions,
+    sd_mbq: NDArray[np.float64] | None = None,
 ) -> tac.TacFit:
     half_life_h, half_life_sd_h = stated_half_life_h(name, options)
     if model == "hanscheid" and len(times_h) == 1 and half_life_h is None:
@@ -167,7 +211,7 @@ def _fit(
         activity_mbq,
         nuclide=nuclide,
         model=model,  # type: ignore[arg-type]
-        sd_mbq=_noise(activity_mbq),
+        sd_mbq=_noise(activity_mbq) if sd_mbq is None else sd_mbq,
         weights=options.tac_weights,
         uptake_limb=options.uptake_limb,
         tail=options.tail,
@@ -185,18 +229,26 @@ def stated_half_life_h(name: str, options: DoseOptions) -> tuple[float | None, f
     return half_life_h, ASSUMED_HALF_LIFE_RELATIVE_SD * half_life_h if sd_h is None else sd_h
 
 
-def _noise(activity_mbq: Sequence[float]) -> NDArray[np.float64] | None:
-    """Assumed noise of the points: relative, and never less than what the largest leaves of itself everywhere."""
+def _noise(activity_mbq: Sequence[float], relative_sd: Sequence[float] | None = None) -> NDArray[np.float64] | None:
+    """Noise of the points, assumed or known to be more, and never less than a part of the largest everywhere."""
     activity = np.asarray(activity_mbq, dtype=float)
     if not (np.all(np.isfinite(activity)) and activity.max() > 0):
         return None  # the fit says what is wrong with them
-    return np.hypot(tac.ASSUMED_RELATIVE_SD * activity, SMALLEST_NOISE * activity.max())
+    relative = np.maximum(tac.ASSUMED_RELATIVE_SD, 0.0 if relative_sd is None else np.asarray(relative_sd))
+    return np.hypot(relative * activity, SMALLEST_NOISE * activity.max())
 
 
 def choose(
-    name: str, times_h: Sequence[float], activity_mbq: Sequence[float], nuclide: str, options: DoseOptions
+    name: str,
+    times_h: Sequence[float],
+    activity_mbq: Sequence[float],
+    nuclide: str,
+    options: DoseOptions,
+    sd_mbq: NDArray[np.float64] | None = None,
+    fits: dict[str, tac.TacFit] | None = None,
 ) -> str:
-    """The model asked for, or the one that the points speak for."""
+    """The model asked for, or the one that the points speak for; ``fits`` receives those made on the way."""
+    fits = {} if fits is None else fits
     count = len(times_h)
     if options.tac != "auto":
         return options.tac
@@ -206,17 +258,17 @@ def choose(
         if _cannot_carry(times_h):
             raise FitError(f"{_cannot_carry(times_h)}.", TWO_POINTS_HINT)
         try:
-            _fit("mono", name, times_h, activity_mbq, nuclide, options)
+            fits["mono"] = _fit("mono", name, times_h, activity_mbq, nuclide, options, sd_mbq)
         except FitError as error:
             raise FitError(f"Two time points can't carry a curve. {error.message}", TWO_POINTS_HINT) from error
         return "mono"
     try:
-        mono = _fit("mono", name, times_h, activity_mbq, nuclide, options)
+        mono = fits["mono"] = _fit("mono", name, times_h, activity_mbq, nuclide, options, sd_mbq)
     except FitError:
         return "uptake"
     if count == 3:
         return "mono"
-    uptake = _fit("uptake", name, times_h, activity_mbq, nuclide, options)
+    uptake = fits["uptake"] = _fit("uptake", name, times_h, activity_mbq, nuclide, options, sd_mbq)
     noise = max(1.0, uptake.chi_squared / max(uptake.degrees_of_freedom, 1))
     return "uptake" if mono.chi_squared - uptake.chi_squared > UPTAKE_EVIDENCE * noise else "mono"
 
@@ -242,9 +294,8 @@ def _far_points(
     for i in range(len(chosen.times_h)):
         kept = np.arange(len(chosen.times_h)) != i
         try:
-            fit = _fit(
-                chosen.model, name, chosen.times_h[kept].tolist(), chosen.activity_mbq[kept].tolist(), nuclide, options
-            )
+            times_h, activity_mbq = chosen.times_h[kept].tolist(), chosen.activity_mbq[kept].tolist()
+            fit = _fit(chosen.model, name, times_h, activity_mbq, nuclide, options, chosen.sd_mbq[kept])
             without.append(fit.tia_mbq_h)
         except FitError:
             without.append(None)

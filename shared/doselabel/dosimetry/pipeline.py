@@ -26,7 +26,7 @@ from doselabel.dosimetry.kernels import VoxelSKernel, voxel_s_kernel
 from doselabel.dosimetry.masks import LabelSet, resolve
 from doselabel.dosimetry.nuclides import nuclide as find_nuclide
 from doselabel.dosimetry.options import DoseOptions
-from doselabel.dosimetry.organ_results import DOSE_MAP, organ_result, provenance
+from doselabel.dosimetry.organ_results import DOSE_MAP, Patient, organ_result, provenance
 from doselabel.dosimetry.tac import TacFit
 from doselabel.dosimetry.tac_voxel import fit_voxels
 from doselabel.errors import DoseError, FitError, Progress, no_progress
@@ -237,7 +237,11 @@ def _of_organs(
     for name in organs:
         with failures.of(name):
             activities = [m.activity_mbq[name] for m in measured]
-            fits[name] = curves.fit_organ(name, times, activities, nuclide.name, options)
+            noise = [
+                np.hypot(m.errors[name].counts, m.errors[name].place(a.sd_mm))
+                for m, a in zip(measured, alignments, strict=True)
+            ]
+            fits[name] = curves.fit_organ(name, times, activities, nuclide.name, options, noise)
     failures.settle()
     rest_tia, rest_model = curves.fit_rest(times, [m.rest_mbq for m in measured], nuclide.name, options)
 
@@ -265,13 +269,14 @@ def _of_organs(
     dose_gy, by_engine = _doses(grid, tia_mbq_h, tia, masses, kernel, options)
 
     progress("organ doses", 0.9)
+    own_masks = [p.ct != study.ct and p.ct in label_set.maps for p in study.time_points]
+    places = [a.sd_mm for a in alignments]
+    patient = Patient(study, diagnostic, ct.geometry, measured, places, own_masks, psf, options)
     results = {}
     for name in organs:
         with failures.of(name):
-            results[name] = organ_result(
-                name, study, diagnostic, masses[name], measured, fits[name], by_engine[name], dose_gy[grid.mask(name)],
-                ct.geometry, psf, options,
-            )  # fmt: skip
+            voxels_gy = dose_gy[grid.mask(name)]
+            results[name] = organ_result(name, patient, masses[name], fits[name], by_engine[name], voxels_gy)
             warnings += [f"{title(name)}: {text}" for text in results[name].warnings]
     failures.settle()
     means = {name: results[name].mean_dose_gy for name in organs}
@@ -301,6 +306,7 @@ def _of_organs(
                 "shift_mm": a.shift_mm,
                 "merit_before": a.agreement_before,
                 "merit_after": a.agreement_after,
+                "sd_mm": a.sd_mm,
                 "matrix": a.matrix.tolist(),
                 "ct_to_diagnostic": frames.to_diagnostic(i)[""].tolist() if frames.known(i) else None,
                 "center_mm": _centre(scans[i].spect.geometry),

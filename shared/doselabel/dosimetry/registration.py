@@ -13,7 +13,7 @@ organs' blurred masks explain, each at its own best concentration, plus a flat b
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -42,6 +42,15 @@ ASSUMED_FWHM_MM = (12.0, 12.0, 12.0)
 
 SEARCH_MM = 24.0
 
+UNCHECKED_SD_MM = 3.0
+"""Assumed of a place that nobody checked, along each axis: patients breathe, and move between SPECT and CT."""
+
+SETTLED_SD_MM = 2.0
+"""Assumed of a transform that a study states."""
+
+SMALLEST_SD_MM = 1.0
+"""No place is known better: the organs move one by one with the breath, and masks have errors of their own."""
+
 
 @dataclass(frozen=True, eq=False)
 class Alignment:
@@ -57,6 +66,8 @@ class Alignment:
         Mean displacement, over the organs (or the fixed image's box), against the transform it started from.
     agreement_before, agreement_after : float or None
         Figure of merit (see the module) at the start and now; for CT to CT, mutual information (nats).
+    sd_mm : float
+        Standard deviation of the place along each axis.
     """
 
     matrix: NDArray[np.float64]
@@ -64,6 +75,7 @@ class Alignment:
     shift_mm: float = 0.0
     agreement_before: float | None = None
     agreement_after: float | None = None
+    sd_mm: float = SETTLED_SD_MM
 
     def registration(self) -> Registration:
         """What a study stores."""
@@ -76,7 +88,7 @@ class Alignment:
 
 def identity() -> Alignment:
     """Leave the images where their files say they are."""
-    return Alignment(np.eye(4), "identity")
+    return Alignment(np.eye(4), "identity", sd_mm=UNCHECKED_SD_MM)
 
 
 def manual(
@@ -204,9 +216,8 @@ def refine(
         )
     matrix = moved(found.x)
     progress("refining the shift", 1.0)
-    return Alignment(
-        matrix, "organ", mean_shift_mm(begin, matrix, scene.organ_points_mm), before, scene.agreement(matrix)
-    )
+    shift_mm = mean_shift_mm(begin, matrix, scene.organ_points_mm)
+    return Alignment(matrix, "organ", shift_mm, before, scene.agreement(matrix), scene.place_sd_mm(matrix))
 
 
 @dataclass(frozen=True, eq=False)
@@ -219,6 +230,7 @@ class _MaskScene:
     spect: Geometry
     centre_mm: NDArray[np.float64]
     organ_points_mm: NDArray[np.float64]
+    resolution_mm3: float
 
     @classmethod
     def of(
@@ -270,13 +282,14 @@ class _MaskScene:
             spect=spect.geometry,
             centre_mm=organ_points.mean(axis=0),
             organ_points_mm=organ_points,
+            resolution_mm3=float(np.prod(np.asarray(psf_fwhm_mm or ASSUMED_FWHM_MM) * 2.0)),
         )
 
     def thinned(self, count: int) -> _MaskScene:
         """The same with fewer points, for a coarse search."""
         step = max(1, len(self.points_mm) // count)
         basis, _ = np.linalg.qr(self.basis[::step])
-        return _MaskScene(self.points_mm[::step], basis, self.spline, self.spect, self.centre_mm, self.organ_points_mm)
+        return replace(self, points_mm=self.points_mm[::step], basis=basis)
 
     def values(self, matrix: np.ndarray) -> NDArray[np.float64]:
         """The moved SPECT at the points."""
@@ -289,6 +302,24 @@ class _MaskScene:
         explained = self.basis @ (self.basis.T @ values)
         spread = float(np.sum((values - values.mean()) ** 2))
         return float(np.sum((values - explained) ** 2)) / spread if spread > 0 else 1.0
+
+    def place_sd_mm(self, matrix: np.ndarray, step_mm: float = 4.0) -> float:
+        """Standard deviation of the best place along an axis, mm: from how the misfit rises beside it.
+
+        Misfits of points closer than two resolutions are one misfit: least squares with that many residuals has the
+        variance 2 · misfit / (residuals · curvature). An axis along which nothing changes counts as unchecked.
+        """
+        least = self.cost(matrix)
+        residuals = max(len(self.points_mm) * GRID_MM**3 / self.resolution_mm3, 1.0)
+        variances = []
+        for axis in range(3):
+            sides = [
+                self.cost(_rigid(s * step_mm * np.eye(3)[axis], np.zeros(3), self.centre_mm) @ matrix) for s in (-1, 1)
+            ]
+            curvature = max(sum(sides) - 2 * least, 0.0) / step_mm**2
+            found = 2 * least / (residuals * curvature) if curvature > 0 else np.inf
+            variances.append(min(found, UNCHECKED_SD_MM**2))
+        return float(np.hypot(np.sqrt(np.mean(variances)), SMALLEST_SD_MM))
 
     def agreement(self, matrix: np.ndarray) -> float:
         if not np.any(self.values(matrix) > 0):

@@ -61,6 +61,8 @@ class TacFit:
         Standard deviation over value of each parameter; infinite where the data do not determine it.
     tia_mbq_h, tia_sd_mbq_h : float
         Time-integrated activity from 0 to infinity and its standard deviation for this model (k = 1).
+    method_sd_mbq_h : float
+        Part of it that comes from the spread of half-lives between patients (single-time-point models).
     tia_gradient_h : ndarray, shape (n,)
         d(TIA)/d(activity of each point), which carries any other error of the points into the TIA.
     effective_half_life_h : float
@@ -93,6 +95,7 @@ class TacFit:
     cv: Mapping[str, float]
     tia_mbq_h: float
     tia_sd_mbq_h: float
+    method_sd_mbq_h: float
     tia_gradient_h: Array
     effective_half_life_h: float
     extrapolated_fraction: float
@@ -223,6 +226,7 @@ def fit_all(
     model: Model = "uptake",
     models: Sequence[Model] = ("uptake", "mono", "bi"),
     uptake_limb: UptakeLimb = "exclude",
+    known: Mapping[str, TacFit] | None = None,
     **options: object,
 ) -> ModelSpread:
     """Fit several models to the same points; their spread is an uncertainty the one chosen cannot show.
@@ -237,14 +241,18 @@ def fit_all(
         The chosen one; it always counts, and its failure to fit is raised.
     models : sequence of str
         The candidates. The other parameters are those of `fit`.
+    known : dict of str to TacFit, optional
+        Fits of some of the models to these points with these options, which need not be made again.
     """
     common = {"nuclide": nuclide, "uptake_limb": uptake_limb, **options}
-    chosen = fit(times_h, activity_mbq, model=model, **common)  # type: ignore[arg-type]
-    fits: dict[str, TacFit] = {model: chosen}
+    fits: dict[str, TacFit] = {name: fitted for name, fitted in (known or {}).items() if name in (model, *models)}
+    if model not in fits:
+        fits[model] = fit(times_h, activity_mbq, model=model, **common)  # type: ignore[arg-type]
+    chosen = fits[model]
     rejected: dict[str, str] = {}
     name: str
     for name in dict.fromkeys(models):
-        if name == model:
+        if name in fits:
             continue
         try:
             fits[name] = fit(times_h, activity_mbq, model=name, **common)  # type: ignore[arg-type]
@@ -333,6 +341,7 @@ def _finish(points: Points, model: str, e: Estimate) -> TacFit:
         cv=cv,
         tia_mbq_h=tia,
         tia_sd_mbq_h=tia_sd,
+        method_sd_mbq_h=e.method_sd_mbq_h,
         tia_gradient_h=e.tia_gradient,
         effective_half_life_h=math.log(2.0) / rate,
         extrapolated_fraction=extrapolated,

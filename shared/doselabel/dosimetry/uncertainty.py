@@ -15,11 +15,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.integrate import quad
-from scipy.special import erf
 
+from doselabel.dosimetry.spheres import (
+    counts_volume_slope,
+    radius_mm,
+    recovery_volume_slope,
+    require_not_negative,
+    require_positive,
+)
 from doselabel.dosimetry.tac import TacFit
-from doselabel.errors import DoseError
+from doselabel.dosimetry.voi_errors import ActivityErrors
 
 CONTOUR_RELATIVE_SD = 0.096
 """Volume error of a network's kidney contour: root mean square difference of the 15 kidney masses by network and
@@ -30,11 +35,17 @@ S_RELATIVE_SD = 0.02
 """Assumed: decay data, density and kernel at given mass; what is left between independent sources of S values."""
 FWHM_RELATIVE_SD = 0.10
 """Assumed error of the point-spread function's width inside a patient."""
+CONTOUR_SHARED = 0.6
+"""Part of a contour's variance that an organ's contours on several CTs share (whoever draws too large does so each
+time); the rest is each CT's own. Assumed."""
+RECONSTRUCTION_RELATIVE_SD = 0.03
+"""Assumed: what attenuation and scatter correction leave in an organ, beside the calibration (Dewaraja et al., MIRD
+Pamphlet 26, J. Nucl. Med. 57:151 (2016): quantification within some per cent in large regions)."""
+SPREAD_RELATIVE_SD = 0.5
+"""Of the distance between D_x and the mean dose."""
 CT_FWHM_MM = 1.0
 """Assumed sharpness of a diagnostic CT."""
 COVERAGE_K = 2.0
-
-FWHM_PER_SIGMA = 2.0 * math.sqrt(2.0 * math.log(2.0))
 
 
 @dataclass(frozen=True)
@@ -103,63 +114,75 @@ def volume_relative_sd(
     contour_relative_sd : float
         Systematic error of the contour, relative to the volume.
     """
-    _positive(volume_ml=volume_ml)
-    _not_negative(fwhm_mm=fwhm_mm, contour_relative_sd=contour_relative_sd)
-    diameter = 2.0 * _radius_mm(volume_ml)
+    require_positive(volume_ml=volume_ml)
+    require_not_negative(fwhm_mm=fwhm_mm, contour_relative_sd=contour_relative_sd)
+    diameter = 2.0 * radius_mm(volume_ml)
     voxel = float(np.mean(np.square(spacing_mm)))
     edges = math.sqrt(voxel / 6.0 + fwhm_mm**2 / (4.0 * math.log(2.0)))
     return math.hypot(3.0 * edges / diameter, contour_relative_sd)
 
 
-def sphere_recovery(volume_ml: float, fwhm_mm: float) -> float:
-    """Share of a uniform sphere's activity that a Gaussian blur leaves inside the sphere, 0 to 1.
+@dataclass(frozen=True)
+class TiaErrors:
+    """What reaches a time-integrated activity beside its fit, relative to it; see `TiaErrors.of`.
 
-    The sphere's self-overlap ``1 - 3s/4r + s³/16r³`` averaged over the blur, in closed form.
+    Attributes
+    ----------
+    counts, registration : float
+        Independent from scan to scan; parts of the noise that the fit assumes.
+    spill_out : float
+        What a method that corrects nothing is off by: known, not corrected, and so an error as large as itself.
+    spill_in : float
+        From activity outside all masks.
+    half_life : float
+        Spread of the effective half-life between patients, for single-time-point models.
+    own_masks, own_masks_rms : float
+        Share of the TIA that scans with masks of their own carry, and the root of the sum of its squares.
     """
-    _positive(volume_ml=volume_ml, fwhm_mm=fwhm_mm)
-    radius, sigma = _radius_mm(volume_ml), fwhm_mm / FWHM_PER_SIGMA
-    z2 = 2.0 * (radius / sigma) ** 2
-    z, gone = math.sqrt(z2), math.exp(-z2)
-    whole = erf(z) - 2.0 * z * gone / math.sqrt(math.pi)
-    linear = 4.0 * sigma / math.sqrt(2.0 * math.pi) * (1.0 - (1.0 + z2) * gone)
-    cubic = 16.0 * sigma**3 / math.sqrt(2.0 * math.pi) * (1.0 - (1.0 + z2 + z2**2 / 2.0) * gone)
-    return float(whole - 0.75 * linear / radius + cubic / (16.0 * radius**3))
+
+    counts: float = 0.0
+    registration: float = 0.0
+    spill_out: float = 0.0
+    spill_in: float = 0.0
+    half_life: float = 0.0
+    own_masks: float = 0.0
+    own_masks_rms: float = 0.0
+
+    @classmethod
+    def of(
+        cls, tac: TacFit, errors: Sequence[ActivityErrors], place_sd_mm: Sequence[float], own_masks: Sequence[bool]
+    ) -> TiaErrors:
+        """Carry the errors of each scan into the TIA, by the fit's gradient.
+
+        Parameters
+        ----------
+        tac : TacFit
+        errors : sequence of ActivityErrors, one per time point
+        place_sd_mm : sequence of float
+            How well each SPECT's place is known, along an axis.
+        own_masks : sequence of bool
+            Whether a scan's mask was drawn for it, or is the one that the mass comes from.
+        """
+        shares = tac.tia_gradient_h * tac.activity_mbq / tac.tia_mbq_h
+        own = shares[np.asarray(own_masks, dtype=bool)]
+        place = [e.place(sd) for e, sd in zip(errors, place_sd_mm, strict=True)]
+        return cls(
+            counts=float(np.linalg.norm(shares * [e.counts for e in errors])),
+            registration=float(np.linalg.norm(shares * place)),
+            spill_out=abs(float(shares @ [e.bias / (1 + e.bias) for e in errors])),
+            spill_in=abs(float(shares @ [e.spill_in for e in errors])),
+            half_life=tac.method_sd_mbq_h / tac.tia_mbq_h,
+            own_masks=float(own.sum()),
+            own_masks_rms=float(np.linalg.norm(own)),
+        )
 
 
-def recovery_volume_slope(volume_ml: float, fwhm_mm: float) -> float:
-    """d ln R / d ln v of `sphere_recovery`; ``-3`` times it is d ln R / d ln FWHM, R being one of r / FWHM."""
-    step = 1e-4
-    up, down = (sphere_recovery(volume_ml * math.exp(s), fwhm_mm) for s in (step, -step))
-    return math.log(up / down) / (2.0 * step)
+def percentile_sd_gy(d_gy: float, mean_gy: float, relative_sd: float) -> float:
+    """Standard uncertainty of D_x, Gy: that of the mean dose, and of how far D_x lies from it.
 
-
-def counts_volume_slope(volume_ml: float, fwhm_mm: float, margin_mm: float = 0.0) -> float:
-    """d ln C / d ln v: how the counts in a volume of interest follow the outlined volume.
-
-    The object is a sphere of ``volume_ml``; the volume of interest is the contour plus a margin. Without margin it is
-    ``φ/(2R)``, with ``φ = erf(√2 r/σ) - 2σ/(r√2π) (1 - exp(-2r²/σ²))`` twice the blurred sphere's value at its
-    edge (Gear 2018, section on counts). A sharp image and a margin both make it 0 beyond the edge.
+    Noise spreads a histogram and blur narrows it, so the distance itself is known to `SPREAD_RELATIVE_SD`.
     """
-    _positive(volume_ml=volume_ml, fwhm_mm=fwhm_mm)
-    _not_negative(margin_mm=margin_mm)
-    radius, sigma = _radius_mm(volume_ml), fwhm_mm / FWHM_PER_SIGMA
-    edge = radius + margin_mm
-
-    def shell(s: float) -> float:
-        return s**2 * _blurred_sphere(s, radius, sigma)
-
-    inside = sphere_recovery(volume_ml, fwhm_mm) * radius**3 / 3.0
-    if margin_mm > 0:
-        inside += quad(shell, radius, edge)[0]
-    return float(shell(edge) / inside * radius / 3.0)
-
-
-def _blurred_sphere(s: float, radius: float, sigma: float) -> float:
-    """Value at distance s > 0 from the centre of a unit sphere blurred by a Gaussian."""
-    root = sigma * math.sqrt(2.0)
-    near, far = (radius - s) / root, (radius + s) / root
-    skin = sigma / (s * math.sqrt(2.0 * math.pi)) * (math.exp(-(near**2)) - math.exp(-(far**2)))
-    return float(0.5 * (erf(near) + erf(far)) - skin)
+    return math.hypot(relative_sd * d_gy, SPREAD_RELATIVE_SD * (d_gy - mean_gy))
 
 
 def combine(
@@ -171,10 +194,10 @@ def combine(
     s_volume_slope: float = -1.0,
     recovery: float = 0.0,
     calibration: float = CALIBRATION_RELATIVE_SD,
-    counts: float = 0.0,
-    fit: float = 0.0,
-    model: float = 0.0,
+    of_activity: Mapping[str, float] | None = None,
+    of_curve: Mapping[str, float] | None = None,
     s_value: float = S_RELATIVE_SD,
+    own_masks: tuple[float, float] = (0.0, 0.0),
     coverage_k: float = COVERAGE_K,
 ) -> UncertaintyBudget:
     """Combine independent relative standard uncertainties (k = 1) into that of the dose.
@@ -190,24 +213,35 @@ def combine(
         Of the recovery coefficient at given volume.
     calibration, s_value : float
         Of the calibration factor; of S at given mass.
-    counts, fit, model : float
-        Of the TIA: counting noise; the rest of the fit's covariance; spread over admissible models.
+    of_activity, of_curve : dict of str to float
+        Further ones, of the activities (counts, spill …) and of what the curve makes of them (fit, model …).
+    own_masks : (float, float)
+        `TiaErrors.own_masks` and its root mean square: such scans share only `CONTOUR_SHARED` of the contour's error.
     coverage_k : float
     """
-    _positive(dose_gy=dose_gy, coverage_k=coverage_k)
+    require_positive(dose_gy=dose_gy, coverage_k=coverage_k)
+    activities, curves = dict(of_activity or {}), dict(of_curve or {})
     independent = {
         "recovery": recovery,
         "calibration": calibration,
-        "counts": counts,
-        "fit": fit,
-        "model": model,
+        "reconstruction": activities.pop("reconstruction", 0.0),
+        **activities,
+        **curves,
         "s_value": s_value,
     }
-    _not_negative(volume=volume, **independent)
+    require_not_negative(volume=volume, **independent)
     activity_slope = counts_volume_slope - recovery_volume_slope
-    sources = {"volume": abs(activity_slope + s_volume_slope) * volume, **independent}
+    share, rms = own_masks
+    shared, single = math.sqrt(CONTOUR_SHARED) * volume, math.sqrt(1 - CONTOUR_SHARED) * volume
+    sources = {
+        "volume": math.hypot(
+            (activity_slope + s_volume_slope) * shared, (activity_slope * (1 - share) + s_volume_slope) * single
+        ),
+        "contours": abs(activity_slope) * rms * single,
+        **independent,
+    }
     variance = sum(u**2 for u in sources.values())
-    activity = math.hypot(activity_slope * volume, recovery, calibration, counts)
+    activity = math.hypot(activity_slope * volume, recovery, calibration, *activities.values())
     return UncertaintyBudget(
         dose_gy=dose_gy,
         relative_sd=math.sqrt(variance),
@@ -216,9 +250,9 @@ def combine(
         quantities={
             "volume": volume,
             "recovery": math.hypot(recovery_volume_slope * volume, recovery),
-            "counts": math.hypot(counts_volume_slope * volume, counts),
+            "counts": math.hypot(counts_volume_slope * volume, activities.get("counts", 0.0)),
             "activity": activity,
-            "tia": math.hypot(activity, fit, model),
+            "tia": math.hypot(activity, *curves.values()),
             "s_value": math.hypot(s_volume_slope * volume, s_value),
         },
     )
@@ -232,13 +266,15 @@ def organ_budget(
     ct_spacing_mm: Sequence[float],
     spect_fwhm_mm: Sequence[float] | float,
     partial_volume_corrected: bool,
-    margin_mm: float = 0.0,
+    margin_mm: float | None = 0.0,
     model_relative_sd: float = 0.0,
-    counts_sd_mbq: Sequence[float] | None = None,
+    sampling_relative_sd: float = 0.0,
+    scans: TiaErrors | None = None,
     contour_relative_sd: float = CONTOUR_RELATIVE_SD,
     ct_fwhm_mm: float = CT_FWHM_MM,
     fwhm_relative_sd: float = FWHM_RELATIVE_SD,
     calibration_relative_sd: float = CALIBRATION_RELATIVE_SD,
+    reconstruction_relative_sd: float = RECONSTRUCTION_RELATIVE_SD,
     s_relative_sd: float = S_RELATIVE_SD,
     coverage_k: float = COVERAGE_K,
 ) -> UncertaintyBudget:
@@ -249,54 +285,55 @@ def organ_budget(
     dose_gy, volume_ml : float
         Mean absorbed dose, and volume of the un-expanded contour.
     tac : TacFit
-        Its TIA uncertainty is split into counting noise, if ``counts_sd_mbq`` is given, and the rest.
+        Its TIA uncertainty is split into counting noise, registration, half-life (from ``scans``) and the rest.
     ct_spacing_mm : sequence of 3 float
     spect_fwhm_mm : float or sequence of 3 float
         Point-spread function of the SPECT.
     partial_volume_corrected : bool
         Whether activities were corrected for recovery (``gtm``); the error of the recovery then counts.
-    margin_mm : float
-        By which the contour was expanded to read the activity (0 with a recovery correction).
-    model_relative_sd : float
-        `doselabel.dosimetry.tac.ModelSpread.relative_sd`.
-    counts_sd_mbq : sequence of float, shape (n,), optional
-        Counting noise of each activity.
-    contour_relative_sd, ct_fwhm_mm, fwhm_relative_sd, calibration_relative_sd, s_relative_sd : float
+    margin_mm : float or None
+        By which the contour was expanded to read the activity (0 with a recovery correction); None for a volume of
+        interest that does not follow the contour (``threshold``).
+    model_relative_sd, sampling_relative_sd : float
+        `doselabel.dosimetry.tac.ModelSpread.relative_sd`, and `doselabel.dosimetry.curves.sampling_relative_sd`.
+    scans : TiaErrors, optional
+        What the images themselves say.
+    contour_relative_sd : float
+        Of the volume, as observers or the network err; what voxels and blur leave open is the least that is taken.
+    ct_fwhm_mm, fwhm_relative_sd, calibration_relative_sd : float
         See the constants of this module for the defaults' sources.
+    reconstruction_relative_sd, s_relative_sd : float
+        Likewise.
     coverage_k : float
     """
     fwhm = float(np.prod(np.broadcast_to(np.asarray(spect_fwhm_mm, dtype=float), 3)) ** (1.0 / 3.0))
     recovery_slope = recovery_volume_slope(volume_ml, fwhm) if partial_volume_corrected else 0.0
+    edges = volume_relative_sd(volume_ml, spacing_mm=ct_spacing_mm, fwhm_mm=ct_fwhm_mm)
+    scans = scans or TiaErrors()
     total = tac.tia_sd_mbq_h / tac.tia_mbq_h
-    counts = 0.0 if counts_sd_mbq is None else tac.tia_sd_from(counts_sd_mbq) / tac.tia_mbq_h
+    known = (scans.counts, scans.registration, scans.half_life)
     return combine(
         dose_gy,
-        volume=volume_relative_sd(
-            volume_ml, spacing_mm=ct_spacing_mm, fwhm_mm=ct_fwhm_mm, contour_relative_sd=contour_relative_sd
-        ),
-        counts_volume_slope=counts_volume_slope(volume_ml, fwhm, margin_mm),
+        # A contour's error is known from whole volumes: what voxels and blur do to its edges is part of it.
+        volume=max(edges, contour_relative_sd),
+        counts_volume_slope=0.0 if margin_mm is None else counts_volume_slope(volume_ml, fwhm, margin_mm),
         recovery_volume_slope=recovery_slope,
         recovery=3.0 * recovery_slope * fwhm_relative_sd,
         calibration=calibration_relative_sd,
-        counts=counts,
-        fit=math.sqrt(max(total**2 - counts**2, 0.0)),
-        model=model_relative_sd,
+        of_activity={
+            "reconstruction": reconstruction_relative_sd,
+            "counts": scans.counts,
+            "registration": scans.registration,
+            "spill_out": scans.spill_out,
+            "spill_in": scans.spill_in,
+        },
+        of_curve={
+            "fit": math.sqrt(max(total**2 - sum(u**2 for u in known), 0.0)),
+            "model": model_relative_sd,
+            "time_sampling": sampling_relative_sd,
+            "half_life": scans.half_life,
+        },
+        own_masks=(scans.own_masks, scans.own_masks_rms),
         s_value=s_relative_sd,
         coverage_k=coverage_k,
     )
-
-
-def _radius_mm(volume_ml: float) -> float:
-    return (3.0e3 * volume_ml / (4.0 * math.pi)) ** (1.0 / 3.0)
-
-
-def _positive(**values: float) -> None:
-    for name, value in values.items():
-        if not (math.isfinite(value) and value > 0):
-            raise DoseError(f"{name} is {value}, expected a number above 0.")
-
-
-def _not_negative(**values: float) -> None:
-    for name, value in values.items():
-        if not (math.isfinite(value) and value >= 0):
-            raise DoseError(f"{name} is {value}, expected a number of 0 or above.")

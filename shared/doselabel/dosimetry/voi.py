@@ -18,7 +18,7 @@ counted; an organ's tissue in it, or beyond the field of view, is taken at the o
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from scipy import ndimage, optimize
 
 from doselabel.dosimetry.grids import Box, sigma_from_fwhm
-from doselabel.dosimetry.uncertainty import FWHM_PER_SIGMA, sphere_recovery
+from doselabel.dosimetry.spheres import FWHM_PER_SIGMA, sphere_recovery
 from doselabel.dosimetry.voi_scene import ALL_ORGANS, Scene
 from doselabel.errors import VoiError
 from doselabel.geometry import Geometry, Volume
@@ -51,6 +51,9 @@ SMALLEST_CLEAR = 0.2
 SMALLEST_CORE = 0.5
 """An organ whose volume of interest would be less than this part of its mask is measured in its mask: a small lesion
 is nowhere stronger than the liver it lies in, once both are blurred."""
+
+SMALLEST_INSIDE = 0.5
+"""A threshold finds the hottest place near a mask; where less of that lies in the mask, it is not the organ."""
 
 LEAST_RECOVERY = 0.1
 """With `gtm`, an organ that shows less of itself in its own mask (0.4 mL at 12 mm FWHM) is not measured: what is shown
@@ -84,6 +87,8 @@ class OrganActivity:
         un-expanded mask would show. None without a PSF.
     weights : (z, y, x) array of float32
         The volume of interest on `VoiResult.geometry`, 0 to 1.
+    response_ml : (z, y, x) array of float32
+        What a concentration in each voxel adds to the activity: activity (Bq) = Σ response · SPECT.
     """
 
     activity_mbq: float
@@ -92,6 +97,7 @@ class OrganActivity:
     counted_fraction: float
     recovery_coefficient: float | None
     weights: NDArray[np.float32]
+    response_ml: NDArray[np.float32]
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,6 +114,8 @@ class TransferMatrix:
     condition : float
     blurred : dict of str to (z, y, x) array
         Each region's blurred mask on `VoiResult.geometry`.
+    weights : dict of str to (z, y, x) array
+        Each region's volume of interest there.
     """
 
     regions: tuple[str, ...]
@@ -115,6 +123,16 @@ class TransferMatrix:
     matrix: NDArray[np.float64]
     condition: float
     blurred: Mapping[str, NDArray[np.float32]]
+    weights: Mapping[str, NDArray[np.float32]]
+
+    def response(self, region: str) -> NDArray[np.float32]:
+        """What each voxel of the image adds to a region's concentration."""
+        row = np.linalg.inv(self.matrix)[self.regions.index(region)]
+        out = np.zeros_like(self.weights[region])
+        for factor, name in zip(row, self.regions, strict=True):
+            weights = self.weights[name]
+            out += np.float32(factor / float(weights.sum(dtype=np.float64))) * weights
+        return out
 
     def concentration(self, region: str) -> float:
         """Concentration of one region, Bq/mL."""
@@ -227,7 +245,7 @@ def measure(
     elif method == "gaussian":
         weights = _gaussian(scene, gaussian_sigma_mm, gaussian_level)
     elif method == "threshold":
-        weights = _threshold(scene, threshold_percent, search_mm)
+        weights = _threshold(scene, threshold_percent, search_mm, edited or ())
     else:
         weights, transfer, found = _transfer(scene)
         warnings += found
@@ -242,8 +260,10 @@ def measure(
             continue
         if transfer is None:
             bq = float(np.vdot(weights[name], scene.bq_ml)) * scene.voxel_ml / scene.counted[name]
+            response = weights[name] * np.float32(scene.voxel_ml / scene.counted[name])
         else:
             bq = transfer.concentration(name) * scene.ml(scene.filled[name])
+            response = transfer.response(name) * np.float32(scene.ml(scene.filled[name]))
         recovery = None
         if sigma is not None:
             whole = scene.filled[name]
@@ -263,6 +283,7 @@ def measure(
             counted_fraction=scene.counted[name],
             recovery_coefficient=recovery,
             weights=weights[name],
+            response_ml=response,
         )
     if not result:
         raise next(iter(scene.failed.values()))
@@ -283,7 +304,9 @@ def _gaussian(scene: Scene, sigma_mm: float, level: float | None) -> dict[str, N
     return scene.owned(parts, nearest=False)
 
 
-def _threshold(scene: Scene, percent: float, search_mm: float) -> dict[str, NDArray[np.float32]]:
+def _threshold(
+    scene: Scene, percent: float, search_mm: float, by_hand: Collection[str]
+) -> dict[str, NDArray[np.float32]]:
     search = scene.owned({n: scene.near(n, search_mm) for n in scene.values}, nearest=True)
     largest = np.argmax(list(search.values()), axis=0)
     weights = {}
@@ -297,6 +320,11 @@ def _threshold(scene: Scene, percent: float, search_mm: float) -> dict[str, NDAr
         parts, _ = ndimage.label(hot)
         peak = np.where(region, scene.bq_ml, -1).argmax()
         weights[name] = (parts == parts.ravel()[peak]).astype(np.float32) * scene.seen
+        inside = float(np.vdot(weights[name], scene.sub.mean(scene.filled[name]))) / float(weights[name].sum())
+        if inside < SMALLEST_INSIDE and name not in by_hand:
+            reason = f"what exceeds {percent:g} % of the maximum lies to {1 - inside:.0%} outside its mask"
+            _fail(scene, name, reason, "Something hotter is beside it: exclude it, correct the volume by hand, or "
+                  "choose the method 'margin'.")  # fmt: skip
     return weights
 
 
@@ -370,7 +398,7 @@ def _transfer(scene: Scene) -> tuple[dict[str, NDArray[np.float32]], TransferMat
         low = [r for r, c in zip(regions, concentration, strict=True) if c < 0]
         concentration, _ = optimize.nnls(matrix, shown)
         warnings += [f"{r}: no activity is left after partial-volume correction." for r in low if r in organs]
-    return weights, TransferMatrix(regions, concentration, matrix, condition, blurred), warnings
+    return weights, TransferMatrix(regions, concentration, matrix, condition, blurred, weights), warnings
 
 
 def _refuse_small(scene: Scene, name: str, volume_ml: float, method: str) -> None:

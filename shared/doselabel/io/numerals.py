@@ -35,13 +35,13 @@ def fixed(value: float | None, decimals: int) -> str:
     return ("−" if negative else "") + text.replace(",", THIN_SPACE)
 
 
-def plus_minus(value: float, sd: float | None) -> str:
+def plus_minus(value: float | None, sd: float | None) -> str:
     """Value ± standard deviation, the latter to two significant digits, the value to the same place (GUM 7.2.6).
 
     >>> plus_minus(2.14159, 0.2781), plus_minus(7593.75, 421.0)
     ('2.14 ± 0.28', '7590 ± 420')
     """
-    if sd is None or not math.isfinite(sd) or sd <= 0:
+    if value is None or sd is None or not math.isfinite(sd) or sd <= 0:
         return significant(value)
     place = 1 - math.floor(math.log10(sd))
     place = 1 - math.floor(math.log10(round(sd, place)))

@@ -17,6 +17,12 @@ from doselabel.wire import DoseResults, OrganDose
 LARGEST_ENGINE_SPREAD_PERCENT = 5.0
 SOURCES_OF_ERROR = {
     "volume": "Contour (volume)",
+    "contours": "Contours on other CTs",
+    "reconstruction": "Attenuation, scatter",
+    "spill_out": "Spill-out, uncorrected",
+    "spill_in": "Spill-in, unmasked",
+    "time_sampling": "Time sampling",
+    "half_life": "Half-life of others",
     "counts": "Counting noise",
     "fit": "Fit of the curve",
     "model": "Choice of curve",
@@ -88,8 +94,8 @@ def summary(results: DoseResults) -> Table:
                 significant(organ.effective_half_life_h),
                 plus_minus(organ.mean_dose_gy, organ.dose_sd_gy),
                 significant(organ.dose_gy_per_gbq),
-                significant(organ.bed_gy),
-                significant(organ.eqd2_gy),
+                plus_minus(organ.bed_gy, organ.bed_sd_gy),
+                plus_minus(organ.eqd2_gy, organ.eqd2_sd_gy),
                 flag + percent(spread),
             ]
         )
@@ -149,9 +155,12 @@ def dose_numbers(results: DoseResults, name: str) -> Table:
         for engine, dose in result.dose_gy_by_engine.items()
     ]
     doses += [("Minimum", significant(result.dvh.min_gy)), ("Maximum", significant(result.dvh.max_gy))]
-    doses += [("BED", significant(result.bed_gy)), ("EQD2", significant(result.eqd2_gy))]
-    volumes = [(key, significant(value)) for key, value in result.dvh.d_gy.items()]
-    parts = [(k, v) for k, v in result.uncertainty_percent.items() if k not in ("total", "dose", "combined")]
+    doses += [
+        ("BED", plus_minus(result.bed_gy, result.bed_sd_gy)),
+        ("EQD2", plus_minus(result.eqd2_gy, result.eqd2_sd_gy)),
+    ]
+    volumes = [(key, plus_minus(value, result.dvh.d_sd_gy.get(key))) for key, value in result.dvh.d_gy.items()]
+    parts = [(k, v) for k, v in result.uncertainty_percent.items() if v > 0 and k not in ("total", "dose", "combined")]
     budget = [(SOURCES_OF_ERROR.get(key, split_unit(key)[0].capitalize()), percent(value)) for key, value in parts]
     budget.append(("Mean dose, combined", percent(dose_sd_percent(result))))
     rows = []

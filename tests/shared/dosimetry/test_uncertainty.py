@@ -7,18 +7,11 @@ import pytest
 from scipy.ndimage import gaussian_filter
 from scipy.special import erf
 
+from doselabel.dosimetry.spheres import FWHM_PER_SIGMA, counts_volume_slope, recovery_volume_slope, sphere_recovery
 from doselabel.dosimetry.tac import fit, fit_all
 from doselabel.dosimetry.tac_voxel import fit_voxels
-from doselabel.dosimetry.uncertainty import (
-    CONTOUR_RELATIVE_SD,
-    FWHM_PER_SIGMA,
-    combine,
-    counts_volume_slope,
-    organ_budget,
-    recovery_volume_slope,
-    sphere_recovery,
-    volume_relative_sd,
-)
+from doselabel.dosimetry.uncertainty import CONTOUR_RELATIVE_SD, TiaErrors, combine, organ_budget, volume_relative_sd
+from doselabel.dosimetry.voi_errors import ActivityErrors
 from doselabel.errors import DoseError
 
 
@@ -98,9 +91,8 @@ def test_components_add_up_and_shares_sum_to_one():
         recovery_volume_slope=0.1,
         recovery=0.02,
         calibration=0.05,
-        counts=0.03,
-        fit=0.04,
-        model=0.01,
+        of_activity={"counts": 0.03},
+        of_curve={"fit": 0.04, "model": 0.01},
         s_value=0.02,
     )
     parts = {c.name: c.relative_sd for c in budget.components}
@@ -144,7 +136,7 @@ def test_the_budget_is_what_monte_carlo_finds():
         recovery_volume_slope=recovery_volume_slope(volume_ml, fwhm_mm),
         recovery=3 * recovery_volume_slope(volume_ml, fwhm_mm) * u["fwhm"],
         calibration=u["calibration"],
-        fit=tac.tia_sd_mbq_h / tac.tia_mbq_h,
+        of_curve={"fit": tac.tia_sd_mbq_h / tac.tia_mbq_h},
         s_value=u["s"],
     )
     assert budget.relative_sd == pytest.approx(np.std(np.log(doses)), rel=0.03)
@@ -180,9 +172,10 @@ def test_kidney_with_three_or_four_scans_lies_about_the_published_13_percent(sca
 def test_counting_noise_is_told_apart_and_not_counted_twice():
     tac = fit(T1_TIMES_H, T1_KIDNEY_MBQ, nuclide="Lu-177")
     whole = organ_budget(2.7, 164.0, tac, partial_volume_corrected=True, **KIDNEY)
-    split = organ_budget(
-        2.7, 164.0, tac, partial_volume_corrected=True, counts_sd_mbq=0.02 * np.array(T1_KIDNEY_MBQ), **KIDNEY
+    scans = TiaErrors.of(
+        tac, [ActivityErrors(counts=0.02, per_mm=0, per_mm2=0, spill_in=0)] * 4, [0.0] * 4, [False] * 4
     )
+    split = organ_budget(2.7, 164.0, tac, partial_volume_corrected=True, scans=scans, **KIDNEY)
     parts = {c.name: c.relative_sd for c in split.components}
     assert parts["counts"] > 0.005
     assert parts["fit"] > parts["counts"]
@@ -209,7 +202,12 @@ def test_a_recovery_correction_brings_its_own_error_and_a_margin_none():
         (lambda: volume_relative_sd(-1.0, spacing_mm=(1, 1, 1), fwhm_mm=1.0), "volume_ml"),
         (lambda: combine(0.0, volume=0.1, counts_volume_slope=0.5, recovery_volume_slope=0.0), "dose_gy"),
         (lambda: combine(1.0, volume=-0.1, counts_volume_slope=0.5, recovery_volume_slope=0.0), "volume is -0.1"),
-        (lambda: combine(1.0, volume=0.1, counts_volume_slope=0.5, recovery_volume_slope=0.0, fit=math.inf), "fit"),
+        (
+            lambda: combine(
+                1.0, volume=0.1, counts_volume_slope=0.5, recovery_volume_slope=0.0, of_curve={"fit": math.inf}
+            ),
+            "fit",
+        ),
     ],
 )
 def test_bad_input_is_refused_by_name(call, message):

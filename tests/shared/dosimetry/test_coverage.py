@@ -1,0 +1,81 @@
+"""The coverage study's patients and tables, and one patient through the whole chain. The study is a benchmark."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+
+from sample_data import clinic
+
+BENCHMARK = Path(__file__).parents[3] / "benchmarks" / "coverage.py"
+
+
+@pytest.fixture(scope="module")
+def coverage() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("coverage_benchmark", BENCHMARK)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def camera(seed: int = 0) -> clinic._Camera:
+    return clinic._Camera.draw(np.random.default_rng(seed), clinic.Errors(tail=(0.05, 0.05)))
+
+
+def test_the_camera_keeps_activity_and_is_not_gaussian() -> None:
+    spect = clinic.centred(clinic.SPECT_SHAPE, clinic.SPECT_MM)
+    fine = spect.with_spacing((clinic.SPECT_MM / clinic.FINE,) * 3)
+    point = np.zeros(fine.shape)
+    middle = tuple(n // 2 for n in fine.shape)
+    point[middle] = 1.0
+    seen = camera().blurred(point, fine) * clinic.FINE**3
+    assert seen.sum() == pytest.approx(1.0, abs=0.02)
+    z, y, x = np.indices(seen.shape)
+    distance = clinic.SPECT_MM * np.sqrt(
+        sum((a - (n - 1) / 2) ** 2 for a, n in zip((z, y, x), seen.shape, strict=True))
+    )
+    far = float(seen[distance > 35].sum())
+    assert far > 0.005  # a Gaussian of 15 mm FWHM leaves a ten-millionth there
+    edge = np.zeros(fine.shape)
+    edge[middle[0], middle[1], 6] = 1.0
+    assert camera().blurred(edge, fine).max() > 1.2 * camera().blurred(point, fine).max()
+
+
+def test_photons_of_a_sphere_give_what_its_absorbed_fraction_says() -> None:
+    """A 30 mm sphere absorbs some 6 % of 177Lu's photon energy (35.1 keV per decay); mean chord against μ_en alone."""
+    fine = clinic.centred((40, 40, 40), 2.4)
+    ball = clinic._level(fine, (0, 0, 0), (30.0,) * 3) < 0
+    gy = clinic._photons(ball.astype(float), fine)[ball].mean()
+    tia_mbq_h, mass_g = float(ball.sum()) * 2.4**3 / 1e3, float(ball.sum()) * 2.4**3 / 1e3
+    emitted_gy = tia_mbq_h * 3.6e9 * 28.2 * 1.602176634e-16 / (mass_g / 1e3)  # the two gamma lines, 30.2 keV
+    chord_cm = 0.75 * 3.0
+    assert 0.85 * 0.029 * chord_cm < gy / emitted_gy < 1.35 * 0.029 * chord_cm
+
+
+def test_a_patient_is_its_seed_and_number_and_the_chain_finds_its_dose(tmp_path: Path, coverage: ModuleType) -> None:
+    first, _ = clinic.make(tmp_path / "a", 5, 1)
+    cases = list(coverage.cases_of(tmp_path / "b", 5, 1, methods=("margin",)))
+    assert (tmp_path / "a" / "spect_tp3.nii.gz").read_bytes() == (tmp_path / "b" / "spect_tp3.nii.gz").read_bytes()
+    assert len(first.time_points) == 4
+    assert {c["organ"] for c in cases} == set(clinic.SEMI_MM)
+    assert {c["points"] for c in cases} == {4, 2}
+    assert all(abs(coverage.z_of(c, what)) < 3 for c in cases for what in ("dose", "bed", "D50"))
+    assert all(c["percent"]["counts"] > 0 and c["percent"]["spill_out"] > 1 for c in cases)
+
+
+def test_the_table_marks_what_does_not_cover(coverage: ModuleType) -> None:
+    rng = np.random.default_rng(0)
+
+    def drawn(scale: float) -> str:
+        z = scale * rng.standard_normal(400)
+        return coverage.row("x", z, 0.1 * z, np.full(400, 0.1), 0)
+
+    assert "off" not in drawn(1.0)
+    assert drawn(1.5).count("off") == 3
+    assert drawn(0.6).count("off") == 2
