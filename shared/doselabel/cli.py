@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from doselabel import __version__, cli_scores
 from doselabel.cli_calibrate import add_calibrate
+from doselabel.cli_course import add_course
 from doselabel.errors import DoselabelError, Progress
 
 if TYPE_CHECKING:
@@ -399,6 +400,7 @@ def _parser() -> argparse.ArgumentParser:
     sensitivity.add_argument("--out", type=Path, default=Path("sensitivity"))
     _dose_arguments(sensitivity)
 
+    add_course(commands)
     add_calibrate(commands)
 
     doctor = _command(commands, "doctor", _doctor, "what is installed, what is missing, and how to mend it")

@@ -325,6 +325,7 @@ class DoseResults(Frozen):
     patient_id: str
     nuclide: str
     injected_activity_mbq: float
+    injection_time: datetime | None = None
     time_h: list[float]
     organs: dict[str, OrganDose]
     failed: dict[str, ErrorInfo] = Field(default_factory=dict)
@@ -339,6 +340,62 @@ class DoseResults(Frozen):
     warnings: list[str] = Field(default_factory=list)
     """All sentences, those of ``alarms`` among them and alarms first."""
     provenance: dict[str, Any]
+
+
+# ---- several cycles: results.json of a course
+
+
+class CourseCycle(Frozen):
+    """One cycle of a course, and which results it came from."""
+
+    name: str
+    patient_id: str
+    injection_time: datetime | None = None
+    injected_activity_mbq: float
+    voi: str = ""
+    results_sha256: str = ""
+
+
+class Constraint(Frozen):
+    """A limit on the cumulative ``dose`` or ``bed``, and what remains; nothing remains stated where no sum is."""
+
+    kind: Literal["dose", "bed"]
+    limit_gy: float
+    remains_gy: float | None = None
+    remains_sd_gy: float | None = None
+    likely_exceeded_percent: float | None = None
+    """Probability that the limit is exceeded already, for normal errors."""
+    cycles_like_last: float | None = None
+
+
+class OrganCourse(Frozen):
+    """One organ over all cycles; lists follow the cycles, None where an organ has no dose."""
+
+    dose_gy: list[float | None]
+    dose_sd_gy: list[float | None]
+    bed_gy: list[float | None]
+    bed_sd_gy: list[float | None]
+    mass_g: list[float | None]
+    total_dose_gy: float
+    total_dose_sd_gy: float
+    total_bed_gy: float | None = None
+    total_bed_sd_gy: float | None = None
+    missing: list[str] = Field(default_factory=list)
+    constraints: list[Constraint] = Field(default_factory=list)
+
+
+class CourseResults(Frozen):
+    """`results.json` of a course, schema ``doselabel.course/1``."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", populate_by_name=True)
+
+    schema_: Literal["doselabel.course/1"] = Field(default="doselabel.course/1", alias="schema")
+    patient_id: str
+    nuclide: str
+    cycles: list[CourseCycle]
+    organs: dict[str, OrganCourse]
+    warnings: list[str] = Field(default_factory=list)
+    created: str = ""
 
 
 ServerInfo.model_rebuild()

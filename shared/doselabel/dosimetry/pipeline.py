@@ -291,6 +291,7 @@ def _of_organs(
         patient_id=study.patient_id,
         nuclide=nuclide.name,
         injected_activity_mbq=study.injected_activity_mbq,
+        injection_time=study.injection_time,
         time_h=times,
         organs=results,
         options=options.model_dump(mode="json")

@@ -26,7 +26,7 @@ from doselabel.io.numerals import significant
 from doselabel.io.pdf import to_pdf
 from doselabel.io.words import SMALL_PRINT, reader
 from doselabel.labels import LabelMap, read_labels, title
-from doselabel.study import Study
+from doselabel.study import Study, read_spect
 from doselabel.wire import DoseResults
 
 NOT_REVIEWED = (
@@ -230,7 +230,7 @@ def _registration(results: DoseResults, study: Study, labels: Mapping[str, Label
             figures.SpectFrame(
                 point.time_h,
                 study.read(point.ct),
-                study.read(point.spect),
+                read_spect(study, i),
                 labels.get(point.ct),
                 np.asarray(entry.get("matrix", point.spect_to_ct.matrix), dtype=float),
                 str(entry.get("method", point.spect_to_ct.method)),
