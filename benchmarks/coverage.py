@@ -122,13 +122,13 @@ def table(cases: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def simulate(out: Path, phantoms: int, seed: int) -> list[dict[str, Any]]:
-    """Compute what ``out`` does not hold yet; all cases of the first ``phantoms`` patients."""
+def simulate(out: Path, phantoms: int, seed: int, first: int = 0) -> list[dict[str, Any]]:
+    """Compute what ``out`` lacks, from patient ``first`` on; return the cases of the first ``phantoms`` patients."""
     out.mkdir(parents=True, exist_ok=True)
     file = out / "cases.jsonl"
     cases = [json.loads(line) for line in file.read_text("utf-8").splitlines()] if file.is_file() else []
     there = {c["patient"] for c in cases if c["seed"] == seed}
-    for number in range(phantoms):
+    for number in range(first, phantoms):
         if number in there:
             continue
         with tempfile.TemporaryDirectory() as folder:
@@ -145,11 +145,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--phantoms", type=int, default=40)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--first", type=int, default=0, help="begin with this patient (to share the work; join the files)"
+    )
     parser.add_argument("--out", type=Path, default=Path("coverage"), help="folder of the cases")
     parser.add_argument("--write", type=Path, help="document that holds the tables between its marks")
     args = parser.parse_args()
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    text = table(simulate(args.out, args.phantoms, args.seed))
+    text = table(simulate(args.out, args.phantoms, args.seed, args.first))
     print(text)
     if args.write:
         head, begin, rest = args.write.read_text("utf-8").partition(BEGIN)

@@ -149,6 +149,11 @@ CATALOGUE: Mapping[str, Kind] = {
         "An organ could not be computed; the others are as if it had not been asked for.",
         "Mend what the sentence names, or leave the organ out.",
     ),
+    "point-off-curve": Kind(
+        "warning",
+        "One organ's activity at one time point lies more than three standard deviations off its curve.",
+        "Look at that time point's mask, registration and calibration; the sentence says what leaving it out changes.",
+    ),
     "time-point-off": Kind(
         "alarm",
         "One time point is off in all organs by one common factor.",

@@ -181,12 +181,16 @@ def _train(args: argparse.Namespace) -> None:
 
 def _dose(args: argparse.Namespace) -> None:
     from doselabel.dosimetry import pipeline
+    from doselabel.dosimetry.pipeline import read_results
+    from doselabel.dosimetry.priors import with_earlier_cycles
     from doselabel.io.compare import labels_of
     from doselabel.io.report import write_report
     from doselabel.study import Study
 
     study = Study.load(args.study)
     options, progress = _dose_options(args), _terminal()
+    if args.half_life_from:
+        options = with_earlier_cycles(options, [read_results(path) for path in args.half_life_from], study.nuclide)
     labels = labels_of(study, args.labels)
     cache = args.cache or args.out / ".cache"
     done = pipeline.compute(study, labels, options, cache=cache, progress=_share(progress, 0.0, 0.8))
@@ -381,6 +385,10 @@ def _parser() -> argparse.ArgumentParser:
     dose.add_argument("study", type=Path)
     dose.add_argument("--out", type=Path, required=True, help="folder for results.json, dose.nii.gz, report.html, .pdf")
     dose.add_argument("--cache", type=Path, help="folder of what need not be computed again (default: OUT/.cache)")
+    dose.add_argument(
+        "--half-life-from", type=Path, action="append", metavar="RESULTS",
+        help="results.json of an earlier cycle of the patient: half-lives for a cycle of a single scan",
+    )  # fmt: skip
     dose.add_argument("--store-registration", action="store_true", help="keep the transforms found in study.json")
     _dose_arguments(dose)
 

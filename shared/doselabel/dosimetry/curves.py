@@ -8,10 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from doselabel.alarms import Alarm, finding
 from doselabel.dosimetry import tac
 from doselabel.dosimetry.nuclides import nuclide as find_nuclide
 from doselabel.dosimetry.options import DoseOptions, of_organ
 from doselabel.errors import FitError
+from doselabel.labels import title
 from doselabel.wire import TimeActivity
 
 CURVE_POINTS = 160
@@ -39,6 +41,24 @@ ASSUMED_HALF_LIFE_RELATIVE_SD = 0.25
 """Taken for the spread of effective half-lives between patients where none is stated."""
 
 
+@dataclass(frozen=True)
+class FarPoint:
+    """A point far off its curve: which, by how much, and what the TIA would be without it (relative changes)."""
+
+    index: int
+    off: float
+    change_without: float | None
+    sentence: str
+
+    def finding(self, organ: str) -> Alarm:
+        """It as a finding, about an organ."""
+        numbers = {"off_percent": 100 * self.off}
+        if self.change_without is not None:
+            numbers["tia_without_percent"] = 100 * self.change_without
+        sentence = f"{title(organ)}: {self.sentence}"
+        return finding("point-off-curve", sentence, numbers=numbers, organ=organ, time_point=self.index)
+
+
 @dataclass(frozen=True, eq=False)
 class OrganCurve:
     """An organ's curve, and what else is known of it.
@@ -54,6 +74,8 @@ class OrganCurve:
         What the choice of the model adds to the uncertainty of the TIA.
     remarks : tuple of str
         What a reader must know of the choice and of the points.
+    far : FarPoint or None
+        A point far off the curve.
     """
 
     fit: tac.TacFit
@@ -61,6 +83,7 @@ class OrganCurve:
     tia_without_mbq_h: tuple[float | None, ...] = ()
     model_relative_sd: float = 0.0
     remarks: tuple[str, ...] = ()
+    far: FarPoint | None = None
 
 
 def fit_organ(
@@ -103,10 +126,11 @@ def fit_organ(
             sd_mbq=sd_mbq,
             weights=options.tac_weights,
         )
-        without, told = _far_points(chosen, name, nuclide, options)
+        without, far = _far_points(chosen, name, nuclide, options)
     except FitError as error:
         raise FitError(f"{name}: {error.message}", error.hint) from error
-    return OrganCurve(chosen, spread, without, spread.relative_sd, tuple(told))
+    remarks = () if far is None else (far.sentence,)
+    return OrganCurve(chosen, spread, without, spread.relative_sd, remarks, far)
 
 
 def fit_rest(
@@ -285,11 +309,11 @@ def _cannot_carry(times_h: Sequence[float]) -> str:
 
 def _far_points(
     chosen: tac.TacFit, name: str, nuclide: str, options: DoseOptions
-) -> tuple[tuple[float | None, ...], list[str]]:
-    """Points far off their curve: the TIA without each point in turn, and a sentence."""
+) -> tuple[tuple[float | None, ...], FarPoint | None]:
+    """A point far off its curve, and the TIA without each point in turn."""
     deviation = chosen.studentized_residuals
     if not chosen.degrees_of_freedom or not np.nanmax(np.abs(deviation), initial=0.0) > FAR_POINT:
-        return (), []
+        return (), None
     without: list[float | None] = []
     for i in range(len(chosen.times_h)):
         kept = np.arange(len(chosen.times_h)) != i
@@ -303,8 +327,9 @@ def _far_points(
     single = chosen.degrees_of_freedom < 2  # then every point is equally far off in terms of its own noise
     far = int(np.nanargmax(np.abs(off) if single else np.abs(deviation)))
     text = f"The point at {chosen.times_h[far]:g} h lies {_percent(off[far])} off its curve"
-    if (tia := without[far]) is not None:
-        text += f"; without it the time-integrated activity changes by {_percent(tia / chosen.tia_mbq_h - 1)}"
+    change = None if (tia := without[far]) is None else tia / chosen.tia_mbq_h - 1
+    if change is not None:
+        text += f"; without it the time-integrated activity changes by {_percent(change)}"
     text += ". Look at that time point's mask, registration and calibration."
     if single:
         changes = [tia / chosen.tia_mbq_h - 1 for tia in without if tia is not None]
@@ -312,7 +337,7 @@ def _far_points(
         if changes:
             text += f"; leaving out one of them changes it by {_percent(min(changes))} to {_percent(max(changes))}"
         text += "."
-    return tuple(without), [text]
+    return tuple(without), FarPoint(far, float(off[far]), change, text)
 
 
 def _percent(change: float) -> str:

@@ -69,6 +69,8 @@ class DoseOptions(BaseModel):
     population_half_life_h, population_half_life_sd_h : float, or by organ
         Effective half-life and its standard deviation between patients (25 % where only the former is stated), which
         a single time point needs.
+    half_life_source : str
+        Where these come from, for a reader ("2 earlier cycles of the patient").
     engine : {"voxel-s", "local", "organ"}
         Whose dose is reported; all three are always computed.
     density : {"uniform", "ct"}
@@ -116,6 +118,7 @@ class DoseOptions(BaseModel):
     tac_weights: Literal["relative", "equal", "poisson"] = "relative"
     population_half_life_h: ByOrgan = Field(default_factory=dict)
     population_half_life_sd_h: ByOrgan = Field(default_factory=dict)
+    half_life_source: str = ""
     engine: Literal["voxel-s", "local", "organ"] = "voxel-s"
     density: Literal["uniform", "ct"] = "uniform"
     tia_map: Literal["organ_curve", "voxel_fit"] = "organ_curve"

@@ -277,6 +277,7 @@ def _of_organs(
         with failures.of(name):
             voxels_gy = dose_gy[grid.mask(name)]
             results[name] = organ_result(name, patient, masses[name], fits[name], by_engine[name], voxels_gy)
+            warnings += [far.finding(name)] if (far := fits[name].far) else []
             warnings += [f"{title(name)}: {text}" for text in results[name].warnings]
     failures.settle()
     means = {name: results[name].mean_dose_gy for name in organs}
@@ -450,6 +451,24 @@ def _centre(geometry: Geometry) -> list[float]:
     return [float(v) for v in geometry.index_to_lps((np.asarray(geometry.shape) - 1) / 2)]
 
 
+def read_results(path: str | Path) -> DoseResults:
+    """Read a ``results.json``, by its path or its folder's.
+
+    Raises
+    ------
+    DoseError
+        When it is not there, or can't be read.
+    """
+    path = Path(path)
+    path = path / RESULTS if path.is_dir() else path
+    try:
+        return DoseResults.model_validate_json(path.read_bytes())
+    except OSError as error:
+        raise DoseError(f"{path}: there is no such file.", "Run `doselabel dose` first.") from error
+    except ValueError as error:
+        raise DoseError(f"{path}: can't be read ({error}).", "Run `doselabel dose` again.") from error
+
+
 def read_dose(out: str | Path) -> tuple[DoseResults, Volume]:
     """Read what `run` wrote into a folder.
 
@@ -458,11 +477,4 @@ def read_dose(out: str | Path) -> tuple[DoseResults, Volume]:
     DoseError
         When there are no results, or they can't be read.
     """
-    out = Path(out)
-    try:
-        results = DoseResults.model_validate_json((out / RESULTS).read_bytes())
-    except FileNotFoundError as error:
-        raise DoseError(f"{out / RESULTS}: there is no such file.", "Run `doselabel dose` first.") from error
-    except ValueError as error:
-        raise DoseError(f"{out / RESULTS}: can't be read ({error}).", "Run `doselabel dose` again.") from error
-    return results, read_image(out / DOSE_MAP)
+    return read_results(Path(out) / RESULTS), read_image(Path(out) / DOSE_MAP)

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from doselabel.dosimetry.options import ANY
 from doselabel.io.document import Column, Table
-from doselabel.io.numerals import NOTHING, percent, significant
+from doselabel.io.numerals import NOTHING, percent, plus_minus, significant
 from doselabel.io.report_tables import dose_sd_percent
 from doselabel.io.words import ENGINES, hours, injected, say, software_of, spell
 from doselabel.labels import title
@@ -45,6 +46,7 @@ def protocol(results: DoseResults, study: Study) -> Table:
         ("Density and its source", each(lambda o: f"{significant(o.density_g_cm3)} g/cm³")
          + " (label table: ICRP 110; kidney: Nazari et al. 2021)"),
         ("Time-activity fit", each(lambda o: f"'{o.tac.model}', degrees of freedom {o.tac.degrees_of_freedom}")),
+        *_half_lives(options),
         ("Goodness of fit", "largest residual: " + each(lambda o: percent(largest_residual_percent(o)))),
         ("Extrapolated part of the TIA", each(lambda o: percent(100 * o.tac.extrapolated_fraction))),
         ("Dose engine", ENGINES.get(str(options.get("engine")), say(options.get("engine")))),
@@ -58,6 +60,16 @@ def protocol(results: DoseResults, study: Study) -> Table:
     ]  # fmt: skip
     caption = "Fields after the EANM guidance on dosimetry reporting, 2024, Table 4."
     return Table([Column("Field", align="left"), Column("Value", align="left")], rows, caption)
+
+
+def _half_lives(options: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """What was assumed of effective half-lives, and from where."""
+    stated = options.get("population_half_life_h") or {}
+    if not stated:
+        return []
+    sd = options.get("population_half_life_sd_h") or {}
+    each = "; ".join(f"{'all' if n == ANY else title(n)} {plus_minus(t, sd.get(n))} h" for n, t in stated.items())
+    return [("Half-lives taken as known", f"{each} ({options.get('half_life_source') or 'as stated'})")]
 
 
 def _models(results: DoseResults, study: Study) -> str:

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from doselabel.dosimetry.bed import KIDNEY, Radiobiology, bed_gy, eqd2_gy, lea_catcheside_g
+from doselabel.dosimetry.bed import KIDNEY, Radiobiology, bed_gy, bed_relative_sd, eqd2_gy, lea_catcheside_g
 from doselabel.dosimetry.nuclides import nuclide
 from doselabel.dosimetry.tac import fit
 from doselabel.dosimetry.tac_models import Curve
@@ -101,3 +101,13 @@ def test_maps_are_computed_voxel_by_voxel():
 def test_bad_input_is_refused_by_name(call, message):
     with pytest.raises(DoseError, match=message):
         call()
+
+
+def test_the_uncertainty_of_a_bed_is_what_drawn_doses_and_half_lives_scatter_by():
+    rng, n = np.random.default_rng(2), 4000
+    doses, half_lives = 6.0 * np.exp(0.1 * rng.standard_normal(n)), 50.0 * np.exp(0.15 * rng.standard_normal(n))
+    drawn = [float(bed_gy(d, lea_catcheside_g(decay(t), 2.8), 2.6)) for d, t in zip(doses, half_lives, strict=True)]
+    stated = bed_relative_sd(6.0, lea_catcheside_g(decay(50.0), 2.8), 2.6, 0.1, 0.15)
+    assert stated == pytest.approx(np.std(np.log(drawn)), rel=0.05)
+    assert stated > 0.1
+    assert bed_relative_sd(1e-6, 0.05, 2.6, 0.1, 0.15) == pytest.approx(0.1, rel=1e-4)

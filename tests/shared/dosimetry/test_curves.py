@@ -129,6 +129,17 @@ def test_a_point_far_off_its_curve_is_named_and_its_effect_shown():
     assert abs(found.tia_without_mbq_h[0] / truth - 1) > 0.05
     assert f"{found.tia_without_mbq_h[2] / found.fit.tia_mbq_h - 1:+.0%}" in text
     assert curves.described(found).tia_mbq_h_without == list(found.tia_without_mbq_h)
+    alarm = found.far.finding("left_kidney")
+    assert (alarm.code, alarm.severity, alarm.organ, alarm.time_point) == (
+        "point-off-curve",
+        "warning",
+        "left_kidney",
+        2,
+    )
+    assert alarm.sentence == f"Left kidney: {text}"
+    assert alarm.numbers["off_percent"] > 20
+    expected = 100 * (found.tia_without_mbq_h[2] / found.fit.tia_mbq_h - 1)
+    assert alarm.numbers["tia_without_percent"] == pytest.approx(expected)
 
 
 def test_with_one_degree_of_freedom_it_is_said_that_another_point_may_be_wrong():
@@ -145,6 +156,30 @@ def test_points_within_their_noise_are_not_named():
     times_h = (4.0, 24.0, 96.0, 168.0)
     for _ in range(8):
         assert organ(times_h, cleared(times_h) * (1 + 0.03 * rng.standard_normal(4))).tia_without_mbq_h == ()
+
+
+def test_noise_that_an_image_shows_counts_where_it_exceeds_the_assumed():
+    times_h = (24.0, 72.0, 120.0, 168.0)
+    quiet = organ(times_h, cleared(times_h)).fit
+    named = {"nuclide": "Lu-177", "options": AUTO}
+    same = curves.fit_organ("", times_h, list(cleared(times_h)), relative_sd=[0.01] * 4, **named).fit
+    loud = curves.fit_organ("", times_h, list(cleared(times_h)), relative_sd=[0.2] * 4, **named).fit
+    assert same.tia_sd_mbq_h == quiet.tia_sd_mbq_h
+    assert loud.tia_sd_mbq_h > 2 * quiet.tia_sd_mbq_h
+    assert loud.tia_mbq_h == pytest.approx(quiet.tia_mbq_h)
+
+
+def test_what_nobody_measured_is_in_the_sampling_error_and_not_twice_for_one_point():
+    late, whole = organ((24.0, 72.0), cleared([24.0, 72.0])).fit, organ((4.0, 250.0), cleared([4.0, 250.0])).fit
+    after = math.exp(-math.log(2) / 50 * 72)
+    before = 1 - math.exp(-math.log(2) / 50 * 24)
+    assert curves.sampling_relative_sd(late) == pytest.approx(math.hypot(0.15 * after, 0.10 * before), rel=1e-3)
+    assert curves.sampling_relative_sd(whole) < 0.01
+    single = fit(
+        [72.0], [10.0], nuclide="Lu-177", model="hanscheid", population_half_life_h=50, population_half_life_sd_h=10
+    )
+    assert curves.sampling_relative_sd(single) == 0.0
+    assert 0.02 < curves.half_life_relative_sd(single) < 0.3
 
 
 # ---- one point, two points

@@ -10,7 +10,14 @@ from scipy.special import erf
 from doselabel.dosimetry.spheres import FWHM_PER_SIGMA, counts_volume_slope, recovery_volume_slope, sphere_recovery
 from doselabel.dosimetry.tac import fit, fit_all
 from doselabel.dosimetry.tac_voxel import fit_voxels
-from doselabel.dosimetry.uncertainty import CONTOUR_RELATIVE_SD, TiaErrors, combine, organ_budget, volume_relative_sd
+from doselabel.dosimetry.uncertainty import (
+    CONTOUR_RELATIVE_SD,
+    TiaErrors,
+    combine,
+    organ_budget,
+    percentile_sd_gy,
+    volume_relative_sd,
+)
 from doselabel.dosimetry.voi_errors import ActivityErrors
 from doselabel.errors import DoseError
 
@@ -191,6 +198,39 @@ def test_a_recovery_correction_brings_its_own_error_and_a_margin_none():
 
     assert recovery(partial_volume_corrected=True) == pytest.approx(3 * 0.1 * recovery_volume_slope(164.0, 12.0))
     assert recovery(partial_volume_corrected=False, margin_mm=3.0) == 0.0
+
+
+def test_contours_on_other_cts_share_part_of_the_error_and_average_the_rest():
+    tac = fit(T1_TIMES_H, T1_KIDNEY_MBQ, nuclide="Lu-177")
+    none = [ActivityErrors(counts=0, per_mm=0, per_mm2=0, spill_in=0)] * 4
+
+    def parts(own):
+        scans = TiaErrors.of(tac, none, [0.0] * 4, [own] * 4)
+        budget = organ_budget(2.7, 164.0, tac, partial_volume_corrected=True, scans=scans, **KIDNEY)
+        return {c.name: c.relative_sd for c in budget.components}
+
+    one_mask, own_masks = parts(False), parts(True)
+    assert one_mask["contours"] == 0
+    assert own_masks["contours"] > 0.005
+    # With a mask of its own on each CT the mass's own error is no longer made good by the counts.
+    assert own_masks["volume"] > one_mask["volume"]
+
+
+def test_a_known_bias_that_is_not_corrected_is_an_error_as_large_as_itself():
+    tac = fit(T1_TIMES_H, T1_KIDNEY_MBQ, nuclide="Lu-177")
+    low = [ActivityErrors(counts=0.01, per_mm=0.0, per_mm2=0.004, spill_in=0.02, bias=-0.2)] * 4
+    scans = TiaErrors.of(tac, low, [3.0] * 4, [False] * 4)
+    assert scans.spill_out == pytest.approx(0.25)  # the truth is 1/0.8 of what was found
+    assert scans.spill_in == pytest.approx(0.02)
+    assert 0.01 < scans.registration < 0.04  # 3.6 % a scan, independent
+    budget = organ_budget(2.7, 164.0, tac, partial_volume_corrected=False, margin_mm=3.0, scans=scans, **KIDNEY)
+    assert {c.name: c.relative_sd for c in budget.components}["spill_out"] == pytest.approx(0.25)
+    assert budget.relative_sd > 0.25
+
+
+def test_a_percentile_is_as_uncertain_as_the_mean_and_its_distance_from_it():
+    assert percentile_sd_gy(4.0, 4.0, 0.1) == pytest.approx(0.4)
+    assert percentile_sd_gy(6.0, 4.0, 0.1) == pytest.approx(math.hypot(0.6, 1.0))
 
 
 @pytest.mark.parametrize(
