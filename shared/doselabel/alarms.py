@@ -60,6 +60,10 @@ class Alarm(BaseModel):
         """The same, said of a file."""
         return self.model_copy(update={"file": file, "sentence": f"{file}: {self.sentence}"})
 
+    def __contains__(self, text: str) -> bool:
+        """Whether the sentence says so, as of the plain sentences that have no code."""
+        return text in self.sentence
+
 
 @dataclass(frozen=True)
 class Kind:
@@ -89,10 +93,26 @@ CATALOGUE: Mapping[str, Kind] = {
     ),
     "activity-in-becquerel-per-voxel": Kind("alarm", "The totals fit if values are Bq per voxel.", _UNITS),
     "activity-in-kilobecquerel": Kind("alarm", "The totals fit if values are kBq/mL.", _UNITS),
-    "activity-in-counts": Kind("alarm", "Values are whole numbers that fit counts, not Bq/mL.", _UNITS),
-    "activity-never-falls": Kind(
+    "activity-in-megabecquerel": Kind("alarm", "The totals fit if values are MBq/mL.", _UNITS),
+    "activity-per-minute": Kind("alarm", "The totals fit if values are 60 times too small.", _UNITS),
+    "activity-per-second": Kind("alarm", "The totals fit if values are 60 times too large.", _UNITS),
+    "activity-in-millicurie": Kind("alarm", "The totals fit if values are 0.37 times too small (Ci and Bq).", _UNITS),
+    "activity-in-microcurie": Kind("alarm", "The totals fit if values are 27 times too small (Ci and Bq).", _UNITS),
+    "activity-in-curie": Kind("alarm", "The totals fit if values are 37 times too large (Ci and Bq).", _UNITS),
+    "activity-high-everywhere": Kind(
         "alarm",
-        "Totals stay level between scans where physical decay alone must lower them: decay-corrected images.",
+        "Not only the hottest tissue, also a litre more holds far more activity than it usually does.",
+        _UNITS,
+    ),
+    "activity-unusually-high": Kind(
+        "warning", "The hottest tissue holds more than twice what kidneys and spleen usually do.", _UNITS
+    ),
+    "activity-in-counts": Kind(
+        "alarm", "Too little activity, and only whole numbers: counts, or a slope not applied.", _UNITS
+    ),
+    "activity-decay-corrected": Kind(
+        "alarm",
+        "Totals do not fall with decay, or the noise grows as decay correction makes it: decay-corrected images.",
         "State decay_corrected_to (injection, or scan_start with scan_duration_min) in study.json, or export without "
         "decay correction.",
     ),
@@ -126,12 +146,18 @@ CATALOGUE: Mapping[str, Kind] = {
         "A reconstruction's noise has negative voxels; they are counted as zero.",
         "Nothing, unless their share is large: then ask how the image was reconstructed.",
     ),
+    "scan-duration-unknown": Kind(
+        "note",
+        "Images are corrected to their scans' start, and the scans' duration is not stated.",
+        "State scan_duration_min; of 177Lu half an hour is 0.1 %.",
+    ),
     # ---- place: SPECT on masks, masks on masks
     "place-implausible": Kind(
         "alarm", "The SPECT's uptake does not fit the organs' masks, wherever it is moved; it was not moved.", _PLACE
     ),
     "place-far": Kind("alarm", "The SPECT would fit only after a move larger than a patient makes.", _PLACE),
     "place-turned": Kind("alarm", "The SPECT fits the masks far better upside down or mirrored.", _PLACE),
+    "place-size": Kind("alarm", "The SPECT fits the masks far better with voxels of another size.", _PLACE),
     "place-moved": Kind("warning", "The SPECT was moved onto the organs' masks.", "Look at the overlay."),
     "place-unchecked": Kind("warning", "The SPECT's place could not be checked against the masks.", _PLACE),
     "mask-volume-differs": Kind(

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from doselabel import __version__, cli_scores
+from doselabel import __version__, cli_check, cli_scores
 from doselabel.cli_calibrate import add_calibrate
 from doselabel.cli_course import add_course
 from doselabel.errors import DoselabelError, Progress
@@ -50,32 +50,6 @@ def _sample(args: argparse.Namespace) -> None:
 
     folders = generate(args.dir, patients=args.patients, seed=args.seed, full=args.full, progress=_terminal())
     print(f"{len(folders)} synthetic patient(s) with ground truth in {args.dir}")
-
-
-def _study_check(args: argparse.Namespace) -> int:
-    from doselabel.errors import StudyError
-    from doselabel.study import Study
-
-    folders = Study.find(args.dir)
-    if not folders:
-        raise StudyError(
-            f"{args.dir}: holds no study.json, neither itself nor in its subfolders.",
-            "Give a study folder or a folder of studies; `doselabel sample DIR` makes some.",
-        )
-    failed = 0
-    for folder in folders:
-        try:
-            study = Study.load(folder)
-            warnings = study.check()
-        except DoselabelError as error:
-            failed += 1
-            print(f"{folder.name}: NOT usable: {error.message}\n  → {error.hint}", file=sys.stderr)
-            continue
-        points = ", ".join(f"{point.time_h:g}" for point in study.time_points)
-        print(f"{study.patient_id}: ok ({study.nuclide}, {study.injected_activity_mbq:g} MBq, SPECT at {points} h)")
-        for warning in warnings:
-            print(f"  warning: {warning}")
-    return 2 if failed else 0
 
 
 def _labels(args: argparse.Namespace) -> None:
@@ -316,8 +290,7 @@ def _parser() -> argparse.ArgumentParser:
     sample.add_argument("--full", action="store_true", help="clinical matrix: CT 512×512 in plane")
 
     study = commands.add_parser("study", help="look after studies on disk").add_subparsers(required=True)
-    check = _command(study, "check", _study_check, "validate one study or a folder of them")
-    check.add_argument("dir", type=Path)
+    cli_check.add_check(study)
     place = _command(study, "place", _study_place, "state orientation and spacing of an image that states none")
     place.add_argument("dir", type=Path)
     place.add_argument("file", help="as study.json names it")

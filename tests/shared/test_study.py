@@ -126,11 +126,13 @@ def test_a_spect_that_its_stored_transform_brings_onto_the_ct_is_accepted(small_
     assert small_study.check() == []
 
 
-def test_more_activity_than_was_injected_is_a_warning(small_study):
+def test_more_activity_than_was_injected_is_an_alarm(small_study):
     path = small_study.path("spect_tp1.nii.gz")
     spect = read_image(path)
     write_image(path, Volume(spect.array * 1e4, spect.geometry))
-    assert any("more than" in warning for warning in small_study.check())
+    (alarm,) = small_study.check()
+    assert alarm.severity == "alarm"
+    assert "more than the 7400 MBq injected" in alarm.sentence
 
 
 def test_an_exclusion_mask_on_another_grid_is_refused(small_study):

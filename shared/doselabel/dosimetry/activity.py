@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from doselabel.dosimetry import grids, registration, voi, voi_errors, voi_scene
+from doselabel.alarms import Alarm
+from doselabel.dosimetry import grids, mask_scene, placement, registration, voi, voi_errors, voi_scene
 from doselabel.dosimetry.cache import Cache, Entry, digest, file_sha256
 from doselabel.dosimetry.grids import Box, cut, cut_array, inside
 from doselabel.dosimetry.options import DoseOptions
@@ -121,46 +123,46 @@ def read_scan(study: Study, index: int, labels: LabelMap) -> Scan:
 
 def code_sha256() -> str:
     """Hash of the code that makes what is cached here: another version of it never finds this one's results."""
-    modules = (grids, voi, voi_errors, voi_scene, registration)
+    modules = (grids, voi, voi_errors, voi_scene, registration, mask_scene, placement)
     return digest(file_sha256(Path(__file__)), *(file_sha256(Path(m.__file__ or "")) for m in modules))
 
 
-def align(
-    scan: Scan, options: DoseOptions, psf_fwhm_mm: Sequence[float] | None, cache: Cache
-) -> tuple[registration.Alignment, list[str]]:
+def align(scan: Scan, options: DoseOptions, psf_fwhm_mm: Sequence[float] | None, cache: Cache) -> placement.Placement:
     """Bring a SPECT onto its CT as the options say (see `DoseOptions.registration`); and what a reader must know."""
     stored = np.asarray(scan.point.spect_to_ct.matrix, dtype=float)
     if options.registration == "identity":
-        return registration.identity(), []
-    settled = not np.allclose(stored, np.eye(4), atol=1e-6) or scan.point.spect_to_ct.method != "identity"
-    if options.registration == "stored" or (options.registration == "auto" and settled):
-        sd_mm = registration.SETTLED_SD_MM if settled else registration.UNCHECKED_SD_MM
-        return registration.Alignment(stored, scan.point.spect_to_ct.method, sd_mm=sd_mm), []
+        return placement.Placement(registration.identity())
+    method = scan.point.spect_to_ct.method
+    settled = not np.allclose(stored, np.eye(4), atol=1e-6) or method != "identity"
+    if options.registration == "stored":
+        sd_mm = mask_scene.SETTLED_SD_MM if settled else mask_scene.UNCHECKED_SD_MM
+        return placement.Placement(registration.Alignment(stored, method, sd_mm=sd_mm))
+    settings: dict[str, Any] = {
+        "move": options.registration == "organ" or not settled,
+        "insist": options.registration == "organ",
+        "smallest_shift_mm": options.smallest_shift_mm,
+        "psf_fwhm_mm": psf_fwhm_mm,
+    }
 
     def make() -> Entry:
-        found = registration.refine(
-            scan.spect, scan.labels, start=stored, psf_fwhm_mm=psf_fwhm_mm, exclude=scan.exclude
+        found = placement.place(
+            scan.spect, scan.labels, scan.index, stored=stored, method=method, exclude=scan.exclude, **settings
         )
-        merits = [found.shift_mm, found.agreement_before, found.agreement_after, found.sd_mm]
-        return {"merits": merits}, {"matrix": found.matrix}
+        at = found.alignment
+        content = {
+            "method": at.method,
+            "merits": [at.shift_mm, at.agreement_before, at.agreement_after, at.sd_mm],
+            "findings": [alarm.model_dump() for alarm in found.findings],
+        }
+        return content, {"matrix": at.matrix}
 
-    key = digest("align", scan.key, stored, psf_fwhm_mm)
+    key = digest("align", scan.key, scan.index, stored, method, settings)
     try:
         content, arrays = cache.fetch(f"registration of time point {scan.index + 1}", key, make)
     except RegistrationError as error:
-        if options.registration == "organ":
-            raise RegistrationError(f"Time point {scan.index + 1}: {error.message}", error.hint) from error
-        kept = registration.Alignment(stored, scan.point.spect_to_ct.method, sd_mm=registration.UNCHECKED_SD_MM)
-        return kept, [f"the SPECT's place was not checked against the masks: {error}"]
-    shift, before, after, sd_mm = content["merits"]
-    found = registration.Alignment(arrays["matrix"], "organ", shift, before, after, sd_mm)
-    if options.registration == "auto" and (shift < options.smallest_shift_mm or after <= before):
-        # What was found and not followed is an error of the place, a third of its square along each axis.
-        left_mm = float(np.hypot(sd_mm, shift / np.sqrt(3)))
-        return registration.Alignment(stored, scan.point.spect_to_ct.method, 0.0, before, before, left_mm), []
-    return found, [
-        f"SPECT and CT were {shift:.1f} mm apart; the SPECT was moved onto the organs' masks. Look at the overlay."
-    ]
+        raise RegistrationError(f"Time point {scan.index + 1}: {error.message}", error.hint) from error
+    at = registration.Alignment(arrays["matrix"], content["method"], *content["merits"])
+    return placement.Placement(at, tuple(Alarm.model_validate(alarm) for alarm in content["findings"]))
 
 
 def measure(
@@ -233,7 +235,7 @@ def _errors(
     found: voi.VoiResult, scan: Scan, matrix: np.ndarray, psf_fwhm_mm: Sequence[float] | None, cache: Cache
 ) -> dict[str, ActivityErrors]:
     """Errors of what was measured, by the transfer matrix on the same scan, of an assumed resolution where none is."""
-    psf, organs = tuple(psf_fwhm_mm or registration.ASSUMED_FWHM_MM), list(found.organs)
+    psf, organs = tuple(psf_fwhm_mm or mask_scene.ASSUMED_FWHM_MM), list(found.organs)
 
     def make() -> Entry:
         reference = found

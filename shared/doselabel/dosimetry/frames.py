@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from doselabel.dosimetry import ct_registration, registration
+from doselabel.alarms import Alarm
+from doselabel.dosimetry import consistency, ct_registration, registration
 from doselabel.dosimetry.cache import Cache, digest, file_sha256
 from doselabel.dosimetry.masks import LabelSet, carried, completed
 from doselabel.dosimetry.options import DoseOptions
@@ -36,10 +37,10 @@ class Frames:
         self._rigid: dict[str, np.ndarray] = {}
         self._shifts: dict[int, dict[str, np.ndarray]] = {}
 
-    def masks(self, index: int) -> tuple[LabelMap, list[str], dict[str, DoselabelError]]:
-        """A time point's masks, what had to be done to have them, and the organs that they still lack, with why."""
+    def masks(self, index: int) -> tuple[LabelMap, list[Alarm | str], dict[str, DoselabelError]]:
+        """A time point's masks, what must be said of them, and the organs that they still lack, with why."""
         point = self._study.time_points[index]
-        notes = []
+        notes: list[Alarm | str] = []
         if point.ct == self._study.ct:
             label_map = self._diagnostic
         elif point.ct in self._set.maps:
@@ -66,6 +67,8 @@ class Frames:
             for name in self._organs
             if name not in present
         }
+        if point.ct != self._study.ct:
+            notes += consistency.masks_differ(index, point.ct, label_map, self._diagnostic, self._organs)
         self._maps[index] = label_map
         return label_map, notes, lost
 

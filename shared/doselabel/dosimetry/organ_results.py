@@ -13,11 +13,12 @@ import SimpleITK as sitk
 from numpy.typing import NDArray
 
 import doselabel
-from doselabel.dosimetry import activity, curves, registration, tia_map
+from doselabel.dosimetry import activity, curves, tia_map
 from doselabel.dosimetry.bed import bed_gy, bed_relative_sd, eqd2_gy, lea_catcheside_g
 from doselabel.dosimetry.cache import Cache, file_sha256
 from doselabel.dosimetry.dvh import dvh
 from doselabel.dosimetry.kernels import VoxelSKernel
+from doselabel.dosimetry.mask_scene import ASSUMED_FWHM_MM
 from doselabel.dosimetry.masks import LabelSet
 from doselabel.dosimetry.options import DoseOptions, of_organ
 from doselabel.dosimetry.uncertainty import (
@@ -52,6 +53,8 @@ class Patient:
         By time point.
     place_sd_mm : list of float
         How well each SPECT's place is known, along an axis.
+    place_doubt : list of float
+        Relative standard uncertainty of each SPECT's activities because its place can't be believed.
     own_masks : list of bool
         Whether a time point has masks of its own.
     psf : (z, y, x) or None
@@ -64,6 +67,7 @@ class Patient:
     ct: Geometry
     measured: list[activity.ScanActivity]
     place_sd_mm: list[float]
+    place_doubt: list[float]
     own_masks: list[bool]
     psf: tuple[float, float, float] | None
     options: DoseOptions
@@ -79,7 +83,7 @@ class Patient:
             self.diagnostic.volume_ml(name),
             curve.fit,
             ct_spacing_mm=self.ct.spacing_mm,
-            spect_fwhm_mm=self.psf or registration.ASSUMED_FWHM_MM,
+            spect_fwhm_mm=self.psf or ASSUMED_FWHM_MM,
             partial_volume_corrected=method == "gtm",
             margin_mm={
                 "gtm": 0.0,
@@ -90,7 +94,7 @@ class Patient:
             }[method],
             model_relative_sd=curve.model_relative_sd,
             sampling_relative_sd=curves.sampling_relative_sd(curve.fit),
-            scans=TiaErrors.of(curve.fit, errors, self.place_sd_mm, self.own_masks),
+            scans=TiaErrors.of(curve.fit, errors, self.place_sd_mm, self.own_masks, self.place_doubt),
             contour_relative_sd=drawn,
             calibration_relative_sd=self.study.calibration_relative_sd,
         )

@@ -18,8 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from doselabel.alarms import Alarm, finding, told
-from doselabel.dosimetry import activity, curves, dose, registration, tia_map
+from doselabel.dosimetry import activity, curves, dose, placement, registration, tia_map
 from doselabel.dosimetry.cache import Cache
+from doselabel.dosimetry.consistency import time_point_off
 from doselabel.dosimetry.failures import Failures, with_the_rest
 from doselabel.dosimetry.frames import Frames, organs_of
 from doselabel.dosimetry.kernels import VoxelSKernel, voxel_s_kernel
@@ -202,7 +203,7 @@ def _of_organs(
     frames = Frames(study, ct, diagnostic, label_set, organs, store)
 
     failures, warnings = Failures(), list(findings)
-    scans, alignments, measured = [], [], []
+    scans, placements, measured = [], [], []
     count = len(study.time_points)
     for i, point in enumerate(study.time_points):
 
@@ -215,7 +216,8 @@ def _of_organs(
         failures.add(lost)
         step("registration", 0.2)
         scan = activity.read_scan(study, i, label_map)
-        aligned, moved = activity.align(scan, options, psf, store)
+        placed_there = activity.align(scan, options, psf, store)
+        aligned = placed_there.alignment
         step("organ activities", 0.6)
         measurable = tuple(name for name in organs if name not in lost)
         if not measurable:
@@ -224,15 +226,19 @@ def _of_organs(
             scan, aligned.matrix, measurable, options, psf, store, _edited(edited_vois, i, aligned.matrix)
         )
         failures.add(found.failed)
-        warnings += [f"Time point {i + 1} ({point.time_h:g} h): {text}" for text in (*moved, *found.warnings)]
+        warnings += [f"Time point {i + 1} ({point.time_h:g} h): {text}" for text in found.warnings]
         scans.append(scan)
-        alignments.append(aligned)
+        placements.append(placed_there)
         measured.append(found)
 
     failures.settle()
+    times = [p.time_h for p in study.time_points]
+    placements = placement.compared(placements, times)
+    alignments = [p.alignment for p in placements]
+    warnings += [alarm for p in placements for alarm in p.findings]
+    warnings += time_point_off(times, {name: [m.activity_mbq[name] for m in measured] for name in organs})
 
     progress("time-activity curves", 0.64)
-    times = [p.time_h for p in study.time_points]
     fits = {}
     for name in organs:
         with failures.of(name):
@@ -271,7 +277,8 @@ def _of_organs(
     progress("organ doses", 0.9)
     own_masks = [p.ct != study.ct and p.ct in label_set.maps for p in study.time_points]
     places = [a.sd_mm for a in alignments]
-    patient = Patient(study, diagnostic, ct.geometry, measured, places, own_masks, psf, options)
+    doubts = [p.relative_sd for p in placements]
+    patient = Patient(study, diagnostic, ct.geometry, measured, places, doubts, own_masks, psf, options)
     results = {}
     for name in organs:
         with failures.of(name):

@@ -150,7 +150,12 @@ class TiaErrors:
 
     @classmethod
     def of(
-        cls, tac: TacFit, errors: Sequence[ActivityErrors], place_sd_mm: Sequence[float], own_masks: Sequence[bool]
+        cls,
+        tac: TacFit,
+        errors: Sequence[ActivityErrors],
+        place_sd_mm: Sequence[float],
+        own_masks: Sequence[bool],
+        place_doubt: Sequence[float] | None = None,
     ) -> TiaErrors:
         """Carry the errors of each scan into the TIA, by the fit's gradient.
 
@@ -162,10 +167,14 @@ class TiaErrors:
             How well each SPECT's place is known, along an axis.
         own_masks : sequence of bool
             Whether a scan's mask was drawn for it, or is the one that the mass comes from.
+        place_doubt : sequence of float, optional
+            Relative standard uncertainty of each scan's activities because its place can't be believed
+            (`placement.Placement.relative_sd`).
         """
         shares = tac.tia_gradient_h * tac.activity_mbq / tac.tia_mbq_h
         own = shares[np.asarray(own_masks, dtype=bool)]
-        place = [e.place(sd) for e, sd in zip(errors, place_sd_mm, strict=True)]
+        doubt = [0.0] * len(errors) if place_doubt is None else place_doubt
+        place = [math.hypot(e.place(sd), d) for e, sd, d in zip(errors, place_sd_mm, doubt, strict=True)]
         return cls(
             counts=float(np.linalg.norm(shares * [e.counts for e in errors])),
             registration=float(np.linalg.norm(shares * place)),

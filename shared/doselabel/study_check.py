@@ -1,0 +1,325 @@
+"""Whether a study can be used, and whether it can be true: every file looked into, everything found kept.
+
+Knows studies, images' values and their plausibility; computes no doses. What is *refused* here is what the server or a
+dose calculation would refuse; *alarms* do not stop the work. One broken file hides neither another file nor a study.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field
+
+from doselabel.alarms import Alarm, finding, ordered
+from doselabel.errors import DoselabelError, StudyError
+from doselabel.geometry import Geometry, Volume, placed
+from doselabel.labels import region
+from doselabel.nuclides import Nuclide
+from doselabel.nuclides import nuclide as find_nuclide
+from doselabel.plausibility import judge
+from doselabel.spect_figures import Seen, look
+from doselabel.study import MANIFEST, Study, image_id, read_field, read_spect
+
+DEEPEST_NOISE, LARGEST_NEGATIVE_SHARE, FEWEST_NOISE_VOXELS = 0.5, 0.5, 8
+"""Negative voxels of filtered back-projection and of filters reach some 10 % of the maximum and, in late scans, a third
+of the total; a CT taken for a SPECT is mostly negative, and a few deep voxels alone are damage."""
+ALL_ORGANS = "*"
+
+State = Literal["ok", "alarm", "refused"]
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+
+class Refusal(_Frozen):
+    """Why a study can't be used, and what to do."""
+
+    message: str
+    hint: str = ""
+
+
+class ScanFigures(_Frozen):
+    """One time point's figures; activities at the middle of the scan, the share of the injected decayed to then."""
+
+    time_point: int
+    time_h: float
+    spect: str
+    ct: str
+    ct_grid: str = ""
+    spect_grid: str = ""
+    total_mbq: float | None = None
+    percent_of_injected: float | None = None
+    largest_bq_ml: float | None = None
+
+
+class StudyReport(_Frozen):
+    """What a look into one study folder found."""
+
+    folder: str
+    patient_id: str = ""
+    nuclide: str = ""
+    injected_activity_mbq: float | None = None
+    decay_corrected_to: str = "none"
+    ct_grid: str = ""
+    time_points: tuple[ScanFigures, ...] = ()
+    refused: tuple[Refusal, ...] = ()
+    alarms: tuple[Alarm, ...] = ()
+    state: State = "ok"
+
+    def refuse(self, reason: StudyError) -> StudyReport:
+        """The same, refused for one more reason."""
+        more = (*self.refused, Refusal(message=reason.message, hint=reason.hint))
+        return self.model_copy(update={"refused": more, "state": "refused"})
+
+    def count(self, severity: str) -> int:
+        """Findings of a severity."""
+        return sum(alarm.severity == severity for alarm in self.alarms)
+
+
+class FolderReport(_Frozen):
+    """What a look into a folder of studies found."""
+
+    schema_: Literal["doselabel.check/1"] = Field(default="doselabel.check/1", alias="schema")
+    root: str
+    studies: tuple[StudyReport, ...]
+
+    model_config = ConfigDict(frozen=True, populate_by_name=True)
+
+    def count(self, state: State) -> int:
+        """Studies in a state."""
+        return sum(study.state == state for study in self.studies)
+
+
+def check(study: Study) -> list[Alarm]:
+    """Look into every image of a study; what does not stop the work comes back, the gravest first.
+
+    Raises
+    ------
+    StudyError
+        Naming file and field of everything that can't be used.
+    """
+    report = examine(study)
+    if report.refused:
+        raise StudyError(
+            " ".join(reason.message for reason in report.refused),
+            " ".join(dict.fromkeys(reason.hint for reason in report.refused if reason.hint)),
+        )
+    return list(report.alarms)
+
+
+def examine(study: Study) -> StudyReport:
+    """Look into every image of a study."""
+    return _Examination(study).report()
+
+
+def examine_folder(root: str | Path) -> FolderReport:
+    """Look into a study, or every study of a folder, and whether they can live together.
+
+    Raises
+    ------
+    StudyError
+        When there is none.
+    """
+    folders = Study.find(root)
+    if not folders:
+        raise StudyError(
+            f"{root}: holds no study.json, neither itself nor in its subfolders.",
+            "Give a study folder or a folder of studies; `doselabel sample DIR` makes some.",
+        )
+    studies = []
+    for folder in folders:
+        try:
+            studies.append(examine(Study.load(folder)))
+        except DoselabelError as error:
+            said = Refusal(message=error.message, hint=error.hint)
+            studies.append(StudyReport(folder=str(folder), refused=(said,), state="refused"))
+    by_id: dict[str, list[str]] = {}
+    for study in studies:
+        if study.patient_id:
+            by_id.setdefault(study.patient_id, []).append(Path(study.folder).name)
+    for i, study in enumerate(studies):
+        twins = [name for name in by_id.get(study.patient_id, []) if name != Path(study.folder).name]
+        if twins:
+            studies[i] = study.refuse(
+                StudyError(
+                    f"{Path(study.folder) / MANIFEST}: field 'patient_id' is '{study.patient_id}', as in "
+                    f"{', '.join(repr(name) for name in twins)}; the server knows patients by it.",
+                    "Give every study its own patient_id; two therapy cycles of one patient are P-017-1 and P-017-2.",
+                )
+            )
+    return FolderReport(root=str(root), studies=tuple(studies))
+
+
+class _Examination:
+    """One look into one study, collecting refusals and findings."""
+
+    def __init__(self, study: Study) -> None:
+        self._study, self._where = study, study.folder / MANIFEST
+        self._refused: list[Refusal] = []
+        self._found: list[Alarm] = []
+        self._seen: list[Seen] = []
+        self._scans: list[ScanFigures] = []
+
+    def report(self) -> StudyReport:
+        study = self._study
+        nuclide: Nuclide | None = None
+        with self._refusing("nuclide"):
+            nuclide = find_nuclide(study.nuclide)
+        self._same_stems()
+        self._conventions()
+        ct_grid = ""
+        with self._refusing():
+            ct = read_field(study, "ct", study.ct)
+            ct_grid = _grid(ct.geometry)
+            check_ct(ct, f"{self._where}: field 'ct' ({study.ct})")
+        for index in range(len(study.time_points)):
+            self._time_point(index, nuclide)
+        if nuclide is not None and len(self._seen) == len(study.time_points):
+            self._found += judge(self._seen, nuclide, study.injected_activity_mbq)
+        alarms = tuple(ordered(self._found))
+        grave = any(alarm.severity == "alarm" for alarm in alarms)
+        return StudyReport(
+            folder=str(study.folder),
+            patient_id=study.patient_id,
+            nuclide=study.nuclide,
+            injected_activity_mbq=study.injected_activity_mbq,
+            decay_corrected_to=study.decay_corrected_to,
+            ct_grid=ct_grid,
+            time_points=tuple(self._scans),
+            refused=tuple(dict.fromkeys(self._refused)),
+            alarms=alarms,
+            state="refused" if self._refused else "alarm" if grave else "ok",
+        )
+
+    @contextmanager
+    def _refusing(self, field: str = "") -> Iterator[None]:
+        """Keep what is refused inside and go on behind it."""
+        try:
+            yield
+        except DoselabelError as error:
+            message = f"{self._where}: field '{field}': {error.message}" if field else error.message
+            self._refused.append(Refusal(message=message, hint=error.hint))
+
+    def _time_point(self, index: int, nuclide: Nuclide | None) -> None:
+        study, point, field = self._study, self._study.time_points[index], f"time_points[{index}]"
+        figures: dict[str, object] = {}
+        ct = spect = None
+        with self._refusing():
+            ct = read_field(study, f"{field}.ct", point.ct)
+            figures["ct_grid"] = _grid(ct.geometry)
+            check_ct(ct, f"{self._where}: field '{field}.ct' ({point.ct})")
+        with self._refusing():
+            stored = read_field(study, f"{field}.spect", point.spect)
+            figures["spect_grid"] = _grid(stored.geometry)
+            check_spect(stored, f"{self._where}: field '{field}.spect' ({point.spect})")
+            spect = stored if nuclide is None else read_spect(study, index, stored)
+            seen = look(spect, index, point.spect, point.time_h, stored.array)
+            self._seen.append(seen)
+            figures |= {"total_mbq": seen.total_mbq, "largest_bq_ml": seen.largest}
+            if nuclide is not None:
+                figures["percent_of_injected"] = 100 * seen.share(nuclide, study.injected_activity_mbq)
+        if ct is not None and spect is not None:
+            with self._refusing():
+                self._same_room(spect.geometry, ct.geometry, index)
+        for name, file in point.exclude.items():
+            with self._refusing(f"{field}.exclude.{name}"):
+                if name != ALL_ORGANS:
+                    region(name)
+            with self._refusing():
+                mask = read_field(study, f"{field}.exclude.{name}", file).geometry
+                if ct is not None and not mask.same_place(ct.geometry):
+                    raise StudyError(
+                        f"{self._where}: field '{field}.exclude.{name}' ({file}) is not on the grid of '{point.ct}'.",
+                        "Draw the mask on that CT.",
+                    )
+        self._scans.append(
+            ScanFigures(time_point=index, time_h=point.time_h, spect=point.spect, ct=point.ct, **figures)  # type: ignore[arg-type]
+        )
+
+    def _same_room(self, spect: Geometry, ct: Geometry, index: int) -> None:
+        point = self._study.time_points[index]
+        if not placed(spect, np.asarray(point.spect_to_ct.matrix)).overlaps(ct):
+            raise StudyError(
+                f"{self._where}: field 'time_points[{index}].spect' ({point.spect}) lies outside the CT '{point.ct}' "
+                "in patient space.",
+                "Check the origins, or store the right spect_to_ct.",
+            )
+
+    def _same_stems(self) -> None:
+        """CTs that the server and label folders could not tell apart: they know a CT by its file name alone."""
+        study, by_id = self._study, dict[str, list[str]]()
+        for name in dict.fromkeys([study.ct, *(point.ct for point in study.time_points)]):
+            by_id.setdefault(image_id(study.patient_id, name), []).append(name)
+        for names in (names for names in by_id.values() if len(names) > 1):
+            with self._refusing():
+                raise StudyError(
+                    f"{self._where}: the CTs {', '.join(map(repr, names))} have one name without folder and suffix, by "
+                    "which label maps and the server know them.",
+                    "Give every CT its own file name (ct_tp3.nii.gz, ct_tp4.nii.gz).",
+                )
+
+    def _conventions(self) -> None:
+        points = self._study.time_points
+        unstated = [i for i, point in enumerate(points) if point.scan_duration_min is None]
+        if self._study.decay_corrected_to == "scan_start" and unstated:
+            sentence = (
+                "The SPECTs are corrected to their scans' start and the duration of "
+                f"{', '.join(f'time_points[{i}]' for i in unstated)} is not stated; their middle is taken for the "
+                "start."
+            )
+            self._found.append(finding("scan-duration-unknown", sentence, numbers={"scans": len(unstated)}))
+
+
+def _grid(geometry: Geometry) -> str:
+    """Voxels and their size, x first as users know it."""
+    shape = "×".join(str(n) for n in reversed(geometry.shape))
+    return f"{shape}, {' × '.join(f'{s:.3g}' for s in reversed(geometry.spacing_mm))} mm"
+
+
+def check_ct(volume: Volume, where: str) -> None:
+    """Raise StudyError unless a CT is in Hounsfield units.
+
+    Air is near −1000 HU and is in every field of view, so an image without any value below −200 is not in HU;
+    attenuation coefficients (0 to 0.3 /cm), rescaled greys and raw stored values (0 to 4095) are told apart.
+    """
+    low, high = float(volume.array.min()), float(volume.array.max())
+    if not (np.isfinite(low) and np.isfinite(high)):
+        raise StudyError(f"{where}: holds values that are not finite.", "Export the CT again.")
+    if low > -200 or high < 50 or low < -9000 or high > 40000:
+        if low >= 0 and high <= 5:
+            found = "this looks like attenuation coefficients or a scaled image"
+        elif low >= 0:
+            found = "this looks like stored values without the rescale intercept (−1024)"
+        else:
+            found = "this is not a CT's range"
+        raise StudyError(
+            f"{where}: values run from {low:g} to {high:g}; expected Hounsfield units, air near −1000 and tissue "
+            f"near 0–100; {found}.",
+            "Apply the rescale slope and intercept of the DICOM files, or convert to HU, and save again.",
+        )
+
+
+def check_spect(volume: Volume, where: str) -> None:
+    """Raise StudyError unless a SPECT is finite, not empty, and negative only as noise is."""
+    if not np.isfinite(volume.array).all():
+        raise StudyError(f"{where}: holds values that are not finite.", "Export the SPECT again.")
+    low, high = float(volume.array.min()), float(volume.array.max())
+    negative = volume.array < 0
+    count = int(np.count_nonzero(negative))
+    if low < -0.01 * max(high, 0.0):
+        lost, kept = -float(volume.array[negative].sum(dtype=np.float64)), float(volume.array[~negative].sum())
+        few = count < FEWEST_NOISE_VOXELS and low < -0.05 * high
+        if low < -DEEPEST_NOISE * high or lost > LARGEST_NEGATIVE_SHARE * kept or few:
+            raise StudyError(
+                f"{where}: has {count} negative values (lowest {low:g}, highest {high:g}; {lost / max(kept, 1e-9):.0%} "
+                "of the positive sum); expected Bq/mL. Noise of a reconstruction is shallower "
+                "and spread over many voxels.",
+                "Is it the CT? Give the reconstructed, quantitative SPECT.",
+            )
+    if high <= 0:
+        raise StudyError(f"{where}: is zero everywhere; expected activity concentration in Bq/mL.")
