@@ -130,7 +130,8 @@ class DoseView(QWidget):
         )
         self._table.set_rows([_cells(name, organ) for name, organ in results.organs.items()])
         self._table.show()
-        warnings = [f"⚠ {text}" for text in results.warnings]
+        warnings = [f"⛔ {alarm.sentence} → {alarm.what_to_do}" for alarm in results.grave()]
+        warnings += [f"⚠ {text}" for text in results.other_warnings()]
         for name, organ in results.organs.items():
             warnings += [f"⚠ {title(name)}: {text}" for text in organ.warnings]
         self._warnings.set_lines(warnings)

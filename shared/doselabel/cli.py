@@ -198,6 +198,9 @@ def _dose_options(args: argparse.Namespace) -> DoseOptions:
 def _print_doses(results: DoseResults) -> None:
     from doselabel.labels import title
 
+    if grave := results.grave():
+        print(f"{len(grave)} alarm(s): these doses are probably wrong until somebody has looked")
+        cli_check.print_findings(grave)
     print(
         f"{'organ':<14}{'mL':>8}{'g':>8}{'TIA MBq·h':>12}{'T_eff h':>9}{'Gy':>8}{'± Gy':>7}{'Gy/GBq':>8}{'BED Gy':>8}"
     )
@@ -208,7 +211,7 @@ def _print_doses(results: DoseResults) -> None:
             f"{organ.effective_half_life_h:>9.1f}{organ.mean_dose_gy:>8.2f}{organ.dose_sd_gy:>7.2f}"
             f"{organ.dose_gy_per_gbq:>8.3f}{bed:>8}"
         )
-    for warning in results.warnings:
+    for warning in results.other_warnings():
         print(f"warning: {warning}")
 
 

@@ -341,6 +341,15 @@ class DoseResults(Frozen):
     """All sentences, those of ``alarms`` among them and alarms first."""
     provenance: dict[str, Any]
 
+    def grave(self) -> list[Alarm]:
+        """What says that a number is probably wrong until somebody has looked."""
+        return [alarm for alarm in self.alarms if alarm.severity == "alarm"]
+
+    def other_warnings(self) -> list[str]:
+        """The sentences that are no alarms, in their order."""
+        said = {alarm.sentence for alarm in self.grave()}
+        return [text for text in dict.fromkeys(self.warnings) if text not in said]
+
 
 # ---- several cycles: results.json of a course
 

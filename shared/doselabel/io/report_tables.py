@@ -37,13 +37,13 @@ def created(results: DoseResults) -> str:
 
 
 def all_warnings(results: DoseResults) -> list[str]:
-    """Warnings of the whole study, then those of organs, a text that several organs share only once."""
+    """Warnings of the whole study, then those of organs, a text that several organs share only once; no alarms."""
     by_text: dict[str, list[str]] = {}
     for name, result in results.organs.items():
         for text in result.warnings:
             by_text.setdefault(text, []).append(title(name))
     of_organs = {f"{name}: {text}" for text, names in by_text.items() for name in names}
-    general = [text for text in dict.fromkeys(results.warnings) if text not in of_organs]
+    general = [text for text in results.other_warnings() if text not in of_organs]
     return [*general, *(f"{', '.join(names)}: {text}" for text, names in by_text.items())]
 
 
