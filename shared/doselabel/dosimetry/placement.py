@@ -23,10 +23,10 @@ from doselabel.labels import LabelMap
 
 FLOOR = 0.35
 """Below this agreement (R²) a SPECT does not show these organs."""
-DOUBTFUL = 0.9
+DOUBTFUL = 0.96
 """Below this agreement other readings of the same voxels are tried."""
-BETTER, RESIDUAL = 0.15, 0.6
-"""By how much more another reading must agree, and what share of the residual it may leave, to be believed."""
+BETTER = ((0.15, 0.6), (0.04, 0.25))
+"""By how much more another reading must agree, and what share of the residual it may then leave, to be believed."""
 FARTHEST_MM = 16.0
 """The largest move that is made without being asked for."""
 LEAST_GAIN = 0.1
@@ -185,7 +185,8 @@ def _other_reading(
     thin = scene.thinned(2500)
 
     def believed(there: float) -> bool:
-        return there > agreement + BETTER and 1 - there < RESIDUAL * (1 - agreement) and there > FLOOR
+        far = any(there > agreement + gain and 1 - there < left * (1 - agreement) for gain, left in BETTER)
+        return far and there > FLOOR
 
     mirrored = {how: _best(thin.mirrored(axes), stored) for how, axes in MIRRORS.items()}
     sizes = {(f, f, f): thin.scaled((f, f, f)) for f in SIZES} | {
