@@ -132,7 +132,7 @@ def _not_reviewed(results: DoseResults, predicted: list[str], out: Path) -> Dose
         update={
             "reviewed": False,
             "labels_origin": f"submitted label maps, completed by the model for {', '.join(predicted)}",
-            "warnings": [*(alarm.sentence for alarm in results.grave()), warning, *results.other_warnings()],
+            "warnings": [warning, *results.warnings],
         }
     )
     (out / "results.json").write_text(results.model_dump_json(by_alias=True, indent=2), "utf-8")

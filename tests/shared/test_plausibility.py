@@ -12,7 +12,7 @@ import pytest
 
 from doselabel.cli import main
 from doselabel.errors import StudyError
-from doselabel.geometry import Volume, read_image, write_image
+from doselabel.geometry import Geometry, Volume, read_image, write_image
 from doselabel.nuclides import nuclide
 from doselabel.plausibility import judge
 from doselabel.spect_figures import look
@@ -140,6 +140,22 @@ def test_late_studies_of_two_scans_are_judged_too(patient, spects):
     for spoil in (times(1e-3), times(0.37), times(3.0), corrected_to(0.0), in_order(0, 1, 3, 2)):
         found = judged(patient, spects, spoil, which=(2, 3))
         assert [alarm.severity for alarm in found] == ["alarm"], found
+
+
+def test_a_real_patient_of_low_uptake_is_no_alarm_at_any_usual_time():
+    """235 MBq in the organs of a real patient at 24 h (T½ 55 h), nothing between them, 40 cm in view."""
+    grid = Geometry((90, 70, 108), (4.42, 3.91, 3.91))
+    shape = np.zeros(grid.shape, np.float32)
+    shape[30:60, 20:50, 20:80] = np.random.default_rng(0).gamma(4, 0.25, (30, 30, 60))
+    shape *= 1e6 / (shape.sum() * grid.voxel_volume_ml)
+    for times_h in ((4, 24, 72), (24, 96, 168), (24,)):
+        rng = np.random.default_rng(1)
+        scans = []
+        for k, time_h in enumerate(times_h):
+            mbq = 235 * 0.5 ** ((time_h - 24) / 55)
+            noisy = mbq * shape * rng.normal(1, 0.1, grid.shape).astype(np.float32)
+            scans.append(look(Volume(noisy, grid), k, "x", time_h))
+        assert judge(scans, LUTETIUM, 7400.0) == []
 
 
 def test_a_painted_image_has_plateaus_and_repeats_itself_without_being_wrong(patient, spects):
