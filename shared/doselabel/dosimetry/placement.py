@@ -113,7 +113,7 @@ def place(
         if insist:
             raise
         before = _agreement(scene, stored)
-        wrong = _other_reading(scene, stored, max(before, _best(scene.thinned(2500), stored)), where, index)
+        wrong = _other_reading(scene, stored, before, where, index)
         code = "place-far" if before > 0 else "place-implausible"
         sentence = f"{where}: {error.message} It was left where the files say."
         kept = Alignment(stored, method, 0.0, before, before, UNCHECKED_SD_MM)
@@ -183,6 +183,7 @@ def _other_reading(
 ) -> Alarm | None:
     """The alarm that the same voxels, mirrored or of another size, agree far better."""
     thin = scene.thinned(2500)
+    agreement = max(agreement, _best(thin, stored))  # at its best place as well, as the other readings are
 
     def believed(there: float) -> bool:
         far = any(there > agreement + gain and 1 - there < left * (1 - agreement) for gain, left in BETTER)

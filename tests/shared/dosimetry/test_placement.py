@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from doselabel.dosimetry import placement
+from doselabel import cli
+from doselabel.alarms import SEVERITIES
+from doselabel.dosimetry import pipeline, placement
+from doselabel.dosimetry.options import DoseOptions
 from doselabel.dosimetry.placement import Placement, compared, place
 from doselabel.dosimetry.registration import Alignment
 from doselabel.errors import RegistrationError
-from doselabel.geometry import Geometry, Volume, read_image
+from doselabel.geometry import Geometry, Volume, read_image, write_image
 from doselabel.labels import LabelMap, read_labels
 from doselabel.study import Study
 
@@ -111,3 +117,28 @@ def test_the_spect_that_agrees_far_less_than_the_others_is_named():
     assert found[2].relative_sd == placement.UNCERTAIN["place-implausible"]
     for even in ((0.4, 0.99, 0.98, 0.97), (0.3, 0.62, 0.7, 0.55), (0.9, 0.95, 0.5)):
         assert not any(p.findings for p in compared(agreeing(*even), (0.5, 6, 24, 72)[: len(even)]))
+
+
+def test_a_dose_with_a_wrong_spect_says_so_first_and_widens_its_uncertainty(
+    three_organs: Study, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = Path(shutil.copytree(three_organs.folder, tmp_path / "study"))
+    path = folder / three_organs.time_points[1].spect
+    spect = read_image(path)
+    write_image(path, Volume(np.flip(spect.array, 0).copy(), spect.geometry))
+    options = DoseOptions(organs=("left_kidney", "right_kidney", "liver"))
+    results = pipeline.run(Study.load(folder), folder / "truth", options, out=tmp_path / "out")
+    turned = next(alarm for alarm in results.alarms if alarm.code == "place-turned")
+    assert turned.time_point == 1
+    assert turned in results.grave()
+    assert results.registration[1]["matrix"] == np.eye(4).tolist()
+    severities = [alarm.severity for alarm in results.alarms]
+    assert severities == sorted(severities, key=SEVERITIES.index)
+    assert set(results.warnings[: len(results.grave())]) == {alarm.sentence for alarm in results.grave()}
+    for organ in results.organs.values():
+        assert organ.uncertainty_percent["registration"] > 10
+    written = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert written["alarms"][0]["severity"] == "alarm"
+    cli._print_doses(results)
+    said = capsys.readouterr().out
+    assert said.index("[place-turned]") < said.index("Left kidney")
