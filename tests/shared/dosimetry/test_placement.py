@@ -136,7 +136,8 @@ def test_a_dose_with_a_wrong_spect_says_so_first_and_widens_its_uncertainty(
     assert severities == sorted(severities, key=SEVERITIES.index)
     assert set(results.warnings[: len(results.grave())]) == {alarm.sentence for alarm in results.grave()}
     for organ in results.organs.values():
-        assert organ.uncertainty_percent["registration"] > 10
+        # Half of what one scan of four has in the curve; a SPECT in its place adds about 1 %.
+        assert organ.uncertainty_percent["registration"] > 5
     written = json.loads((tmp_path / "out" / "results.json").read_text())
     assert written["alarms"][0]["severity"] == "alarm"
     cli._print_doses(results)
