@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
 import logging
 import os
 import shutil
@@ -10,29 +9,30 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from monailabel.config import settings
 from monailabel.interfaces.app import MONAILabelApp
-from monailabel.interfaces.tasks.batch_infer import BatchInferTask
 from monailabel.interfaces.tasks.infer_v2 import InferTask
 from monailabel.interfaces.tasks.strategy import Strategy
 from monailabel.interfaces.tasks.train import TrainTask
 
 import doselabel
-from doselabel.errors import DoselabelError
 from doselabel.geometry import SUFFIXES
 from doselabel.labels import NAMES
 from doselabel.wire import ErrorInfo, JobStatus, NextCase, ServerInfo
-from monailabel_app.conf import PARENT, Conf, take_over
+from monailabel_app.checking import Checker
+from monailabel_app.conf import TOKEN, Conf, take_over
 from monailabel_app.datastore import StudyDatastore
 from monailabel_app.jobs.manager import JobManager
-from monailabel_app.launch import end_with
 from monailabel_app.refusals import JobFailed, Refused, not_found
 from monailabel_app.strategies import Doubtful, First, Random, todo
 from monailabel_app.tasks import TRAIN, Tasks
+from monailabel_app.trainers.stats import train_stats
+from monailabel_app.users import Users
 from monailabel_app.versions import FINAL, ORIGINAL
 
 logger = logging.getLogger(__name__)
@@ -76,7 +76,7 @@ class DoselabelApp(MONAILabelApp):
 
     def init_datastore(self) -> StudyDatastore:
         """Patient folders."""
-        return StudyDatastore(self.options.studies)
+        return StudyDatastore(self.options.studies, Checker())
 
     def init_infers(self) -> dict[str, InferTask]:
         """Infer tasks."""
@@ -90,10 +90,6 @@ class DoselabelApp(MONAILabelApp):
         """Active learning strategies."""
         return {"first": First(), "random": Random(), "doubtful": Doubtful()}
 
-    def init_batch_infer(self) -> Callable[..., Any]:
-        """Batch inference that also works without a GPU and survives a CT that fails."""
-        return _BatchInfer()
-
     def datastore(self) -> StudyDatastore:
         """The datastore."""
         return self._datastore
@@ -102,12 +98,10 @@ class DoselabelApp(MONAILabelApp):
         """Open our doors, in the server process only."""
         from monailabel.app import app as server
 
-        from monailabel_app.front import Front
-        from monailabel_app.routes import make_api
+        from monailabel_app.join import join
 
-        if parent := os.environ.get(PARENT):
-            end_with(int(parent))
         self._alone = take_over(self.options.state)
+        _own_temporary_folder(self.options.state / "tmp")
         super().on_init_complete()
         self.jobs = JobManager(
             self.options.state / "jobs",
@@ -118,7 +112,21 @@ class DoselabelApp(MONAILabelApp):
             grace_s=self.options.grace_s,
         )
         self.jobs.start("infer")
-        server.middleware_stack = Front(server.middleware_stack, make_api(self))
+        users = Users(self.options.state, self.options.login_h * 3600)
+        join(server, self, users)
+        self._say_what_is_open(users)
+
+    @staticmethod
+    def _say_what_is_open(users: Users) -> None:
+        if users.any:
+            logger.warning("DOSELABEL: everybody has to log in; users are kept by `doselabel users`.")
+        elif os.environ.get(TOKEN):
+            logger.warning("DOSELABEL: everybody has to bring the token of %s.", TOKEN)
+        else:
+            logger.warning(
+                "DOSELABEL: OPEN to every program and every person on this machine, CLOSED to all others. "
+                "Others can log in once there are users: doselabel users add STUDIES NAME."
+            )
 
     def _worker_command(self, lane: str) -> list[str]:
         module = "monailabel_app.jobs.worker"
@@ -129,60 +137,76 @@ class DoselabelApp(MONAILabelApp):
     def infer(self, request: dict[str, Any], datastore: StudyDatastore | None = None) -> dict[str, Any]:
         """Run an infer task on a CT of the datastore (never on a path that a client names).
 
-        In the server process the work is done by the worker; elsewhere (batch inference) right here.
+        In the server process the work is done by the worker; elsewhere (a script with this app) right here.
         """
-        image_id = str(request.get("image", ""))
-        case = self.datastore().case(image_id)
+        model = str(request.get("model", ""))
+        job = self.begin_infer(model, request, None, str(request.get("client_id") or ""))
+        try:
+            if self.jobs is not None:
+                self.jobs.wait(job.id, settings.MONAI_LABEL_INFER_TIMEOUT)
+            return self.end_infer(job, request)
+        finally:
+            self.forget(job)
+
+    def check_infer(self, model: str, request: Mapping[str, Any]) -> None:
+        """Refuse an inference that can't be."""
+        if model not in self._infers:
+            raise not_found("model", model, f"There are {', '.join(self._infers)}.")
         if request.get("save_label") and request.get("label_tag") == FINAL:
             raise Refused(
                 "A prediction is not kept as 'final': that tag is for label maps somebody has looked at.",
                 "Use the tag 'original'.",
             )
-        result = self.infer_file(str(request.get("model", "")), case.path, request, image_id=image_id)
-        if request.get("save_label") and result["file"]:
-            tag = request.get("label_tag") or ORIGINAL
-            info = {"model": request["model"], "params": result["params"]}
-            result["label"] = self.datastore().save_label(image_id, result["file"], tag, info)
-        return result
 
-    def infer_file(
-        self, model: str, path: Path, request: dict[str, Any], *, image_id: str | None = None
-    ) -> dict[str, Any]:
-        """Run an infer task on a file that the server itself put somewhere."""
-        if model not in self._infers:
-            raise not_found("model", model, f"There are {', '.join(self._infers)}.")
-        request = {key: value for key, value in request.items() if key not in NOT_FROM_OUTSIDE}
-        request["image"] = str(path)
+    def begin_infer(self, model: str, request: Mapping[str, Any], path: Path | None, user: str = "") -> JobStatus:
+        """Queue an inference on a CT of the datastore, or on a file that the server itself put somewhere."""
+        self.check_infer(model, request)
+        image_id = None if path else str(request.get("image", ""))
+        path = path or self.datastore().case(image_id or "").path
+        wanted = {key: value for key, value in request.items() if key not in NOT_FROM_OUTSIDE}
+        wanted["image"] = str(path)
         if self.jobs is None:
-            file, params = self._infers[model](request)
-        else:
-            file, params = self._infer_as_job(self.jobs, model, request, image_id)
-        return {"label": file, "tag": ORIGINAL, "file": file, "params": params}
+            raise Refused("Inferences are run by the server process only.", status=503)
+        return self.jobs.submit(model, wanted, image_id=image_id, user=user)
 
-    def _infer_as_job(
-        self, jobs: JobManager, model: str, request: dict[str, Any], image_id: str | None
-    ) -> tuple[str | None, dict[str, Any]]:
-        job = jobs.submit(model, request, image_id=image_id, user=str(request.get("client_id") or ""))
-        status = jobs.wait(job.id, settings.MONAI_LABEL_INFER_TIMEOUT)
-        try:
-            if not status.is_over:
-                raise JobFailed(
-                    ErrorInfo(
-                        code="timeout",
-                        message=f"{model} took longer than {settings.MONAI_LABEL_INFER_TIMEOUT} s.",
-                        hint=f"Use POST /jobs/{model}, which has no limit.",
-                    )
+    def end_infer(self, job: JobStatus, request: Mapping[str, Any]) -> dict[str, Any]:
+        """What MONAI Label's clients are answered when an inference is over.
+
+        Raises
+        ------
+        JobFailed
+            When it failed, or is not over.
+        """
+        assert self.jobs is not None
+        status = self.jobs.status(job.id)
+        if not status.is_over:
+            raise JobFailed(
+                ErrorInfo(
+                    code="timeout",
+                    message=f"{job.task} took longer than {settings.MONAI_LABEL_INFER_TIMEOUT} s.",
+                    hint=f"Use POST /jobs/{job.task}, which has no limit.",
                 )
-            if status.state != "done":
-                raise JobFailed(status.error or ErrorInfo(code="cancelled", message="The job was cancelled."))
-            result = jobs.result(job.id)
-            role = self._infers[model].role
-            file = _temporary_copy(jobs.file(job.id, result.files[role])) if role in result.files else None
-            return file, result.model_dump(
-                mode="json", by_alias=True, include={"segmentation", "dose"}, exclude_none=True
             )
-        finally:
-            jobs.cancel(job.id)
+        if status.state != "done":
+            raise JobFailed(status.error or ErrorInfo(code="cancelled", message="The job was cancelled."))
+        result = self.jobs.result(job.id)
+        role = self._infers[job.task].role
+        file = _temporary_copy(self.jobs.file(job.id, result.files[role])) if role in result.files else None
+        params = result.model_dump(
+            mode="json", by_alias=True, include={"label_names", "segmentation", "dose"}, exclude_none=True
+        )
+        answer = {"label": file, "tag": ORIGINAL, "file": file, "params": params}
+        if request.get("save_label") and file and job.image_id:
+            tag = request.get("label_tag") or ORIGINAL
+            info = {"model": job.task, "params": params}
+            answer["label"] = self.datastore().save_label(job.image_id, file, tag, info)
+        return answer
+
+    def forget(self, job: JobStatus) -> None:
+        """Cancel a job that nobody waits for any longer, or forget it when it is over."""
+        if self.jobs is not None:
+            with suppress(Refused):
+                self.jobs.cancel(job.id)
 
     def submit(self, task: str, image_id: str | None, params: dict[str, Any], user: str = "") -> JobStatus:
         """Queue a job.
@@ -212,10 +236,17 @@ class DoselabelApp(MONAILabelApp):
                 training["promoted"] = True
             return outcome | {"training": training}
         if status.task == "kidney_liver" and status.image_id:
-            case = self.datastore().case(status.image_id)
-            params = {"segmentation": outcome["segmentation"]}
-            case.labels.put_tag(ORIGINAL, folder / outcome["files"]["labels"], {"model": status.task, "params": params})
+            params = {key: outcome[key] for key in ("label_names", "segmentation")}
+            info = {"model": status.task, "params": params}
+            self.datastore().put_tag(status.image_id, ORIGINAL, folder / outcome["files"]["labels"], info)
         return outcome
+
+    def info(self) -> dict[str, Any]:
+        """What MONAI Label's clients are told; of trainings, what 3D Slicer's progress and accuracy bars show."""
+        known = super().info()
+        if self.jobs is not None:
+            known["train_stats"] = {"kidney_liver": train_stats(self.jobs)}
+        return known
 
     # ---- the next case
 
@@ -263,28 +294,18 @@ class DoselabelApp(MONAILabelApp):
         raise not_found("model for slides", str(request.get("model", "")))
 
 
-class _BatchInfer(BatchInferTask):
-    def __call__(self, request: dict[str, Any], datastore: Any, infer: Callable[..., Any]) -> dict[str, Any]:
-        def one(single: dict[str, Any], store: Any) -> dict[str, Any]:
-            try:
-                return infer(single, store)
-            except DoselabelError as error:
-                logger.warning("%s: %s", single.get("image"), error)
-                return {"error": str(error)}
-
-        return super().__call__(request | {"multi_gpu": False, "device": "cpu", "max_workers": 1}, datastore, one)
+def _own_temporary_folder(folder: Path) -> None:
+    """Let all that is temporary be on the studies' disk, and remove what a server that was killed has left there."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    os.environ["TMPDIR"] = str(folder)
+    tempfile.tempdir = str(folder)
 
 
 def _temporary_copy(file: Path) -> str:
-    """Copy a result to where MONAI Label may delete it after its reply.
-
-    Not straight into the system's temporary folder: there MONAI Label's own client keeps what it is sent, under the
-    same name, and on the same machine the server would delete the client's file.
-    """
-    folder = Path(tempfile.gettempdir()) / f"doselabel-answers-{getpass.getuser()}"
-    folder.mkdir(mode=0o700, exist_ok=True)
+    """Copy a result to where MONAI Label may delete it after its reply."""
     suffix = next((s for s in SUFFIXES if file.name.endswith(s)), file.suffix)
-    handle, path = tempfile.mkstemp(prefix="doselabel-", suffix=suffix, dir=folder)
+    handle, path = tempfile.mkstemp(prefix="doselabel-", suffix=suffix)
     os.close(handle)
     shutil.copyfile(file, path)
     return path

@@ -14,8 +14,11 @@ from doselabel.errors import ServerError
 STATE = ".doselabel"
 """Folder beside the patients that holds models, jobs and logs: what is learned belongs to the studies."""
 
+USERS = "users.json"
+"""In it: who may use the server (see `monailabel_app.users`)."""
+
 TOKEN = "DOSELABEL_TOKEN"
-"""Environment variable; when it is set, every request must bring it as ``Authorization: Bearer …``."""
+"""Environment variable: a token for programs; who brings it (``Authorization: Bearer …``) is an admin."""
 
 ORIGINS = "DOSELABEL_ORIGINS"
 """Environment variable: web origins that may call the server, with commas. MONAI Label's own setting for this,
@@ -23,6 +26,9 @@ MONAI_LABEL_CORS_ORIGINS, ends its 0.8.5 at the start (its URLs can't be logged 
 
 PARENT = "DOSELABEL_PARENT"
 """Environment variable, set by `monailabel_app.launch`: the process that the server must not outlive."""
+
+MONAI_OWN = ("server_mode", "models", "preload", "skip_trainers", "skip_scoring", "skip_strategies")
+"""Options that scripts give every MONAI Label app; this one has one set of models, always loaded before it is asked."""
 
 PLANES = {"axial": ("axial",), "all": ("axial", "coronal", "sagittal")}
 
@@ -64,6 +70,8 @@ class Conf:
         Folder of earlier cases (see `doselabel.model.datasets.cases_from`) mixed into every retraining.
     grace_s : float
         How long a cancelled job may take to stop by itself before its worker is ended.
+    login_h : float
+        How long a login is good.
     """
 
     studies: str
@@ -72,7 +80,8 @@ class Conf:
     device: str = "cpu"
     train_steps: int = 200
     replay: str = ""
-    grace_s: float = 10.0
+    grace_s: float = 1.5
+    login_h: float = 10.0
 
     @property
     def state(self) -> Path:
@@ -91,7 +100,7 @@ class Conf:
         known = {field.name: field for field in fields(cls) if field.name != "studies"}
         values: dict[str, str | int | float] = {}
         for key, text in options.items():
-            if key == "server_mode":  # MONAI Label's own
+            if key in MONAI_OWN:
                 continue
             if key not in known:
                 raise ServerError(

@@ -6,8 +6,8 @@ never disagree. A study that can't be used is listed with its error.
 
 from __future__ import annotations
 
+import hashlib
 import io
-import math
 import os
 import tempfile
 import threading
@@ -15,7 +15,6 @@ import time
 import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,20 +22,20 @@ from monailabel.interfaces.datastore import Datastore
 
 from doselabel.alarms import Alarm
 from doselabel.errors import DoselabelError, LabelError, StudyError
-from doselabel.geometry import SUFFIXES, Geometry, read_image
+from doselabel.geometry import SUFFIXES, Geometry
 from doselabel.geometry import read_grid as grid_of
-from doselabel.labels import LabelMap, read_labels, region
 from doselabel.study import MANIFEST, Study
-from doselabel.wire import ErrorInfo, ImageInfo, LabelSubmission, LabelVersion, StudyInfo, TimePointInfo
+from doselabel.wire import ErrorInfo, ImageInfo, LabelReview, LabelSubmission, LabelVersion, StudyInfo, TimePointInfo
+from monailabel_app.checking import Check, Upload, check
 from monailabel_app.conf import STATE
 from monailabel_app.refusals import Refused, not_found
 from monailabel_app.versions import FINAL, LabelStore, check_tag
 from monailabel_app.whole import whole
 
-MAX_VOXEL_BYTES = 16
-"""What is uploaded for a CT has at most this many bytes for every voxel of it."""
 RESCAN_S = 1.0
 """New and changed patient folders are noticed within this time."""
+RECOUNT_S = 2.0
+"""Label maps are counted again after this time; those of this process at once."""
 
 
 @dataclass(frozen=True)
@@ -74,16 +73,27 @@ class StudyDatastore(Datastore):
 
     It implements MONAI Label's `Datastore` and not `LocalDatastore`, whose flat folder, index file rewritten in
     place and ids cut at dots are what it is here to avoid.
+
+    Parameters
+    ----------
+    root : path
+    check : callable
+        Looks at what is uploaded: here and now, or a `monailabel_app.checking.Checker`.
     """
 
-    def __init__(self, root: str | Path) -> None:
+    def __init__(self, root: str | Path, check: Check = check) -> None:
         self._root = Path(root)
+        self._check = check
         self._lock = threading.RLock()
         self._known: dict[Path, tuple[tuple[int, int], Study | StudyError]] = {}
         self._cases: dict[str, Case] = {}
         self._broken: dict[str, StudyError] = {}
         self._notes: dict[str, dict[str, Any]] = {}
+        self._hashes: dict[str, tuple[tuple[int, int, int], str]] = {}
         self._scanned = float("-inf")
+        self._changes = 0
+        self._counted: tuple[int, list[int], dict[str, int], float] | None = None
+        self._counting = threading.Lock()
         self.refresh()
 
     # ---- what there is
@@ -93,6 +103,14 @@ class StudyDatastore(Datastore):
         with self._lock:
             known: dict[Path, tuple[tuple[int, int], Study | StudyError]] = {}
             for folder in Study.find(self._root):
+                if folder.name.startswith("."):  # what other systems leave beside a folder, such as ._P-001
+                    continue
+                if folder.is_symlink() and not folder.resolve().is_relative_to(self._root.resolve()):
+                    known[folder] = (
+                        (0, 0),
+                        StudyError(f"{folder.name}: leads out of the studies folder.", "Copy the patient into it."),
+                    )
+                    continue
                 try:
                     stat = (folder / MANIFEST).stat()
                 except FileNotFoundError:
@@ -247,16 +265,17 @@ class StudyDatastore(Datastore):
             When it is no label map, or not on the CT's grid. Nothing is kept then.
         """
         case = self.case(image_id)
-        try:
-            labels = self._read(
-                case,
-                file,
-                names={int(v): region(n).name for v, n in names.items()} if names else None,
-                scheme=submission.label_scheme or None,
-            )
-        except DoselabelError as error:
-            raise _of_upload(error, file, image_id) from error
-        return case.labels.add(labels.renumbered(), submission)
+        with tempfile.TemporaryDirectory(prefix="doselabel-label-") as folder:
+            out = Path(folder) / "labels.nii.gz"
+            upload = self._upload(case, file, dict(names) if names else None, submission.label_scheme, str(out))
+            found = self._check(upload)
+            version = case.labels.adopt(out, submission, found.organs_ml, found.alarms)
+        self.changed()
+        return version
+
+    @staticmethod
+    def _upload(case: Case, file: Path, names: dict[int, str] | None = None, scheme: str = "", out: str = "") -> Upload:
+        return Upload(str(file), str(case.study.folder), case.file, case.image_id, names, scheme, out)
 
     def save_label(self, image_id: str, label_filename: str, label_tag: str, label_info: dict[str, Any]) -> str:
         """Keep what MONAI Label's clients send: "final" becomes a version, other tags hold the latest file."""
@@ -267,8 +286,8 @@ class StudyDatastore(Datastore):
         """Do what `save_label` does; return what is odd about the label map."""
         info = dict(label_info or {})
         if (tag := _plain(label_tag)) != FINAL:
-            alarms = self._check_tagged(image_id, file)
-            self.case(image_id).labels.put_tag(tag, file, info | {"ts": int(time.time())})
+            alarms = self._check(self._upload(self.case(image_id), file)).alarms
+            self.put_tag(image_id, tag, file, info | {"ts": int(time.time())})
             return alarms
         author = str(info.get("author") or info.get("user") or info.get("client_id") or "")
         submission = LabelSubmission(
@@ -281,37 +300,20 @@ class StudyDatastore(Datastore):
             names = {int(row["idx"]): str(row["name"]) for row in rows}
         except (TypeError, KeyError, ValueError) as error:
             raise LabelError(f"label_info is {str(rows)[:100]}; expected a list of {{'name': …, 'idx': …}}.") from error
-        return self.submit(image_id, file, submission, names).alarms
+        version = self.submit(image_id, file, submission, names)
+        if isinstance(meta := info.get("segmentationMeta"), Mapping) and meta.get("status") == "flagged":
+            self.case(image_id).labels.review(version.version, review_of(meta, author))
+        return version.alarms
 
-    def _check_tagged(self, image_id: str, file: Path) -> list[Alarm]:
-        """Refuse a damaged file as what is kept under a tag; say what is odd about it if it is a label map."""
-        case = self.case(image_id)
-        try:
-            return list(self._read(case, file).findings)
-        except LabelError:  # a dose map, a probability: an image all the same
-            pass
-        except DoselabelError as error:
-            if "grid of its CT" not in error.message:
-                raise _of_upload(error, file, image_id) from error
-        try:
-            read_image(file, max_bytes=_most_bytes(case))
-        except DoselabelError as error:
-            raise _of_upload(error, file, image_id) from error
-        return []
-
-    def _read(self, case: Case, file: Path, **how: Any) -> LabelMap:
-        return read_labels(
-            file,
-            expect=case.grid,
-            stated=case.study.stated_place(case.file),
-            max_bytes=_most_bytes(case),
-            ct=partial(case.study.read, case.file),
-            **how,
-        )
+    def put_tag(self, image_id: str, tag: str, file: Path, info: Mapping[str, Any]) -> None:
+        """Keep a file that can be made again, such as a prediction; it is not looked at."""
+        self.case(image_id).labels.put_tag(tag, file, info)
+        self.changed()
 
     def remove_label(self, label_id: str, label_tag: str) -> None:
         """Remove a prediction; submitted label maps stay."""
         self.case(label_id).labels.remove_tag(_plain(label_tag))
+        self.changed()
 
     def get_label_uri(self, label_id: str, label_tag: str) -> str:
         """Path of a tag's file, "" when there is none."""
@@ -328,12 +330,23 @@ class StudyDatastore(Datastore):
         return self.case(label_id).labels.tag_info(_plain(label_tag))
 
     def update_label_info(self, label_id: str, label_tag: str, info: dict[str, Any]) -> None:
-        """Refuse: what was submitted is not changed afterwards."""
-        raise Refused(
-            "What is known of a label map is not changed afterwards.",
-            "Use PUT /doselabel/labels/{image_id}/{version}/review to approve or comment.",
-            status=403,
-        )
+        """Keep what 3D Slicer's reviewer says of a label map: of "final" as a review of the version that counts.
+
+        Raises
+        ------
+        Refused
+            When it is no review: what was submitted is not changed afterwards.
+        """
+        labels = self.case(label_id).labels
+        meta = info.get("segmentationMeta")
+        final = labels.final() if _plain(label_tag) == FINAL else None
+        if final is None or not isinstance(meta, Mapping):
+            raise Refused(
+                "Only a review (segmentationMeta) of a submitted label map (tag 'final') is taken.",
+                "Use PUT /doselabel/labels/{image_id}/{version}/review to approve or comment.",
+                status=403,
+            )
+        labels.review(final.version, review_of(meta, str(info.get("user") or "")))
 
     def get_labels_by_image_id(self, image_id: str) -> dict[str, str]:
         """Tag → id, for the tags there are."""
@@ -378,20 +391,50 @@ class StudyDatastore(Datastore):
         return self.file_of(case.study, case.file)
 
     def get_image_info(self, image_id: str) -> dict[str, Any]:
-        """What is known of a CT."""
-        case = self.case(image_id)
-        info = {"path": str(case.path), "name": case.path.name, "patient_id": case.study.patient_id}
+        """What is known of a CT.
+
+        3D Slicer keeps what it downloads under ``name`` and takes it from there the next time unless ``checksum``
+        says that it is another file: the one is this CT's alone, the other changes with it.
+        """
+        return self._info(self.case(image_id)) | {"checksum": self.checksum(image_id)}
+
+    def _info(self, case: Case) -> dict[str, Any]:
+        """What is known without reading a CT."""
+        info: dict[str, Any] = {"path": str(case.path), "name": _name(case), "patient_id": case.study.patient_id}
         if case.time_h is not None:
-            info["time_h"] = case.time_h  # type: ignore[assignment]
+            info["time_h"] = case.time_h
+        if digest := self._hashes.get(str(case.path)):
+            info["checksum"] = f"SHA256:{digest[1]}"
         with self._lock:
-            return info | self._notes.get(image_id, {})
+            return info | self._notes.get(case.image_id, {})
+
+    def name_of(self, image_id: str) -> str:
+        """The file name under which a CT is given out: no other CT has it."""
+        return _name(self.case(image_id))
+
+    def checksum(self, image_id: str) -> str:
+        """Hash of what `get_image_uri` gives out, ``SHA256:…``; computed once per file."""
+        case = self.case(image_id)
+        path = self._whole(case)
+        stat = path.stat()
+        key = (stat.st_mtime_ns, stat.st_size, stat.st_ino)
+        known = self._hashes.get(str(case.path))
+        if known is None or known[0] != key:
+            with path.open("rb") as file:
+                known = key, hashlib.file_digest(file, "sha256").hexdigest()
+            self._hashes[str(case.path)] = known
+        return f"SHA256:{known[1]}"
+
+    def label_name(self, image_id: str, tag: str) -> str:
+        """The file name under which a label map is given out."""
+        return f"{image_id}_{_plain(tag)}{_suffix(Path(self.get_label_uri(image_id, tag)))}"
 
     def update_image_info(self, image_id: str, info: dict[str, Any]) -> None:
         """Remember what a strategy notes, until the server stops."""
         self.case(image_id)
         with self._lock:
             self._notes.setdefault(image_id, {}).update(
-                {key: value for key, value in info.items() if key not in ("path", "name")}
+                {key: value for key, value in info.items() if key not in ("path", "name", "checksum", "patient_id")}
             )
 
     def add_image(self, image_id: str, image_filename: str, image_info: dict[str, Any]) -> str:
@@ -439,13 +482,26 @@ class StudyDatastore(Datastore):
         return path
 
     def status(self) -> dict[str, Any]:
-        """How many CTs there are, and how many of each tag."""
-        cases = self.cases()
-        tags: dict[str, int] = {}
-        for case in cases:
-            for tag in case.labels.tags():
-                tags[tag] = tags.get(tag, 0) + 1
-        return {"total": len(cases), "completed": tags.get(FINAL, 0), "label_tags": tags}
+        """How many CTs there are, and how many of each tag; what others wrote is seen within `RECOUNT_S`."""
+        with self._counting:
+            cases = self.cases()
+            known = [id(case.study) for case in cases]
+            if self._counted is None or self._counted[:2] != (self._changes, known) or self._stale():
+                changes, counted_at = self._changes, time.monotonic()
+                tags: dict[str, int] = {}
+                for case in cases:
+                    for tag in case.labels.tags():
+                        tags[tag] = tags.get(tag, 0) + 1
+                self._counted = (changes, known, tags, counted_at)
+            tags = self._counted[2]
+            return {"total": len(cases), "completed": tags.get(FINAL, 0), "label_tags": dict(tags)}
+
+    def _stale(self) -> bool:
+        return self._counted is None or time.monotonic() - self._counted[3] > RECOUNT_S
+
+    def changed(self) -> None:
+        """Say that label maps were written: the next `status` counts them."""
+        self._changes += 1
 
     def json(self) -> dict[str, Any]:
         """Everything, in the shape of MONAI Label's index file."""
@@ -456,21 +512,26 @@ class StudyDatastore(Datastore):
                 for tag in case.labels.tags()
             }
             objects[case.image_id] = {
-                "image": {"ext": _suffix(case.path), "info": self.get_image_info(case.image_id)},
+                "image": {"ext": _suffix(case.path), "info": self._info(case)},
                 "labels": labels,
             }
         return {"name": self.name(), "description": self.description(), "objects": objects}
 
 
-def _most_bytes(case: Case) -> int:
-    return MAX_VOXEL_BYTES * math.prod(case.grid.shape)
+def review_of(meta: Mapping[str, Any], reviewer: str = "") -> LabelReview:
+    """What 3D Slicer's reviewer calls ``segmentationMeta``, as a review."""
+    status = str(meta.get("status") or "").lower()
+    return LabelReview(
+        approved=status == "approved",
+        flagged=status == "flagged",
+        difficulty=str(meta.get("level") or "")[:40],
+        reviewer=(reviewer or str(meta.get("approvedBy") or ""))[:100],
+        comment=str(meta.get("comment") or "")[:2000],
+    )
 
 
-def _of_upload(error: DoselabelError, file: Path, image_id: str) -> DoselabelError:
-    """What is wrong with an uploaded label map, without the name it has on this machine."""
-    elsewhere = "grid of its CT" in error.message
-    message = error.message.replace(f"{file}: ", "The label map ", 1).replace("grid of its CT", f"grid of {image_id}")
-    return (LabelError if elsewhere else type(error))(message, error.hint)
+def _name(case: Case) -> str:
+    return f"{case.image_id}{_suffix(case.path)}"
 
 
 def cases_of(study: Study) -> Iterator[Case]:

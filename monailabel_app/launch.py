@@ -1,4 +1,4 @@
-"""Starting the server safely: checks first, then `python -m monailabel.main start_server`. Knows no HTTP routes.
+"""Starting the server safely: checks first, then `monailabel_app.serving` in its own process. Knows no HTTP routes.
 
 The app folder is made in ``<studies>/.doselabel/app``: MONAI Label writes logs into its app folder, and the installed
 package need not be writable.
@@ -11,19 +11,20 @@ import os
 import shutil
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
 
 from doselabel.errors import ServerError
-from monailabel_app.conf import ORIGINS, PARENT, STATE, TOKEN, Conf, take_over
+from monailabel_app.conf import ORIGINS, PARENT, STATE, TOKEN, USERS, Conf, take_over
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,9 @@ def serve(
     app_dir: str | Path | None = None,
     conf: Mapping[str, str] | None = None,
     origins: tuple[str, ...] = (),
+    tls: Tls | None = None,
     verbose: str = "INFO",
+    stop: threading.Event | None = None,
 ) -> int:
     """Serve a folder of patients until interrupted.
 
@@ -59,8 +62,12 @@ def serve(
         See `monailabel_app.conf.Conf`.
     origins : tuple of str
         Web origins that may call the server, e.g. of a viewer on another host.
+    tls : Tls, optional
+        Certificate and key: the server then speaks HTTPS only.
     verbose : str
         "DEBUG", "INFO", "WARNING" or "ERROR".
+    stop : threading.Event, optional
+        Ends the server when it is set.
 
     Returns
     -------
@@ -72,13 +79,34 @@ def serve(
     ServerError
         When the port is taken, the folder is missing or not writable, or an option is wrong.
     """
-    process = _start(studies, host, port, app_dir, conf or {}, origins, verbose, None)
+    process = _start(studies, host, port, app_dir, conf or {}, origins, tls, verbose, None)
     try:
-        return process.wait()
+        while process.poll() is None and not (stop and stop.is_set()):
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(0.2)
+        return process.poll() or 0
     except KeyboardInterrupt:
         return 0
     finally:
         _stop(process)
+
+
+@dataclass(frozen=True)
+class Tls:
+    """Files of a certificate and its key (PEM)."""
+
+    certificate: Path
+    key: Path
+
+    def check(self) -> None:
+        """Raise ServerError unless the two can be used together."""
+        try:
+            ssl.create_default_context(ssl.Purpose.CLIENT_AUTH).load_cert_chain(self.certificate, self.key)
+        except (OSError, ssl.SSLError) as error:
+            raise ServerError(
+                f"{self.certificate}, {self.key}: can't be used for TLS ({error}).",
+                "Give a PEM certificate (with its chain) and the key that belongs to it, without a password.",
+            ) from error
 
 
 @contextmanager
@@ -89,8 +117,10 @@ def running(
     port: int | None = None,
     app_dir: str | Path | None = None,
     conf: Mapping[str, str] | None = None,
+    origins: tuple[str, ...] = (),
+    tls: Tls | None = None,
     log: Path | None = None,
-    timeout_s: float = 300.0,
+    timeout_s: float = 900.0,
 ) -> Iterator[Running]:
     """Have a server in the background for the length of a ``with`` block; a free port is taken when none is given.
 
@@ -103,21 +133,31 @@ def running(
     log = log or Path(studies) / STATE / "server.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("wb") as out:
-        process = _start(studies, host, port, app_dir, conf or {}, (), "INFO", out)
+        process = _start(studies, host, port, app_dir, conf or {}, origins, tls, "INFO", out)
     try:
-        url = f"http://{host}:{port}"
+        url = f"{'https' if tls else 'http'}://{host}:{port}"
         _await(url, process, log, timeout_s)
         yield Running(url, process, log)
     finally:
         _stop(process)
 
 
-def command(studies: Path, host: str, port: int, app_dir: Path, conf: Mapping[str, str], verbose: str) -> list[str]:
+def command(
+    studies: Path,
+    host: str,
+    port: int,
+    app_dir: Path,
+    conf: Mapping[str, str],
+    verbose: str,
+    tls: Tls | None = None,
+) -> list[str]:
     """Command line of the server."""
-    line = [sys.executable, "-m", "monailabel.main", "start_server", "--app", str(app_dir)]
+    line = [sys.executable, "-m", "monailabel_app.serving", "start_server", "--app", str(app_dir)]
     line += ["--studies", str(studies), "--host", host, "--port", str(port), "--verbose", verbose]
     for key, value in conf.items():
         line += ["--conf", key, str(value)]
+    if tls:
+        line += ["--ssl_certfile", str(tls.certificate), "--ssl_keyfile", str(tls.key)]
     return line
 
 
@@ -161,19 +201,10 @@ def make_app_dir(state: Path) -> Path:
     return folder
 
 
-def end_with(parent: int) -> None:
-    """End this process soon after its parent has gone, however that went."""
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(1)
-        os.kill(os.getpid(), signal.SIGTERM)
-
-    threading.Thread(target=watch, name="watch-parent", daemon=True).start()
-
-
-def _start(studies, host, port, app_dir, conf, origins, verbose, out) -> subprocess.Popen[bytes]:
+def _start(studies, host, port, app_dir, conf, origins, tls, verbose, out) -> subprocess.Popen[bytes]:
     studies = Path(studies).resolve()
+    if tls:
+        tls.check()
     if not studies.is_dir():
         raise ServerError(f"{studies}: there is no such folder.", "Make sample patients with `doselabel sample DIR`.")
     Conf.read(str(studies), conf)
@@ -187,7 +218,7 @@ def _start(studies, host, port, app_dir, conf, origins, verbose, out) -> subproc
         environment[ORIGINS] = ",".join(origins)
     environment.setdefault("PYTHONUNBUFFERED", "1")
     return subprocess.Popen(
-        command(studies, host, port, app, conf, verbose),
+        command(studies, host, port, app, conf, verbose, tls),
         env=environment,
         stdin=subprocess.DEVNULL,
         stdout=out,
@@ -197,14 +228,12 @@ def _start(studies, host, port, app_dir, conf, origins, verbose, out) -> subproc
 
 def _await(url: str, process: subprocess.Popen[bytes], log: Path, timeout_s: float) -> None:
     end = time.monotonic() + timeout_s
-    token = os.environ.get(TOKEN)
-    headers = {"Authorization": f"Bearer {token}"} if token else {}
-    with httpx.Client(trust_env=False, timeout=5, headers=headers) as client:
+    with httpx.Client(trust_env=False, timeout=5, verify=False) as client:  # it asks only whether somebody answers
         while time.monotonic() < end:
             if process.poll() is not None:
                 raise ServerError(f"The server ended with code {process.returncode}:\n{_tail(log)}")
             try:
-                if client.get(f"{url}/doselabel/info").status_code == 200:
+                if client.get(f"{url}/health").status_code == 200:
                     return
             except (httpx.ConnectError, httpx.TimeoutException):
                 pass
@@ -226,6 +255,20 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
             process.wait()
 
 
+def _say_what_is_open(given: argparse.Namespace, tls: Tls | None) -> None:
+    state = Path(given.studies) / STATE
+    if not (state / USERS).exists() and not os.environ.get(TOKEN):
+        sys.stderr.write(
+            "There are no users yet: this machine alone is answered. "
+            f"Add some: doselabel users add {given.studies} NAME.\n"
+        )
+    if tls is None:
+        sys.stderr.write(
+            f"Whoever listens on the network of {given.host} can read passwords and patients: "
+            "give --ssl-certfile and --ssl-keyfile, or put a proxy with TLS in front.\n"
+        )
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Entry of ``python -m monailabel_app.launch`` (and of `doselabel serve`)."""
     parser = argparse.ArgumentParser(prog="python -m monailabel_app.launch", description="Serve a folder of patients.")
@@ -235,23 +278,37 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--app-dir")
     parser.add_argument("--conf", nargs=2, action="append", default=[], metavar=("KEY", "VALUE"))
     parser.add_argument("--origin", action="append", default=[], help="web origin that may call the server")
+    parser.add_argument("--ssl-certfile", type=Path, help="certificate (PEM): the server then speaks HTTPS only")
+    parser.add_argument("--ssl-keyfile", type=Path, help="key of the certificate (PEM)")
     parser.add_argument("--verbose", default="INFO", choices=("DEBUG", "INFO", "WARNING", "ERROR"))
     given = parser.parse_args(arguments)
-    if given.host not in ("127.0.0.1", "localhost", "::1") and not os.environ.get(TOKEN):
-        sys.stderr.write(
-            f"Everybody who reaches {given.host} can read these patients: set {TOKEN} to ask for a token.\n"
-        )
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the server ends with its launcher
+    if bool(given.ssl_certfile) != bool(given.ssl_keyfile):
+        parser.error("--ssl-certfile and --ssl-keyfile go together")
+    tls = Tls(given.ssl_certfile, given.ssl_keyfile) if given.ssl_certfile else None
+    if given.host not in ("127.0.0.1", "localhost", "::1"):
+        _say_what_is_open(given, tls)
+    stop, received = threading.Event(), []
+
+    def end(number: int, _: object) -> None:
+        # Nothing is raised here: in the moment a process is started, it would be lost from sight and go on alone.
+        received.append(number)
+        stop.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, end)
     try:
-        return serve(
+        code = serve(
             given.studies,
             host=given.host,
             port=given.port,
             app_dir=given.app_dir,
             conf=dict(given.conf),
             origins=tuple(given.origin),
+            tls=tls,
             verbose=given.verbose,
+            stop=stop,
         )
+        return 143 if signal.SIGTERM in received else code
     except ServerError as error:
         sys.stderr.write(f"{error}\n")
         return 2

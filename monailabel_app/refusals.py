@@ -11,16 +11,20 @@ from starlette.exceptions import HTTPException
 from doselabel.errors import DoselabelError, ServerError
 from doselabel.wire import ErrorInfo
 
-_DISK = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT}
+_FULL = {errno.ENOSPC, errno.EDQUOT}
+_SHUT = {errno.EACCES, errno.EPERM, errno.EROFS}
 
 
 class Refused(ServerError):
     """A request that is not granted; carries its HTTP status."""
 
-    def __init__(self, message: str, hint: str = "", *, status: int = 422, code: str = "refused") -> None:
+    def __init__(
+        self, message: str, hint: str = "", *, status: int = 422, code: str = "refused", retry_after_s: int = 0
+    ) -> None:
         super().__init__(message, hint)
         self.status = status
         self.code = code
+        self.retry_after_s = retry_after_s
 
 
 class JobFailed(ServerError):
@@ -45,16 +49,20 @@ def explain(error: BaseException) -> tuple[int, ErrorInfo]:
     if isinstance(error, MONAILabelException):
         return 400, ErrorInfo(code=error.error.value.lower(), message=str(error.msg))
     if isinstance(error, HTTPException):
-        return error.status_code, ErrorInfo(code=f"http_{error.status_code}", message=str(error.detail))
+        if isinstance(error.__cause__, DoselabelError | OSError):  # FastAPI calls all that befalls a body "an error"
+            return explain(error.__cause__)
+        code = "not_found" if error.status_code == 404 else f"http_{error.status_code}"
+        return error.status_code, ErrorInfo(code=code, message=str(error.detail))
     if isinstance(error, MemoryError):
         return 500, ErrorInfo(
             code="memory", message="The memory did not suffice.", hint="Use a machine with more memory."
         )
-    if isinstance(error, OSError) and error.errno in _DISK:
-        return 500, ErrorInfo(
+    if isinstance(error, OSError) and error.errno in _FULL | _SHUT:
+        full = error.errno in _FULL
+        return 507 if full else 500, ErrorInfo(
             code="disk",
-            message=f"{error.filename or 'A file'} can't be written: {error.strerror}.",
-            hint="See that the studies folder is writable and its disk not full.",
+            message=f"The server's disk does not take it: {error.strerror}. What was there before is unchanged.",
+            hint="Free space on the server's disk." if full else "Let the server use its studies folder (permissions).",
         )
     return 500, ErrorInfo(
         code="internal",
@@ -63,6 +71,10 @@ def explain(error: BaseException) -> tuple[int, ErrorInfo]:
     )
 
 
-def answer(status: int, info: ErrorInfo) -> JSONResponse:
-    """The reply; ``detail`` is where clients of FastAPI servers look for a reason."""
-    return JSONResponse({**info.model_dump(), "detail": f"{info.message} {info.hint}".strip()}, status)
+def answer(status: int, info: ErrorInfo, request_id: str = "", error: BaseException | None = None) -> JSONResponse:
+    """The reply; ``detail`` is where clients of FastAPI servers look for a reason, ``request_id`` is in the log too."""
+    headers = {"WWW-Authenticate": "Bearer"} if status == 401 else {}
+    if wait := getattr(error, "retry_after_s", 0):
+        headers["Retry-After"] = str(wait)
+    detail = f"{info.message} {info.hint}".strip()
+    return JSONResponse({**info.model_dump(), "detail": detail, "request_id": request_id}, status, headers)

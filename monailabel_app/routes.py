@@ -5,14 +5,16 @@ Handlers are plain functions, so that they run in threads and never hold up the 
 
 from __future__ import annotations
 
+import asyncio
 import threading
-from typing import Annotated
+import time
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING, Annotated
 
-from fastapi import FastAPI, File, Form, Query, UploadFile
-from fastapi.responses import FileResponse
+from fastapi import APIRouter, File, Form, Query, Response, UploadFile
+from fastapi.responses import FileResponse, StreamingResponse
 from pydantic import ValidationError
 
-import doselabel
 from doselabel.errors import ModelError
 from doselabel.study import Registration, Study
 from doselabel.wire import (
@@ -27,51 +29,55 @@ from doselabel.wire import (
     ServerInfo,
     StudyInfo,
 )
-from monailabel_app import standard
-from monailabel_app.app import DoselabelApp
+from monailabel_app.door import needs
 from monailabel_app.jobs.manager import JobManager
 from monailabel_app.refusals import Refused, not_found
+from monailabel_app.tasks import TRAIN
 from monailabel_app.uploads import json_object, spooled
+from monailabel_app.users import User
+
+if TYPE_CHECKING:
+    from monailabel_app.app import DoselabelApp
+
+LOOK_S = 0.2
+"""Between two looks at a job whose events are sent."""
+SILENCE_S = 15.0
+"""Proxies cut a connection on which nothing was said for long."""
+
+Annotator = Annotated[User, needs("annotator")]
+Reviewer = Annotated[User, needs("reviewer")]
+Admin = Annotated[User, needs("admin")]
 
 
-def make_api(app: DoselabelApp) -> FastAPI:
-    """Make the FastAPI application that answers our routes, and those of MONAI Label that we answer better."""
-    api = FastAPI(
-        title="doselabel",
-        version=doselabel.__version__,
-        openapi_url="/doselabel/openapi.json",
-        docs_url=None,
-        redoc_url=None,
-    )
-    _add_studies(api, app)
-    _add_labels(api, app)
+def add(router: APIRouter, app: DoselabelApp) -> None:
+    """Add the routes."""
+    _add_studies(router, app)
+    _add_labels(router, app)
     if app.jobs is not None:
-        _add_jobs(api, app, app.jobs)
-    standard.add(api, app)
-    return api
+        _add_jobs(router, app, app.jobs)
 
 
-def _add_studies(api: FastAPI, app: DoselabelApp) -> None:
+def _add_studies(api: APIRouter, app: DoselabelApp) -> None:
     store = app.datastore()
     writing = threading.Lock()
 
     @api.get("/doselabel/info")
-    def info() -> ServerInfo:
+    def info(_: Annotator) -> ServerInfo:
         return app.server_info()
 
     @api.get("/doselabel/studies")
-    def studies() -> list[StudyInfo]:
+    def studies(_: Annotator) -> list[StudyInfo]:
         return store.studies()
 
     @api.get("/doselabel/studies/{patient_id}/file/{name:path}", response_class=FileResponse)
-    def study_file(patient_id: str, name: str) -> FileResponse:
+    def study_file(_: Annotator, patient_id: str, name: str) -> FileResponse:
         study = store.study(patient_id)
         if name not in {file for _, file in study.files()}:
             raise not_found("file of this study", name, "Only files that study.json names are given out.")
         return FileResponse(store.file_of(study, name), filename=study.path(name).name)
 
     @api.put("/doselabel/studies/{patient_id}/registration/{time_point}")
-    def register(patient_id: str, time_point: int, registration: Registration) -> StudyInfo:
+    def register(_: Annotator, patient_id: str, time_point: int, registration: Registration) -> StudyInfo:
         with writing:
             study = Study.load(store.study(patient_id).folder)
             if not 0 <= time_point < len(study.time_points):
@@ -82,36 +88,39 @@ def _add_studies(api: FastAPI, app: DoselabelApp) -> None:
         return store.study_info(store.study(patient_id))
 
     @api.get("/doselabel/next")
-    def next_case(strategy: str = "first", user: Annotated[str, Query(max_length=100)] = "") -> NextCase:
-        return app.next_case(strategy, user)
+    def next_case(
+        who: Annotator, strategy: str = "first", user: Annotated[str, Query(max_length=100)] = ""
+    ) -> NextCase:
+        return app.next_case(strategy, who.name or user)
 
     @api.post("/doselabel/model/rollback")
-    def rollback(user: Annotated[str, Query(max_length=100)] = "") -> ModelInfo:
-        app.tasks.models.rollback(user)
+    def rollback(who: Admin, user: Annotated[str, Query(max_length=100)] = "") -> ModelInfo:
+        app.tasks.models.rollback(who.name or user)
         model = app.tasks.models.info()
         if model is None:
             raise ModelError("The model that was gone back to can't be read.")
         return model
 
 
-def _add_labels(api: FastAPI, app: DoselabelApp) -> None:
+def _add_labels(api: APIRouter, app: DoselabelApp) -> None:
     store = app.datastore()
 
     @api.get("/doselabel/labels/{image_id}")
-    def versions(image_id: str) -> list[LabelVersion]:
+    def versions(_: Annotator, image_id: str) -> list[LabelVersion]:
         return store.case(image_id).labels.versions()
 
     @api.get("/doselabel/labels/{image_id}/{version}", response_class=FileResponse)
-    def label_file(image_id: str, version: int) -> FileResponse:
+    def label_file(_: Annotator, image_id: str, version: int) -> FileResponse:
         path = store.case(image_id).labels.path(version)
         return FileResponse(path, filename=f"{image_id}_v{version:04d}.nii.gz")
 
     @api.post("/doselabel/labels/{image_id}")
     def submit(
-        image_id: str, file: Annotated[UploadFile, File()], params: Annotated[str, Form()] = "{}"
+        who: Annotator, image_id: str, file: Annotated[UploadFile, File()], params: Annotated[str, Form()] = "{}"
     ) -> LabelVersion:
         try:
-            submission = LabelSubmission.model_validate(json_object(params))
+            given = json_object(params)
+            submission = LabelSubmission.model_validate(given | ({"author": who.name} if who.name else {}))
         except ValidationError as error:
             first = error.errors(include_url=False)[0]
             raise Refused(f"params: field '{first['loc'][0]}': {first['msg']}.", "Correct it.") from error
@@ -119,31 +128,63 @@ def _add_labels(api: FastAPI, app: DoselabelApp) -> None:
             return store.submit(image_id, path, submission)
 
     @api.put("/doselabel/labels/{image_id}/{version}/review")
-    def review(image_id: str, version: int, review: LabelReview) -> LabelVersion:
+    def review(who: Reviewer, image_id: str, version: int, review: LabelReview) -> LabelVersion:
+        if who.name:
+            review = review.model_copy(update={"reviewer": who.name})
         return store.case(image_id).labels.review(version, review)
 
 
-def _add_jobs(api: FastAPI, app: DoselabelApp, jobs: JobManager) -> None:
-    @api.post("/jobs/{task}")
-    def submit(task: str, request: JobRequest) -> JobStatus:
-        return app.submit(task, request.image_id, request.params, request.user)
+def _add_jobs(api: APIRouter, app: DoselabelApp, jobs: JobManager) -> None:
+    @api.post("/jobs/{task}", status_code=202)
+    def submit(who: Annotator, task: str, request: JobRequest, response: Response) -> JobStatus:
+        if task == TRAIN and not who.may("admin"):
+            raise Refused("Training is for the role 'admin'.", "Ask an admin to train.", status=403, code="role")
+        status = app.submit(task, request.image_id, request.params, who.name or request.user)
+        response.headers["Location"] = f"/jobs/{status.id}"
+        return status
 
     @api.get("/jobs")
-    def all_jobs() -> list[JobStatus]:
+    def all_jobs(_: Annotator) -> list[JobStatus]:
         return jobs.list()
 
     @api.get("/jobs/{name}")
-    def status(name: str) -> JobStatus:
+    def status(_: Annotator, name: str) -> JobStatus:
         return jobs.status(name)
 
+    @api.get("/jobs/{name}/events")
+    async def events(_: Annotator, name: str) -> StreamingResponse:
+        jobs.status(name)
+        return StreamingResponse(_events(jobs, name), media_type="text/event-stream")
+
     @api.get("/jobs/{name}/result")
-    def result(name: str) -> JobResult:
+    def result(_: Annotator, name: str) -> JobResult:
         return jobs.result(name)
 
     @api.get("/jobs/{name}/file/{file}", response_class=FileResponse)
-    def file(name: str, file: str) -> FileResponse:
+    def file(_: Annotator, name: str, file: str) -> FileResponse:
         return FileResponse(jobs.file(name, file), filename=file)
 
     @api.delete("/jobs/{name}")
-    def cancel(name: str) -> JobStatus:
+    def cancel(who: Annotator, name: str) -> JobStatus:
+        if not who.may("admin") and jobs.status(name).user != who.name:
+            raise Refused("The job is somebody else's.", "Ask them, or an admin.", status=403, code="role")
         return jobs.cancel(name)
+
+
+async def _events(jobs: JobManager, name: str) -> AsyncIterator[str]:
+    """Every change of a job until it is over, as server-sent events."""
+    last, told_at = None, time.monotonic()
+    while True:
+        try:
+            status = jobs.status(name)
+        except Refused:  # it was forgotten
+            return
+        if status != last:
+            last, told_at = status, time.monotonic()
+            yield f"event: status\ndata: {status.model_dump_json()}\n\n"
+        elif time.monotonic() - told_at > SILENCE_S:
+            told_at = time.monotonic()
+            yield ": still there\n\n"
+        if status.is_over:
+            return
+        await asyncio.sleep(LOOK_S)

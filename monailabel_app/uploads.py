@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,32 +18,55 @@ from doselabel.geometry import SUFFIXES
 from doselabel.images import read_header
 from monailabel_app.refusals import Refused
 
-MAX_UPLOAD_BYTES = 1 << 30
 MAX_DECODED_BYTES = 1 << 32
 """An uploaded image that declares more is refused before a voxel is read."""
+
+_HEAD_BYTES = 4096
+PREFIX = "doselabel-upload-"
 
 
 @contextmanager
 def spooled(upload: UploadFile) -> Iterator[Path]:
-    """Put an uploaded image into a temporary file; nothing of the name that the client gave is used but its kind."""
+    """Put an uploaded image into a temporary file, named by what it holds: a client's names are often wrong.
+
+    OHIF calls whatever it sends ``label.bin``; the name counts only where the content tells nothing.
+    """
     name = (upload.filename or "").lower()
-    suffix = next((s for s in SUFFIXES if name.endswith(s) and s != ".mhd"), None)
+    upload.file.seek(0)
+    suffix = kind_of(upload.file.read(_HEAD_BYTES))
+    suffix = suffix or next((s for s in SUFFIXES if name.endswith(s) and s != ".mhd"), None)
     if suffix is None:
         raise Refused(
             f"The file '{name[-60:]}' is no image; expected one of {', '.join(s for s in SUFFIXES if s != '.mhd')}.",
             "Save it as NIfTI.",
         )
-    if (upload.size or 0) > MAX_UPLOAD_BYTES:
-        raise Refused(
-            f"The file has {(upload.size or 0) / 1e9:.1f} GB; at most {MAX_UPLOAD_BYTES / 1e9:.1f} GB are taken.",
-            "Compress it (.nii.gz), or put the patient's folder into the studies folder.",
-            status=413,
-        )
-    with tempfile.TemporaryDirectory(prefix="doselabel-upload-") as folder:
+    upload.file.seek(0)
+    with tempfile.TemporaryDirectory(prefix=PREFIX) as folder:
         path = Path(folder) / f"upload{suffix}"
         with path.open("wb") as file:
-            shutil.copyfileobj(upload.file, file)
+            shutil.copyfileobj(upload.file, file, 1 << 20)
         yield path
+
+
+def kind_of(head: bytes) -> str | None:
+    """The suffix that fits the first bytes of an image file; None when they are of no kind known here."""
+    if head.startswith(b"NRRD"):
+        return ".nrrd"
+    if head.startswith((b"ObjectType", b"NDims")):
+        return ".mha"
+    if _is_nifti(head):
+        return ".nii"
+    if head.startswith(b"\x1f\x8b"):
+        try:
+            inside = zlib.decompressobj(wbits=31).decompress(head, _HEAD_BYTES)
+        except zlib.error:
+            return None
+        return ".nii.gz" if _is_nifti(inside) else None
+    return None
+
+
+def _is_nifti(head: bytes) -> bool:
+    return head[344:348] in (b"n+1\0", b"ni1\0") or head[4:8] in (b"n+2\0", b"ni2\0")
 
 
 def bounded(path: Path) -> Path:

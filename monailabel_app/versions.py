@@ -8,24 +8,26 @@ What a version is, and which one counts: `doselabel.submitted`. Nothing here ove
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
 import shutil
 import tempfile
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock
 
+from doselabel.alarms import Alarm
 from doselabel.errors import LabelError
 from doselabel.geometry import SUFFIXES
-from doselabel.labels import LabelMap, write_labels
-from doselabel.submitted import Submitted
+from doselabel.labels import NAMES, LabelMap, write_labels
+from doselabel.submitted import Submitted, hash_of
 from doselabel.wire import LabelReview, LabelSubmission, LabelVersion
+
+logger = logging.getLogger(__name__)
 
 FINAL = "final"
 ORIGINAL = "original"
@@ -40,7 +42,20 @@ class LabelStore(Submitted):
     # ---- versions
 
     def add(self, labels: LabelMap, submission: LabelSubmission) -> LabelVersion:
-        """Keep a submitted label map as a new version.
+        """Keep a label map as a new version; see `adopt`."""
+        volumes = {name: round(labels.volume_ml(name), 3) for name in labels.present()}
+        with tempfile.TemporaryDirectory(prefix="doselabel-label-") as folder:
+            file = write_labels(Path(folder) / "labels.nii.gz", labels)
+            return self.adopt(file, submission, volumes, labels.findings)
+
+    def adopt(
+        self,
+        file: Path,
+        submission: LabelSubmission,
+        organs_ml: Mapping[str, float],
+        alarms: Sequence[Alarm] = (),
+    ) -> LabelVersion:
+        """Keep a label map's file, which is as `write_labels` writes it, as a new version.
 
         Returns
         -------
@@ -50,21 +65,21 @@ class LabelStore(Submitted):
         """
         self._versions.mkdir(parents=True, exist_ok=True)
         with self._locked():
-            known = self._readable()
+            known = [version for version in self.versions() if version.error is None]
             if submission.key and (again := [v for v in known if v.key == submission.key]):
                 return again[0]
             seen = _seen(submission)
             number = 1 + max(self._numbers(complete=False), default=0)
-            image = write_labels(self._file(number, ".nii.gz"), labels)
-            _sync(image)
+            image = self._file(number, ".nii.gz")
+            _copy(file, image)
             version = LabelVersion(
                 image_id=self._image_id,
                 version=number,
                 created=datetime.now(UTC),
-                sha256=sha256(image.read_bytes()).hexdigest(),
-                organs_ml={name: round(labels.volume_ml(name), 3) for name in labels.present()},
+                sha256=hash_of(image),
+                organs_ml=dict(organs_ml),
                 unseen=[] if seen is None else sorted(v.version for v in known if v.version > seen),
-                alarms=list(labels.findings),
+                alarms=list(alarms),
                 **submission.model_dump(),
             )
             _write(self._file(number, ".json"), version.model_dump_json(indent=2))
@@ -73,28 +88,28 @@ class LabelStore(Submitted):
 
     def review(self, number: int, review: LabelReview) -> LabelVersion:
         """Keep what a reviewer says of a version; a later word replaces an earlier one."""
-        self.version(number)
+        if number not in self._numbers():
+            self.version(number)  # says that there is none
+        review = review.model_copy(update={"time": datetime.now(UTC)})
         with self._locked():
             _write(self._file(number, ".review.json"), review.model_dump_json(indent=2))
             self._point()
         return self.version(number)
 
-    def _readable(self) -> list[LabelVersion]:
-        """Versions, newest first, but for damaged ones: those must not keep a new one out."""
-        found = []
-        for number in sorted(self._numbers(), reverse=True):
-            with suppress(LabelError):
-                found.append(self.version(number))
-        return found
-
     def _point(self) -> None:
-        """Let ``labels/final`` show the version that counts."""
-        final = self.final()
-        if final is None:
-            return
-        target = self._folder / FINAL / f"{self._stem}.nii.gz"
-        target.parent.mkdir(parents=True, exist_ok=True)
-        _copy(self._file(final.version, ".nii.gz"), target)
+        """Let ``labels/final`` show the version that counts.
+
+        What was stored is stored: that the copy can't be made is logged, and made good with the next version.
+        """
+        try:
+            final = self.final()
+            if final is None:
+                return
+            target = self._folder / FINAL / f"{self._stem}.nii.gz"
+            target.parent.mkdir(parents=True, exist_ok=True)
+            _copy(self.path(final.version), target)
+        except (OSError, LabelError) as error:
+            logger.warning("%s: labels/final is not up to date: %s", self._image_id, error)
 
     def _locked(self) -> FileLock:
         return FileLock(str(self._versions / ".lock"), timeout=60)
@@ -121,11 +136,35 @@ class LabelStore(Submitted):
         """What was written down with a tag's file."""
         if tag == FINAL:
             final = self.final()
-            return final.model_dump(mode="json") if final else {}
+            return final.model_dump(mode="json") | self._as_reviewed(final) if final else {}
         try:
             return json.loads((self._folder / check_tag(tag) / f"{self._stem}.json").read_text("utf-8"))
         except FileNotFoundError:
             return {}
+        except ValueError as error:
+            logger.warning("%s: what was written down with '%s' can't be read: %s", self._image_id, tag, error)
+            return {}
+
+    def _as_reviewed(self, version: LabelVersion) -> dict[str, Any]:
+        """What 3D Slicer's reviewer reads of a version, in its words."""
+        others = enumerate(sorted(version.organs_ml.keys() - NAMES.values()), start=max(NAMES) + 1)
+        values = {name: value for value, name in NAMES.items()} | {name: value for value, name in others}
+        names = {name: values[name] for name in sorted(version.organs_ml, key=values.__getitem__)}
+        said: dict[str, Any] = {
+            "client_id": version.author,
+            "ts": int(version.created.timestamp()),
+            "label_info": [{"name": name, "idx": value} for name, value in names.items()],
+            "params": {"label_names": names},
+        }
+        if review := self.review_of(version.version):
+            said["segmentationMeta"] = {
+                "status": "approved" if review.approved else "flagged" if review.flagged else "",
+                "approvedBy": review.reviewer,
+                "level": review.difficulty,
+                "comment": review.comment,
+                "editTime": int(review.time.timestamp()) if review.time else "",
+            }
+        return said
 
     def put_tag(self, tag: str, file: Path, info: Mapping[str, Any]) -> None:
         """Keep a file that can be made again; an older one of the same tag is replaced."""
@@ -187,6 +226,7 @@ def _write(path: Path, text: str) -> None:
             os.fsync(file.fileno())
         os.chmod(temporary, 0o644)
         os.replace(temporary, path)
+        _sync(path.parent)
     finally:
         Path(temporary).unlink(missing_ok=True)
 
@@ -197,11 +237,16 @@ def _copy(source: Path, target: Path) -> None:
     try:
         shutil.copyfile(source, temporary)
         os.chmod(temporary, 0o644)
+        _sync(Path(temporary))
         os.replace(temporary, target)
     finally:
         Path(temporary).unlink(missing_ok=True)
 
 
 def _sync(path: Path) -> None:
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
+    """Have a file, or the names in a folder, on the disk itself."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -99,7 +99,9 @@ class KidneyLiver(InferTask):
             write_labels(file, labels)
         else:
             write_image(file, Volume(labels.array.astype(dtype), labels.geometry))
-        answer = {"label_names": {name: value for value, name in labels.names.items()}}
+        present = set(labels.present())
+        # 3D Slicer names the segments it finds one after the other: an organ that is not there would shift the rest.
+        answer = {"label_names": {name: value for value, name in sorted(labels.names.items()) if name in present}}
         return str(file), plain(answer | {"segmentation": summary.model_dump(mode="json")})
 
 

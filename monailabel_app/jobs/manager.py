@@ -6,6 +6,7 @@ A *lane* is a queue with one worker process: jobs of one lane run one after the 
 from __future__ import annotations
 
 import json
+import logging
 import os
 import queue
 import re
@@ -14,7 +15,7 @@ import shutil
 import signal
 import subprocess
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,8 +24,13 @@ from typing import Any
 from doselabel.wire import ErrorInfo, JobResult, JobStatus
 from monailabel_app.refusals import Refused, explain, not_found
 
+logger = logging.getLogger(__name__)
+
 KEPT = 50
-"""Finished jobs beyond this number are forgotten, the oldest first."""
+"""Finished jobs of one task beyond this number are forgotten; those that ended first, first."""
+
+WAITING = 200
+"""More jobs than this do not wait in one lane: the next one is refused, to be tried again."""
 
 IDLE_S = 300.0
 """A worker that is not kept ends after this long without a job."""
@@ -41,7 +47,9 @@ class _Job:
     folder: Path
     result: JobResult | None = None
     wanted: bool = True
+    oom_kills: int = 0
     over: threading.Event = field(default_factory=threading.Event)
+    call: list[Callable[[], None]] = field(default_factory=list)
 
 
 class JobManager:
@@ -71,7 +79,7 @@ class JobManager:
         *,
         keep: Sequence[str] = (),
         finish: Finish | None = None,
-        grace_s: float = 10.0,
+        grace_s: float = 1.5,
     ) -> None:
         self._folder = folder
         self._lane_of = dict(lanes)
@@ -108,42 +116,61 @@ class JobManager:
             raise not_found("task", task, f"There are {', '.join(self._lane_of)}.")
         with self._lock:
             lane = self._lanes[self._lane_of[task]]
-            ahead = sum(
-                not job.status.is_over and self._lane_of.get(job.status.task) == lane.name
-                for job in self._jobs.values()
-            )
+            if sum(job.status.state == "queued" for job in self._of(lane.name)) >= WAITING:
+                raise Refused(
+                    f"{WAITING} jobs wait already.", "Try again in a minute.", status=429, code="busy", retry_after_s=60
+                )
             name = secrets.token_hex(8)
             folder = self._folder / name
             folder.mkdir()
             status = JobStatus(
-                id=name,
-                task=task,
-                image_id=image_id,
-                user=user,
-                state="queued",
-                stage="waiting",
-                message=f"waiting for {ahead} job(s)" if ahead else "",
-                created=_now(),
+                id=name, task=task, image_id=image_id, user=user, state="queued", stage="waiting", created=_now()
             )
-            self._jobs[name] = _Job(status, dict(request), folder)
+            job = _Job(status, dict(request), folder)
+            _write(folder / "status.json", status.model_dump_json())
+            self._jobs[name] = job
             self._tidy()
             lane.waiting.put(name)
+            return self._told(job)
+
+    def _of(self, lane: str) -> Iterator[_Job]:
+        return (job for job in self._jobs.values() if self._lane_of.get(job.status.task) == lane)
+
+    def _told(self, job: _Job) -> JobStatus:
+        """A job's status; of one that waits, with its place in the queue as it is now."""
+        status = job.status
+        if status.state != "queued":
             return status
+        ahead = sum(
+            not other.status.is_over and other.status.created < status.created
+            for other in self._of(self._lane_of[status.task])
+        )
+        return status.model_copy(update={"message": f"waiting for {ahead} job(s)"}) if ahead else status
 
     def list(self) -> list[JobStatus]:
         """All jobs, newest first."""
         with self._lock:
-            return sorted((job.status for job in self._jobs.values()), key=lambda s: s.created, reverse=True)
+            return sorted((self._told(job) for job in self._jobs.values()), key=lambda s: s.created, reverse=True)
 
     def status(self, name: str) -> JobStatus:
         """How far a job is."""
-        return self._job(name).status
+        with self._lock:
+            return self._told(self._job(name))
 
     def wait(self, name: str, timeout_s: float | None = None) -> JobStatus:
         """Wait until a job is over, or the time is."""
         job = self._job(name)
         job.over.wait(timeout_s)
         return job.status
+
+    def when_over(self, name: str, call: Callable[[], None]) -> None:
+        """Have a function called, from any thread, as soon as a job is over."""
+        job = self._job(name)
+        with self._lock:
+            if not job.over.is_set():
+                job.call.append(call)
+                return
+        call()
 
     def result(self, name: str) -> JobResult:
         """What a job made.
@@ -211,6 +238,7 @@ class JobManager:
             job.status = job.status.model_copy(
                 update={"state": "running", "started": _now(), "stage": "starting", "message": ""}
             )
+            job.oom_kills = oom_kills()
             return job
 
     def heard(self, job: _Job, message: Mapping[str, Any]) -> None:
@@ -226,22 +254,26 @@ class JobManager:
         elif "error" in message:
             self._end(job, "failed", ErrorInfo(**message["error"]))
 
+    def end_cancelled(self, name: str) -> None:
+        """A job is over although its worker has not said so."""
+        self._end(self._job(name), "cancelled")
+
     def died(self, job: _Job, code: int) -> None:
         """Say why a job has no end: its worker is gone."""
         if not job.wanted:
             self._end(job, "cancelled")
             return
-        killed = code == -signal.SIGKILL
+        memory = code == -signal.SIGKILL and oom_kills() > job.oom_kills
         how = f"was killed by signal {-code}" if code < 0 else f"ended with code {code}"
         self._end(
             job,
             "failed",
             ErrorInfo(
-                code="memory" if killed else "worker",
+                code="memory" if memory else "worker",
                 message=f"The worker process {how} at stage '{job.status.stage}'"
-                + ("; this machine probably ran out of memory." if killed else "."),
+                + ("; this machine ran out of memory." if memory else "."),
                 hint="Close other programs or use a machine with more memory."
-                if killed
+                if memory
                 else "Try again; the server's log has what it printed last.",
             ),
         )
@@ -251,45 +283,67 @@ class JobManager:
             if self._finish:
                 outcome = self._finish(job.status, outcome, job.folder)
             job.result = JobResult(id=job.status.id, task=job.status.task, **outcome)
+            _write(job.folder / "result.json", job.result.model_dump_json(by_alias=True))
         except Exception as error:
+            logger.warning("Job %s: %s", job.status.id, error, exc_info=error)
+            job.result = None
             self._end(job, "failed", explain(error)[1])
             return
-        (job.folder / "result.json").write_text(job.result.model_dump_json(by_alias=True), "utf-8")
         self._end(job, "done")
 
     def _end(self, job: _Job, state: str, error: ErrorInfo | None = None) -> None:
         with self._lock:
+            if job.over.is_set():
+                return
             update: dict[str, Any] = {"state": state, "ended": _now(), "error": error, "message": ""}
             if state == "done":
                 update |= {"fraction": 1.0, "stage": "done"}
             elif error:
                 update["message"] = error.message
             job.status = job.status.model_copy(update=update)
-            (job.folder / "status.json").write_text(job.status.model_dump_json(), "utf-8")
-        job.over.set()
+            try:
+                _write(job.folder / "status.json", job.status.model_dump_json())
+            except OSError as failure:  # a full disk: who waits for the job is told all the same
+                logger.warning("Job %s: its end can't be written down: %s", job.status.id, failure)
+            job.over.set()
+            waiting = job.call[:]
+        for call in waiting:
+            call()
 
     # ---- memory
 
     def _recall(self) -> None:
-        """Remember finished jobs of an earlier run of the server; what it left unfinished is removed."""
+        """Remember the jobs of an earlier run of the server; those that it left unfinished have failed."""
         for folder in sorted(self._folder.iterdir()):
             if not re.fullmatch(r"[0-9a-f]{16}", folder.name):
                 continue
             try:
                 status = JobStatus.model_validate_json((folder / "status.json").read_bytes())
-                result = folder / "result.json"
                 job = _Job(status, {}, folder)
-                if result.is_file():
-                    job.result = JobResult.model_validate_json(result.read_bytes())
+                if not status.is_over:
+                    self._end(
+                        job,
+                        "failed",
+                        ErrorInfo(
+                            code="restarted", message="The server was stopped meanwhile.", hint="Start it again."
+                        ),
+                    )
+                elif (folder / "result.json").is_file():
+                    job.result = JobResult.model_validate_json((folder / "result.json").read_bytes())
                 job.over.set()
                 self._jobs[status.id] = job
             except (OSError, ValueError):
                 shutil.rmtree(folder, ignore_errors=True)
 
     def _tidy(self) -> None:
-        over = [job for job in self._jobs.values() if job.status.is_over]
-        for job in sorted(over, key=lambda job: job.status.created)[: max(0, len(over) - KEPT)]:
-            self.cancel(job.status.id)
+        over: dict[str, list[_Job]] = {}
+        for job in self._jobs.values():
+            if job.status.is_over:
+                over.setdefault(job.status.task, []).append(job)
+        for jobs in over.values():
+            jobs.sort(key=lambda job: job.status.ended or job.status.created)
+            for job in jobs[: max(0, len(jobs) - KEPT)]:
+                self.cancel(job.status.id)
 
 
 class _Lane:
@@ -307,6 +361,7 @@ class _Lane:
         self._process: subprocess.Popen[str] | None = None
         self._lock = threading.Lock()
         self._closed = False
+        self._ready = False
         threading.Thread(target=self._run, name=f"lane-{name}", daemon=True).start()
 
     def wake(self) -> None:
@@ -318,6 +373,9 @@ class _Lane:
         if process is None:
             return
         self._send(process, {"cancel": name})
+        if not self._ready:  # it is still importing; when it comes to the job, it reads that nobody wants it
+            self._manager.end_cancelled(name)
+            return
 
         def insist() -> None:
             if not self._manager.wait(name, self._grace_s).is_over and process.poll() is None:
@@ -336,17 +394,24 @@ class _Lane:
             if job is None:
                 continue
             try:
-                process = self._worker()
-            except OSError as error:
-                self._manager.heard(job, {"error": {"code": "worker", "message": f"No worker starts: {error}"}})
-                continue
-            self._send(
-                process,
-                {"run": name, "task": job.status.task, "request": job.request, "folder": str(job.folder)},
-            )
-            if not job.wanted:  # cancelled while the worker was starting
-                self.interrupt(name)
-            self._watch(process, job)
+                self._work(name, job)
+            except Exception as error:  # a lane that ended would leave all later jobs waiting for ever
+                logger.exception("Lane %s", self.name)
+                self._manager.heard(job, {"error": explain(error)[1].model_dump()})
+
+    def _work(self, name: str, job: _Job) -> None:
+        try:
+            process = self._worker()
+        except OSError as error:
+            self._manager.heard(job, {"error": {"code": "worker", "message": f"No worker starts: {error}"}})
+            return
+        self._send(
+            process,
+            {"run": name, "task": job.status.task, "request": job.request, "folder": str(job.folder)},
+        )
+        if not job.wanted:  # cancelled while the worker was starting
+            self.interrupt(name)
+        self._watch(process, job)
 
     def _next(self) -> str | None:
         try:
@@ -365,6 +430,8 @@ class _Lane:
         assert process.stdout is not None
         for line in process.stdout:
             message = json.loads(line)
+            if message.get("ready"):
+                self._ready = True
             if message.get("id") == job.status.id:
                 self._manager.heard(job, message)
             if job.over.is_set():
@@ -377,6 +444,7 @@ class _Lane:
             if self._process is None or self._process.poll() is not None:
                 environment = os.environ.copy()
                 environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // 2)))
+                self._ready = False
                 self._process = subprocess.Popen(
                     self._command,
                     stdin=subprocess.PIPE,
@@ -399,3 +467,22 @@ class _Lane:
 
 def _now() -> datetime:
     return datetime.now(UTC)
+
+
+def _write(path: Path, text: str) -> None:
+    temporary = path.with_name(f".writing-{path.name}")
+    temporary.write_text(text, "utf-8")
+    os.replace(temporary, path)
+
+
+def oom_kills() -> int:
+    """How many processes this machine has ended for want of memory, as its kernel counts them; 0 where none does."""
+    for file in ("/sys/fs/cgroup/memory.events", "/proc/vmstat"):
+        try:
+            for line in Path(file).read_text().splitlines():
+                name, _, count = line.partition(" ")
+                if name == "oom_kill":
+                    return int(count)
+        except (OSError, ValueError):
+            continue
+    return 0

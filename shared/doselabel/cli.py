@@ -249,6 +249,17 @@ def _serve(args: argparse.Namespace) -> int:
     command += ["--host", args.host, "--port", str(args.port)]
     for key, value in args.conf or []:
         command += ["--conf", key, value]
+    for origin in args.origin or []:
+        command += ["--origin", origin]
+    for flag, value in (("--ssl-certfile", args.ssl_certfile), ("--ssl-keyfile", args.ssl_keyfile)):
+        command += [flag, str(value)] if value else []
+    return subprocess.run(command, check=False).returncode
+
+
+def _users(args: argparse.Namespace) -> int:
+    command = [sys.executable, "-m", "monailabel_app.users", args.what, str(args.studies)]
+    command += [args.name] if args.name else []
+    command += ["--role", args.role] if args.what == "add" else []
     return subprocess.run(command, check=False).returncode
 
 
@@ -306,6 +317,20 @@ def _parser() -> argparse.ArgumentParser:
     serve.add_argument("--host", default="127.0.0.1", help="address to listen on (default: this machine only)")
     serve.add_argument("--port", type=int, default=8000)
     serve.add_argument("--conf", nargs=2, action="append", metavar=("KEY", "VALUE"), help="option of the app")
+    serve.add_argument("--origin", action="append", help="web origin that may call the server, such as a viewer's")
+    serve.add_argument("--ssl-certfile", type=Path, help="certificate (PEM): the server then speaks HTTPS only")
+    serve.add_argument("--ssl-keyfile", type=Path, help="key of the certificate (PEM)")
+
+    users = _command(commands, "users", _users, "say who may use the server of a folder of studies")
+    users.add_argument("what", choices=("add", "remove", "list"))
+    users.add_argument("studies", type=Path)
+    users.add_argument("name", nargs="?", help="the password is asked for, or read from a pipe")
+    users.add_argument(
+        "--role",
+        choices=("annotator", "reviewer", "admin"),
+        default="annotator",
+        help="an annotator labels, a reviewer also approves, an admin also trains (default: annotator)",
+    )
 
     segment = _command(commands, "segment", _segment, "find kidneys and liver on a CT")
     segment.add_argument("ct", type=Path)

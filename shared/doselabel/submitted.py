@@ -7,13 +7,15 @@ training, evaluation and dosimetry read them here.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
+from datetime import UTC, datetime
 from pathlib import Path
 
 from doselabel.errors import LabelError
 from doselabel.study import Study, image_id
-from doselabel.wire import LabelReview, LabelVersion
+from doselabel.wire import ErrorInfo, LabelReview, LabelVersion
 
 _VERSION = re.compile(r"v(\d{4,})\.")
 
@@ -48,8 +50,17 @@ class Submitted:
         return len(self._numbers())
 
     def versions(self) -> list[LabelVersion]:
-        """All versions, newest first."""
-        return [self.version(number) for number in sorted(self._numbers(), reverse=True)]
+        """All versions, newest first; one that is damaged says so in its ``error``, and does not count."""
+        return [self._version(number) for number in sorted(self._numbers(), reverse=True)]
+
+    def _version(self, number: int) -> LabelVersion:
+        try:
+            return self.version(number)
+        except LabelError as error:
+            told = ErrorInfo(code=error.code, message=error.message, hint=error.hint)
+            return LabelVersion(
+                image_id=self._image_id, version=number, created=datetime.fromtimestamp(0, UTC), error=told
+            )
 
     def version(self, number: int) -> LabelVersion:
         """One version's metadata.
@@ -67,20 +78,33 @@ class Submitted:
             ) from error
         except ValueError as error:
             raise LabelError(
-                f"{self._file(number, '.json')}: can't be read ({error}).", "Restore the file from a backup."
+                f"{self._file(number, '.json')}: can't be read.", "Restore the file from a backup."
             ) from error
         review = self.review_of(number)
-        return known.model_copy(update={"approved": bool(review and review.approved)})
+        said = {"approved": bool(review and review.approved), "flagged": bool(review and review.flagged)}
+        return known.model_copy(update=said)
 
     def path(self, number: int) -> Path:
-        """The label map of a version."""
-        self.version(number)
-        return self._file(number, ".nii.gz")
+        """The label map of a version, after a look whether it is still the one that was submitted.
+
+        Raises
+        ------
+        LabelError
+            When there is no such version, or its file has changed since.
+        """
+        known, file = self.version(number), self._file(number, ".nii.gz")
+        if known.sha256 and hash_of(file) != known.sha256:
+            raise LabelError(
+                f"{self._image_id}: the file of version {number} is not the one that was submitted.",
+                "Restore it from a backup.",
+            )
+        return file
 
     def final(self) -> LabelVersion | None:
-        """The version that counts: the newest approved one, or the newest when none is approved."""
-        versions = self.versions()
-        return next((v for v in versions if v.approved), versions[0] if versions else None)
+        """The version that counts: the newest approved one; else the newest that is not flagged; else the newest."""
+        versions = [version for version in self.versions() if version.error is None]
+        good = next((v for v in versions if v.approved), None) or next((v for v in versions if not v.flagged), None)
+        return good or (versions[0] if versions else None)
 
     def final_path(self) -> Path | None:
         """The label map that counts; None when none was submitted."""
@@ -93,6 +117,10 @@ class Submitted:
             return LabelReview.model_validate_json(self._file(number, ".review.json").read_bytes())
         except FileNotFoundError:
             return None
+        except ValueError as error:
+            raise LabelError(
+                f"{self._image_id}: the review of version {number} can't be read.", "Review it again."
+            ) from error
 
     def _numbers(self, complete: bool = True) -> set[int]:
         """Numbers that are versions; with ``complete=False`` also those whose writing was interrupted."""
@@ -105,3 +133,18 @@ class Submitted:
 
     def _file(self, number: int, suffix: str) -> Path:
         return self._versions / f"v{number:04d}{suffix}"
+
+
+def hash_of(file: Path) -> str:
+    """SHA-256 of a file.
+
+    Raises
+    ------
+    LabelError
+        When it is gone or can't be read.
+    """
+    try:
+        with file.open("rb") as opened:
+            return hashlib.file_digest(opened, "sha256").hexdigest()
+    except OSError as error:
+        raise LabelError(f"{file}: can't be read ({error.strerror}).", "Restore it from a backup.") from error

@@ -12,9 +12,10 @@ Beside MONAI Label's own REST API the server offers (JSON unless said otherwise)
     PUT    /doselabel/labels/{image_id}/{version}/review   LabelReview → LabelVersion
     POST   /doselabel/model/rollback                → ModelInfo (the model before the last promotion answers again)
     GET    /doselabel/next?strategy=NAME&user=NAME  → NextCase
-    POST   /jobs/{task}        JobRequest → JobStatus   (task: an infer task's name, "train")
+    POST   /jobs/{task}        JobRequest → 202 + JobStatus; Location: /jobs/{id}   (an infer task's name, "train")
     GET    /jobs               → list[JobStatus]
     GET    /jobs/{id}          → JobStatus
+    GET    /jobs/{id}/events   → server-sent events "status", each a JobStatus, until the job is over
     GET    /jobs/{id}/result   → JobResult      (409 + ErrorInfo while it is not done)
     GET    /jobs/{id}/file/{name}  → a file of the result
     DELETE /jobs/{id}          → JobStatus      (cancels; a finished job is forgotten)
@@ -67,9 +68,12 @@ class LabelVersion(Frozen):
     """Versions that others stored while this one was drawn: it was made without knowing them. A conflict."""
     sha256: str = ""
     approved: bool = False
+    flagged: bool = False
     organs_ml: dict[str, float] = Field(default_factory=dict)
     alarms: list[Alarm] = Field(default_factory=list)
     """What was odd about the map when it was submitted, the gravest first."""
+    error: ErrorInfo | None = None
+    """Set when it is damaged: it is listed then, and does not count."""
 
 
 class LabelSubmission(Frozen):
@@ -91,8 +95,13 @@ class LabelReview(Frozen):
     """What a reviewer says of a version; the newest approved version counts, or the newest when none is."""
 
     approved: bool
+    flagged: bool = False
+    """Something is wrong with it: it does not count while another one does."""
+    difficulty: str = ""
     reviewer: str = ""
     comment: str = ""
+    time: datetime | None = None
+    """When the server was told."""
 
 
 class ImageInfo(Frozen):
@@ -205,6 +214,8 @@ class JobResult(Frozen):
     id: str
     task: str
     files: dict[str, str] = Field(default_factory=dict)
+    label_names: dict[str, int] = Field(default_factory=dict)
+    """The organs that are there in a label map, by name, with the value that stands for each."""
     segmentation: SegmentationSummary | None = None
     dose: DoseResults | None = None
     training: TrainingSummary | None = None

@@ -1,5 +1,7 @@
 """Patient folders as a datastore."""
 
+import hashlib
+
 import numpy as np
 import pytest
 
@@ -47,6 +49,42 @@ def test_a_new_patient_is_noticed_and_a_mended_one_too(store, studies, monkeypat
     assert "P-003__ct" not in store.list_images()
     (studies / "away.nii.gz").rename(studies / "P-003" / "ct.nii.gz")
     assert "P-003__ct" in store.list_images()
+
+
+def test_what_other_systems_leave_beside_a_folder_is_no_patient(store, studies, boxes):
+    boxes.make_patient(studies / "._P-001", "P-001")
+    store.refresh()
+    assert "._P-001" not in {info.patient_id for info in store.studies()}
+    assert "P-001__ct" in store.list_images()
+
+
+def test_a_folder_that_leads_out_of_the_studies_is_broken(store, studies, boxes, tmp_path):
+    boxes.make_patient(tmp_path / "elsewhere", "P-009")
+    (studies / "P-009").symlink_to(tmp_path / "elsewhere")
+    store.refresh()
+    by_id = {info.patient_id: info for info in store.studies()}
+    assert "leads out" in by_id["P-009"].error.message
+    assert not [image for image in store.list_images() if image.startswith("P-009")]
+
+
+def test_an_image_s_name_is_its_own_and_its_checksum_follows_the_file(store):
+    infos = [store.get_image_info(image) for image in store.list_images()]
+    assert len({info["name"] for info in infos}) == len(infos)
+    assert infos[0]["name"] == "P-001__ct.nii.gz"
+    path = store.case("P-001__ct").path
+    assert infos[0]["checksum"] == f"SHA256:{hashlib.sha256(path.read_bytes()).hexdigest()}"
+    path.write_bytes(path.read_bytes() + b" ")
+    assert store.checksum("P-001__ct") != infos[0]["checksum"]
+
+
+def test_labels_are_counted_at_once_when_this_process_wrote_them(store, label_file, monkeypatch):
+    monkeypatch.setattr(datastore, "RECOUNT_S", 1e9)
+    assert store.status()["completed"] == 0
+    store.save_label("P-001__ct", str(label_file), "final", {})
+    store.save_label("P-001__ct", str(label_file), "original", {})
+    assert store.status() == {"total": 6, "completed": 1, "label_tags": {"final": 1, "original": 1}}
+    store.remove_label("P-001__ct", "original")
+    assert store.status()["label_tags"] == {"final": 1}
 
 
 def test_two_patients_with_one_id_do_not_mix(studies, boxes):

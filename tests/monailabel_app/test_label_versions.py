@@ -138,9 +138,60 @@ def test_a_tag_that_could_leave_the_folder_is_refused(tag):
         check_tag(tag)
 
 
-def test_metadata_that_were_damaged_are_named_not_ignored(store):
-    store.add(drawn(), LabelSubmission())
-    path = store.path(1).with_name("v0001.json")
-    path.write_text("{")
-    with pytest.raises(LabelError, match=r"v0001\.json"):
-        store.versions()
+@pytest.mark.parametrize("damaged", ["v0001.json", "v0001.review.json"])
+def test_a_damaged_version_is_listed_with_its_error_and_the_others_go_on(store, damaged):
+    store.add(drawn(1), LabelSubmission())
+    store.add(drawn(2), LabelSubmission())
+    store.review(1, LabelReview(approved=True))
+    store.path(1).with_name(damaged).write_text("{")
+    newest, broken = store.versions()
+    assert newest.error is None
+    assert "can't be read" in broken.error.message
+    assert store.final().version == 2, "what can't be read does not count"
+    with pytest.raises(LabelError, match="can't be read"):
+        store.version(1)
+    assert store.add(drawn(3), LabelSubmission()).version == 3
+
+
+def test_a_damaged_review_is_mended_by_reviewing_again(store):
+    store.add(drawn(1), LabelSubmission())
+    store.path(1).with_name("v0001.review.json").write_text("{")
+    assert store.review(1, LabelReview(approved=True)).approved
+
+
+def test_a_file_that_is_not_the_one_submitted_is_not_given_out(store):
+    store.add(drawn(1), LabelSubmission())
+    file = store.path(1)
+    file.write_bytes(file.read_bytes() + b" ")
+    with pytest.raises(LabelError, match="not the one that was submitted"):
+        store.path(1)
+    file.unlink()
+    with pytest.raises(LabelError, match="can't be read"):
+        store.path(1)
+
+
+def test_what_is_acknowledged_is_stored_though_its_copy_can_t_be_made(store, tmp_path):
+    (tmp_path / "labels").mkdir()
+    (tmp_path / "labels" / "final").write_text("a file where the folder should be")
+    assert store.add(drawn(1), LabelSubmission()).version == 1
+    assert store.review(1, LabelReview(approved=True)).approved
+
+
+def test_a_flagged_version_does_not_count_while_another_does(store):
+    store.add(drawn(1), LabelSubmission())
+    store.add(drawn(2), LabelSubmission())
+    store.review(2, LabelReview(approved=False, flagged=True, comment="liver cut"))
+    assert store.final().version == 1
+    store.review(1, LabelReview(approved=False, flagged=True))
+    assert store.final().version == 2
+
+
+def test_3d_slicer_reads_who_reviewed_and_which_value_is_which_organ(store, boxes):
+    store.add(boxes.label_map, LabelSubmission(author="ada"))
+    store.review(1, LabelReview(approved=True, reviewer="eva", difficulty="easy", comment="good"))
+    info = store.tag_info("final")
+    assert info["client_id"] == "ada"
+    assert info["params"]["label_names"] == {"left_kidney": 1, "right_kidney": 2, "liver": 3}
+    meta = info["segmentationMeta"]
+    assert (meta["status"], meta["approvedBy"], meta["level"], meta["comment"]) == ("approved", "eva", "easy", "good")
+    assert meta["editTime"] >= info["ts"]

@@ -90,7 +90,7 @@ def test_two_servers_do_not_work_on_the_same_studies(tmp_path):
 
 def test_a_process_ends_soon_after_its_parent_was_killed():
     child = (
-        "import os, time; from monailabel_app.launch import end_with;"
+        "import os, time; from monailabel_app.serving import end_with;"
         "end_with(os.getppid()); print(1, flush=True); time.sleep(60)"
     )
     parent = (

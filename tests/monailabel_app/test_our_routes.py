@@ -30,8 +30,10 @@ def over(http, job_id, timeout_s=PATIENCE_S) -> JobStatus:
 
 def start(http, task, **request) -> JobStatus:
     reply = http.post(f"/jobs/{task}", json=request)
-    assert reply.status_code == 200, reply.text
-    return JobStatus.model_validate(reply.json())
+    assert reply.status_code == 202, reply.text
+    status = JobStatus.model_validate(reply.json())
+    assert reply.headers["location"] == f"/jobs/{status.id}"
+    return status
 
 
 def submit(http, image_id, path, **fields) -> LabelVersion:
