@@ -100,7 +100,7 @@ def server(tmp_path_factory: pytest.TempPathFactory, untrained: Path) -> Iterato
 @pytest.fixture
 def http(server: Running) -> Iterator[httpx.Client]:
     """A client that reads no proxy settings."""
-    with httpx.Client(base_url=server.url, timeout=60, trust_env=False) as client:
+    with httpx.Client(base_url=server.url, timeout=600, trust_env=False) as client:
         yield client
 
 

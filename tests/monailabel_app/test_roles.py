@@ -90,7 +90,7 @@ def guarded(tmp_path_factory, boxes, tls) -> Iterator[tuple[str, Path]]:
 @pytest.fixture
 def client(guarded, tls) -> Iterator[httpx.Client]:
     trusted = ssl.create_default_context(cafile=str(tls.certificate))
-    with httpx.Client(base_url=guarded[0], timeout=120, trust_env=False, verify=trusted) as client:
+    with httpx.Client(base_url=guarded[0], timeout=600, trust_env=False, verify=trusted) as client:
         yield client
 
 
