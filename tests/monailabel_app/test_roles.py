@@ -79,7 +79,7 @@ def test_a_certificate_without_its_key_is_refused_before_the_start(tls, tmp_path
 def guarded(tmp_path_factory, boxes, tls) -> Iterator[tuple[str, Path]]:
     """A server with one patient and three users."""
     root = tmp_path_factory.mktemp("guarded")
-    boxes.make_patient(root / "P-001", "P-001", times_h=(24.0,))
+    boxes.make_patient(root / "P-001", "P-001", times_h=(4.0, 24.0, 72.0))
     users = Users(root / STATE)
     for role, password in PASSWORDS.items():
         users.put(f"the.{role}", password, role)
