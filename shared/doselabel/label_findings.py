@@ -19,7 +19,7 @@ POSSIBLE_ML: Mapping[str, tuple[float, float]] = {
     "left_kidney": (30.0, 700.0),
     "right_kidney": (30.0, 700.0),
     "liver": (300.0, 6000.0),
-    "spleen": (15.0, 3000.0),
+    "spleen": (15.0, 5000.0),
     "tumour": (0.0, 3000.0),
 }
 """Wide bounds of whole organs, diseased ones included; outside, a mask stands for something else."""
