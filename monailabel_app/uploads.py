@@ -18,8 +18,8 @@ from doselabel.geometry import SUFFIXES
 from doselabel.images import read_header
 from monailabel_app.refusals import Refused
 
-MAX_DECODED_BYTES = 1 << 32
-"""An uploaded image that declares more is refused before a voxel is read."""
+MAX_DECODED_BYTES = 1 << 30
+"""An uploaded image that declares more (512×512×2048 voxels of a CT) is refused before a voxel is read."""
 
 _HEAD_BYTES = 4096
 PREFIX = "doselabel-upload-"

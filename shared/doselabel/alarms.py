@@ -191,6 +191,7 @@ CATALOGUE: Mapping[str, Kind] = {
     "label-volume-implausible": Kind("alarm", "A mask is too small or too large for the organ it is called.", _NAMES),
     "label-wrong-tissue": Kind("alarm", "A mask lies on air, fat or bone.", _CT_OF_MAP),
     "label-outside-body": Kind("alarm", "A mask lies outside the patient's body.", _CT_OF_MAP),
+    "label-empty": Kind("alarm", "A label map shows nothing.", "Draw the organs, or leave the map out."),
     "label-volume-unusual": Kind("warning", "An organ's volume is rare in adults.", "Look at the mask."),
     "label-cut": Kind(
         "warning",

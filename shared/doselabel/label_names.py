@@ -23,6 +23,7 @@ from doselabel.images.header import Header
 
 METADATA_KEY = "doselabel_labels"
 _LARGEST_TABLE = 1 << 20
+_INVENTED = re.compile(r"(segment|label|roi|region|structure|object|class)?[ _-]*\d*", re.IGNORECASE)
 _SNAP = re.compile(r'\s*(\d+)\s+\d+\s+\d+\s+\d+\s+[\d.]+\s+[01]\s+[01]\s+"(.*)"\s*')
 _SLICER = re.compile(r"\s*(\d+)\s+(\S+)\s+\d+\s+\d+\s+\d+\s+\d+\s*")
 
@@ -50,13 +51,19 @@ class Carried:
 
 
 def carried(header: Header) -> Carried:
-    """The names that go with a label map's file.
+    """The names that go with a label map's file; names that tools invent ("Segment_1", "Label 3") are none.
 
     Raises
     ------
     LabelError
         When there are some and they can't be read.
     """
+    found = _carried(header)
+    invented = found.names and all(_INVENTED.fullmatch(name.strip()) for name in found.names.values())
+    return Carried({}) if invented and not any(layer for layer, _ in found.layers) else found
+
+
+def _carried(header: Header) -> Carried:
     own = header.texts.get(METADATA_KEY) or next(
         (text.partition("=")[2] for text in header.texts.values() if text.startswith(f"{METADATA_KEY}=")), ""
     )
@@ -86,6 +93,12 @@ def _segments(header: Header) -> Carried:
             layer = int(header.texts.get(f"Segment{number}_Layer", 0))
         except ValueError as error:
             raise LabelError(f"{header.path}: its segment '{name}' has no whole number as label value.") from error
+        if (layer, value) in layers:
+            raise LabelError(
+                f"{header.path}: its segments '{names[layers[layer, value]]}' and '{name}' both are value {value} of "
+                f"layer {layer}.",
+                "Save the segmentation again.",
+            )
         names[number + 1] = name
         layers[layer, value] = number + 1
         number += 1

@@ -278,6 +278,8 @@ def read_labels(
             why.append(f"a single value, {only}, may be any organ.")
         if why:
             raise _unnamed(header.path, f"does not fit: {why[0].rstrip('.')}", as_drawn, found, drawn_on, scheme)
+    if not masks:
+        told.append(finding("label-empty", "The label map has no voxel of any organ."))
     if not wanted and masks:
         told.append(finding("label-numbering-assumed", "The label map carries no names; it was read by our numbering."))
     labels = _lesions_merged(labels) if merge_lesions else labels

@@ -6,6 +6,7 @@ import gzip
 import json
 import re
 import shutil
+import time
 from pathlib import Path
 
 import httpx
@@ -76,16 +77,13 @@ def test_a_label_map_with_a_flipped_byte_is_refused(http, boxes, tmp_path, send)
 
 
 def bomb(path: Path) -> Path:
-    """1.5 · 10⁹ voxels of 0 in 1.4 MiB, made without ever holding them."""
+    """1.5 · 10⁹ voxels of 0 in 1.4 MiB, as bgzip would write it: member after member."""
     header = nibabel.Nifti1Header()
     header.set_data_dtype(np.uint8)
     header.set_data_shape((1500, 1000, 1000))
     header.set_sform(np.eye(4), 1)
     header["vox_offset"] = 352
-    with gzip.open(path, "wb", compresslevel=9) as file:
-        file.write(header.binaryblock + bytes(4))
-        for _ in range(1500):
-            file.write(bytes(1_000_000))
+    path.write_bytes(gzip.compress(header.binaryblock + bytes(4)) + 150 * gzip.compress(bytes(10_000_000), 9))
     return path
 
 
@@ -98,14 +96,14 @@ def peak_mb(server) -> float:
 
 @pytest.mark.parametrize("send", [*ROUTES, network], ids=lambda send: send.__name__)
 def test_a_small_file_of_a_huge_image_is_refused_without_being_unpacked(http, server, boxes, tmp_path, send):
-    send(http, write_labels(tmp_path / "small.nii.gz", LabelMap(boxes.organs() * 0, boxes.grid)))  # all is loaded
+    ours(http, write_labels(tmp_path / "small.nii.gz", LabelMap(boxes.organs() * 0, boxes.grid)))  # all is loaded
     file = bomb(tmp_path / "bomb.nii.gz")
     assert file.stat().st_size < 1.5 * (1 << 20)
     before = peak_mb(server)
     reply = send(http, file)
-    assert reply.status_code == 422 if send is not network else reply.status_code >= 400, reply.text
+    print(f"{send.__name__}: {reply.elapsed.total_seconds():.3f} s, {peak_mb(server) - before:.0f} MB")
+    refused(reply, r"not on the grid of|GB are read|is cut off")
     assert peak_mb(server) - before < 200
-    assert reply.elapsed.total_seconds() < 30  # unpacking alone would take longer here; see benchmarks for the figure
 
 
 @routes
@@ -165,6 +163,10 @@ def test_an_image_that_can_not_stand_alone_is_given_away_as_one_that_can(http, s
         nibabel.save(image, folder / "ct.nii.gz")
         study["stated_places"] = {"ct.nii.gz": {"orientation": "LPS", "spacing_mm": [8, 8, 5]}}
     (folder / "study.json").write_text(json.dumps(study))
+    end = time.monotonic() + 60
+    while patient not in {study["patient_id"] for study in http.get("/doselabel/studies").json()}:
+        assert time.monotonic() < end, http.get("/doselabel/studies").text
+        time.sleep(0.2)
     try:
         for reply, name in (
             (http.get(f"/doselabel/studies/{patient}/file/{study['ct']}"), study["ct"]),

@@ -8,8 +8,11 @@ Add a row to add a situation.
 from __future__ import annotations
 
 import gzip
+import io
 import json
 import re
+import shutil
+import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +27,9 @@ from doselabel.dosimetry.masks import resolve
 from doselabel.errors import DoselabelError, GeometryError, LabelError
 from doselabel.geometry import Geometry, Volume, read_image, write_image
 from doselabel.labels import LabelMap, read_labels, write_labels
+from doselabel.model.cache import prepare
+from doselabel.model.cases import TrainCase
+from doselabel.model.profiles import FAST
 from doselabel.study import Study
 
 GRID = Geometry((24, 48, 48), (5.0, 8.0, 8.0), (-188.0, -188.0, -60.0))
@@ -86,6 +92,23 @@ def dose(folder: Path, capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:
     labels = folder / "truth" / "ct.nii.gz"
     code = main(["dose", str(folder), "--labels", str(labels), "--out", str(folder / "dose")])
     return code, capsys.readouterr().err
+
+
+def evaluate(folder: Path, capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:
+    predicted = shutil.copytree(folder / "truth", folder / "predicted", dirs_exist_ok=True)
+    code = main(["evaluate", "--pred", str(predicted), "--truth", str(folder)])
+    said = capsys.readouterr()
+    return code, said.err
+
+
+def train(folder: Path, capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:
+    """Make the case ready to be trained on, which is where training reads it."""
+    try:
+        ct = next(file for file in folder.glob("ct.*") if file.suffix != ".raw")
+        prepare([TrainCase(ct, folder / TRUTH, "P-1")], FAST, folder / "prepared")
+    except DoselabelError as error:
+        return 2, str(error)
+    return 0, ""
 
 
 def submit(folder: Path, capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:
@@ -219,6 +242,56 @@ def text(encoding: str) -> Callable[[Path], None]:
     return spoil
 
 
+def whole_of(name: str, change: Callable[[bytes], bytes]) -> Callable[[Path], None]:
+    def spoil(folder: Path) -> None:
+        (folder / name).write_bytes(change((folder / name).read_bytes()))
+
+    return spoil
+
+
+def zipped(content: bytes) -> bytes:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("ct.nii.gz", content)
+    return file.getvalue()
+
+
+def members(content: bytes) -> bytes:
+    """As bgzip writes it."""
+    plain = gzip.decompress(content)
+    return b"".join(gzip.compress(plain[at : at + 5000]) for at in range(0, len(plain), 5000)) + gzip.compress(b"")
+
+
+def no_sform(header: nibabel.Nifti1Header) -> None:
+    header["srow_x"] = header["srow_y"] = header["srow_z"] = 0
+
+
+def flat(header: nibabel.Nifti1Header) -> None:
+    header["pixdim"][3] = 0
+
+
+def unit_affine(header: nibabel.Nifti1Header) -> None:
+    header.set_sform(np.eye(4), 2)
+    header.set_qform(np.eye(4), 2)
+
+
+def dims(*numbers: int) -> Callable[[nibabel.Nifti1Header], None]:
+    def change(header: nibabel.Nifti1Header) -> None:
+        header["dim"] = [*numbers, *[1] * (8 - len(numbers))]
+
+    return change
+
+
+def swapped(name: str) -> Callable[[Path], None]:
+    def spoil(folder: Path) -> None:
+        image = nibabel.load(folder / name)
+        turned = nibabel.Nifti1Image(np.asanyarray(image.dataobj), None, image.header.as_byteswapped(">"))
+        nibabel.save(turned, folder / "turned.nii.gz")
+        (folder / "turned.nii.gz").replace(folder / name)
+
+    return spoil
+
+
 def same_field_twice(folder: Path) -> None:
     edit("study.json", b'"nuclide"', b'"nuclide": "Y-90", "nuclide"')(folder)
 
@@ -234,7 +307,9 @@ class Spoilt:
 
 
 CT, SPECT, TRUTH = "ct.nii.gz", "spect_tp2.nii.gz", "truth/ct.nii.gz"
-ALL = (check, segment, dose)
+ALL = (check, segment, dose, train, evaluate)
+READ = (check, train, evaluate)
+MAP = (dose, train, evaluate, submit)
 SPOILT = [
     Spoilt("ct cut off, gzip", cut(CT, 0.6), ALL, r"ct\.nii\.gz: is cut off"),
     Spoilt("ct cut off, plain", plain(CT, cut("ct.nii", 0.7)), ALL, r"ct\.nii: is cut off.*declares 110592"),
@@ -266,12 +341,36 @@ SPOILT = [
     Spoilt("mha without direction", then(as_image(CT, ".mha"), edit("ct.mha", b"TransformMatrix", b"TransformMatrlx")),
            ALL, "does not say where"),
     Spoilt("mha cut off", then(as_image(CT, ".mha"), cut("ct.mha", 0.9)), ALL, "is cut off"),
-    Spoilt("mhd beside its voxels", as_image(CT, ".mhd"), (check,), ""),
+    Spoilt("mhd beside its voxels", as_image(CT, ".mhd"), READ, ""),
+    Spoilt("ct compressed twice", whole_of(CT, gzip.compress), ALL, "does not begin with a NIfTI header"),
+    Spoilt("ct a web page", whole_of(CT, lambda _: b"<!DOCTYPE html><html>404</html>"), ALL, "cannot be read"),
+    Spoilt("ct a pointer to a large file", whole_of(CT, lambda _: b"version https://git-lfs.github.com/spec/v1\n"), ALL,
+           "cannot be read"),
+    Spoilt("ct in a zip archive", whole_of(CT, zipped), ALL, "cannot be read"),
+    Spoilt("ct with other bytes after its end", whole_of(CT, lambda c: c + b"rubbish"), ALL, "follow other bytes"),
+    Spoilt("ct in many gzip members", whole_of(CT, members), READ, ""),
+    Spoilt("ct padded with zeros", whole_of(CT, lambda c: c + bytes(5000)), READ, ""),
+    Spoilt("ct with a wrong length at its end", whole_of(CT, lambda c: c[:-1] + b"\x7f"), ALL, "is damaged"),
+    Spoilt("ct with a wrong checksum", whole_of(CT, lambda c: c[:-8] + b"\x7f" + c[-7:]), ALL, "is damaged"),
+    Spoilt("ct with a slope of 0", header_of(CT, set_field("scl_slope", 0)), READ, ""),
+    Spoilt("ct with a slope that is no number", header_of(CT, set_field("scl_slope", np.nan)), READ, ""),
+    Spoilt("ct with a qfac of 0", header_of(CT, lambda h: h["pixdim"].__setitem__(0, 0)), READ, ""),
+    Spoilt("ct with an empty sform", header_of(CT, no_sform), ALL, "voxel size is 0 × 0 × 0 mm"),
+    Spoilt("ct with a slice distance of 0", header_of(CT, flat), ALL, "voxel size|two sizes of a voxel"),
+    Spoilt("ct in five dimensions", header_of(CT, dims(5, 48, 48, 24, 1, 2)), ALL, "dimensions"),
+    Spoilt("ct of one slice", header_of(CT, dims(2, 48, 48 * 24)), ALL, "2 dimensions"),
+    Spoilt("ct a time series", header_of(CT, dims(4, 48, 48, 12, 2)), ALL, "2 values per voxel"),
+    Spoilt("ct of the other byte order", swapped(CT), READ, ""),
     Spoilt("mhd with its voxels elsewhere", then(as_image(CT, ".mhd"), moved_data), ALL, "outside the study folder"),
-    Spoilt("label cut off", cut(TRUTH, 0.7), (dose, submit), "is cut off"),
-    Spoilt("label with a flipped byte", flipped(TRUTH), (dose, submit), "is damaged|is cut off"),
-    Spoilt("label without orientation", header_of(TRUTH, no_codes), (dose, submit), "codes are 0"),
-    Spoilt("label with two orientations", header_of(TRUTH, mirrored_sform), (dose, submit), "qform says"),
+    Spoilt("label cut off", cut(TRUTH, 0.7), MAP, "is cut off"),
+    Spoilt("label with a flipped byte", flipped(TRUTH), MAP, "is damaged|is cut off"),
+    Spoilt("label without orientation", header_of(TRUTH, no_codes), MAP, "codes are 0"),
+    Spoilt("label with two orientations", header_of(TRUTH, mirrored_sform), MAP, "qform says"),
+    Spoilt("label as the array's affine is forgotten", header_of(TRUTH, unit_affine), MAP, "not on the grid of"),
+    Spoilt("label with a slope of 1.00001", header_of(TRUTH, set_field("scl_slope", 1.00001)), MAP, ""),
+    Spoilt("label with a slope of 0.1", header_of(TRUTH, set_field("scl_slope", 0.1)), MAP, "not whole numbers"),
+    Spoilt("label in metres", header_of(TRUTH, set_field("xyzt_units", 1)), MAP, "metres"),
+    Spoilt("label of colours", header_of(TRUTH, set_field("datatype", 128)), MAP, "colours"),
     Spoilt("study.json with a mark", text("utf-8-sig"), (check,), ""),
     Spoilt("study.json in Latin-1", text("latin-1"), (check,), ""),
     Spoilt("study.json in UTF-16", text("utf-16"), (check,), ""),
@@ -292,9 +391,10 @@ def test_what_is_spoilt_is_refused_by_its_true_cause_at_every_entry(study, row, 
         assert re.search(row.expected, said, re.DOTALL), (entry.__name__, said)
 
 
-@pytest.mark.parametrize("entry", [check, dose])
+@pytest.mark.parametrize(
+    ("name", "entry"), [(CT, check), (CT, segment), (CT, dose), (CT, train), (SPECT, check), (SPECT, dose)]
+)
 @pytest.mark.parametrize("kind", [".nii", ".nii.gz"])
-@pytest.mark.parametrize("name", [CT, SPECT])
 def test_a_file_cut_at_ten_places_is_refused_at_each(study, name, kind, entry, capsys):
     if kind == ".nii":
         plain(name)(study.folder)
@@ -445,6 +545,18 @@ LABELS = [
     Labels("ITK-SNAP's table beside", beside(".label", '{v:>5} 255 0 0 1 1 1 "{n}"\n', numbered(3, 2, 5, 1), TOTAL)),
     Labels("Slicer's table beside", beside(".ctbl", "{v} {n} 255 0 0 255\n", numbered(3, 2, 5, 1), TOTAL)),
     Labels("names and numbering that differ", caret(TOTAL, with_stomach), "by the numbering 'btcv'", scheme="btcv"),
+    Labels("Slicer's own names, our numbers", segments({f"Segment_{v}": (v, 0) for v in (1, 2, 3, 4)}, [organs()])),
+    Labels("Slicer's own names, KiTS numbers", segments({"Segment_1": (1, 0)}, [kits]), "does not fit.*--label-scheme"),
+    Labels("ITK-SNAP's own names, our numbers",
+           beside(".label", '{v:>5} 255 0 0 1 1 1 "{n}"\n', organs(), {v: f"Label {v}" for v in (1, 2, 3, 4)})),
+    Labels("Slicer, two segments of one value", segments({"liver": (3, 0), "spleen": (3, 0)}, [organs()]),
+           "both are value 3 of layer 0"),
+    Labels("TG-263 names", segments(
+        {"Kidney_L": (1, 0), "Kidney_R": (2, 0), "Liver": (3, 0), "Spleen": (4, 0)}, [organs()])),
+    Labels("numbers of instances", stored(organs().astype(np.int16) * 300), r"values from 0 to \d+; a label map"),
+    Labels("-1 where nobody looked", stored(organs().astype(np.int16) - 1), r"values from -1 to \d"),
+    Labels("BTCV numbers said to be KiTS's", stored(numbered(3, 2, 6, 1)), "stand for no organ", scheme="kits"),
+    Labels("KiTS numbers said to be LiTS's", stored(kits), "does not fit.*pieces.*mL", scheme="lits"),
     Labels("half values", stored(organs() * np.float32(0.5)), "not whole numbers.*nearest"),
     Labels("a CT", stored(body()), "-1000"),
     Labels("on another grid", elsewhere, "not on the grid of its CT"),
