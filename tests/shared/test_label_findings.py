@@ -189,8 +189,8 @@ ODD = [
 @pytest.mark.parametrize("way", WAYS, ids=lambda way: way.__name__)
 @pytest.mark.parametrize("row", ODD, ids=lambda row: row.name)
 def test_what_is_odd_is_said_by_every_way_in(study, row, way, tmp_path):
-    if row.codes == ("label-empty",) and way in (train, evaluate):
-        with pytest.raises(ModelError, match=r"shows none of|shows an organ"):
+    if row.codes == ("label-empty",) and way is train:
+        with pytest.raises(ModelError, match="shows none of"):
             way(study, row.make(tmp_path), row.scheme)
         return
     found = way(study, row.make(tmp_path), row.scheme)

@@ -111,6 +111,8 @@ def _grid(
         affine = np.array([header["srow_x"], header["srow_y"], header["srow_z"]], dtype=float)
         sform = _from_affine(path, shape, affine, np.abs(np.asarray(header["pixdim"][1:4], dtype=float)))
     if int(header["qform_code"]) > 0:
+        if header["pixdim"][0] == 0:  # nifti1.h: a qfac of 0 is taken as 1
+            header["pixdim"][0] = 1
         try:
             qform = _from_affine(path, shape, np.asarray(header.get_qform(), dtype=float)[:3])
         except (ValueError, nibabel.spatialimages.HeaderDataError) as error:

@@ -39,9 +39,12 @@ def submitted(root: Path) -> list[TrainCase]:
 def truth(root: Path) -> list[TrainCase]:
     """Sample patients: ``<patient>/ct*.nii.gz`` with label maps of the same name in ``<patient>/truth``."""
     cases = []
-    for labels in sorted(root.rglob("truth/*.nii.gz")):
+    for labels in sorted(root.rglob("truth/*")):
         folder = labels.parent.parent
-        if (ct := folder / labels.name).is_file():
+        suffix = next((s for s in (".seg.nrrd", *SUFFIXES) if labels.name.lower().endswith(s)), None)
+        stem = labels.name[: -len(suffix)] if suffix else ""
+        kinds = (p for s in SUFFIXES if (p := folder / f"{stem}{s}").is_file())
+        if suffix and (ct := next(kinds, None)):
             study = _load(folder)
             patient = study.patient_id if study else folder.name
             spect = _spect(study, ct.name) if study else None
