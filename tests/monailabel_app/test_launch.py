@@ -62,6 +62,11 @@ def test_a_wrong_option_is_named(tmp_path, option, value, said):
         Conf.read(str(tmp_path), {option: value})
 
 
+def test_options_that_scripts_give_every_monai_label_app_are_accepted(tmp_path):
+    plain = Conf.read(str(tmp_path), {})
+    assert Conf.read(str(tmp_path), {"models": "segmentation", "preload": "true"}) == plain
+
+
 def test_options_reach_the_workers_unchanged(tmp_path):
     conf = Conf.read(str(tmp_path), {"planes": "all", "train_steps": "7", "grace_s": "2.5"})
     assert Conf.from_json(conf.to_json()) == conf
