@@ -14,6 +14,7 @@ from scipy import ndimage
 
 from doselabel.model import flags as flagging
 from doselabel.model.consensus import agree, fill_gaps, largest, paint, step_of
+from doselabel.model.edge import settled
 from doselabel.model.flags import Found
 from doselabel.model.network import class_groups
 from doselabel.model.profiles import Profile
@@ -80,7 +81,7 @@ def join(
             name = profile.classes[index - 1]
             seen = _on_side(mine, name.startswith("left"), middle) if len(members) > 1 else mine
             chains = _chains(seen, steps, hu, spacing_mm, profile.score_seed)
-            organ = _organ(name, index, chains, steps, spacing_mm, profile, consensus)
+            organ = _organ(name, index, chains, steps, hu, spacing_mm, profile, consensus)
             if organ is None:
                 continue
             best = max(d.score for d in organ.chain)
@@ -146,6 +147,7 @@ def _organ(
     index: int,
     chains: dict[str, list[Detection]],
     steps: dict[str, int],
+    hu: np.ndarray,
     spacing_mm: tuple[float, float, float],
     profile: Profile,
     consensus: str,
@@ -155,7 +157,11 @@ def _organ(
     if not own:
         return None
     region = around([d.where for d in own])
-    by_plane = {plane: paint(chain, plane, steps[plane], region) for plane, chain in chains.items()}
+    by_plane = {}
+    for plane, chain in chains.items():
+        volume, known = paint(chain, plane, steps[plane], region)
+        # Before they agree: HU settle where each plane's border lies, not what two planes decided against one.
+        by_plane[plane] = (settled(volume, hu[region], spacing_mm) if chain else volume, known)
     agreed = agree(by_plane, consensus)
     if not (agreed > 127).any():
         return None

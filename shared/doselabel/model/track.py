@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -26,6 +27,9 @@ GAP_MM = 20.0
 LEAST_LOG_ODDS = -2.0
 """A step less likely than this is none."""
 
+SURE_LOG_ODDS = 3.0
+"""Steps from here on make a sure run."""
+
 NEXT_MM = 5.0
 """Slices this near are neighbours; a longer gap makes a step less likely."""
 
@@ -33,6 +37,12 @@ HU_SCALE = {"kidney": 10.0}
 """Difference of mean HU that costs one unit of log odds: cortex, pelvis and cysts vary more than a liver."""
 
 HU_SCALE_ELSE = 7.0
+
+EVEN_SCORE = {"kidney": 0.92}
+"""Score at which a detection is as often the organ as it is not (bowel with contrast, spleen); log odds grow from
+there by one for each unit of logit."""
+
+EVEN_SCORE_ELSE = 0.73
 
 
 @dataclass(frozen=True)
@@ -68,6 +78,7 @@ class _Look:
     """A detection's mask in short."""
 
     index: int
+    score: float
     gain: float
     area_mm2: float
     hu: float
@@ -108,23 +119,16 @@ def follow(
     looks = [_look(d, hu, spacing_mm, seed, (support or {}).get(id(d))) for d in kept]
     scale = HU_SCALE.get(kept[0].group, HU_SCALE_ELSE)
     reach = max(1, int(GAP_MM / spacing_mm[axis]))
-    total, back = [look.gain for look in looks], [-1] * len(looks)
-    for j, here in enumerate(looks):
-        for i in range(j - 1, -1, -1):
-            apart = here.index - looks[i].index
-            if apart > reach:
-                break
-            if not apart or total[i] <= 0 or here.gain + total[i] <= total[j]:
-                continue
-            odds = _log_odds(looks[i], here, scale) - 0.1 * max(0.0, apart * spacing_mm[axis] - NEXT_MM)
-            value = total[i] - np.logaddexp(0, -odds)
-            if odds >= LEAST_LOG_ODDS and value > 0 and here.gain + value > total[j]:
-                total[j], back[j] = here.gain + value, i
-    chain, at = [], int(np.argmax(total))
-    while at >= 0:
-        chain.append(kept[at])
-        at = back[at]
-    return chain[::-1]
+    even = EVEN_SCORE.get(kept[0].group, EVEN_SCORE_ELSE)
+    left = list(range(len(kept)))
+    while True:
+        chain = _best_chain([looks[k] for k in left], spacing_mm[axis], reach, scale)
+        trusted = _trusted([looks[left[k]] for k in chain], scale, even)
+        if len(trusted) == len(chain):
+            return [kept[left[k]] for k in chain]
+        # What was followed wrongly is out of the way: the organ may go on beside it.
+        wrong = {chain[k] for k in set(range(len(chain))) - set(trusted)}
+        left = [left[k] for k in range(len(left)) if k not in wrong]
 
 
 def support_of(detections: Sequence[Detection], lead: Sequence[Detection], step: int) -> dict[int, float]:
@@ -170,7 +174,57 @@ def _look(d: Detection, hu: np.ndarray, spacing_mm: Sequence[float], seed: float
     gain = 1.0 if d.score >= seed else d.score - 0.4
     if support is not None:
         gain += 2 * support - 0.5
-    return _Look(d.index, gain, float(mask.sum()) * pixel_mm2, float(inside.mean()), (rows, columns), mask)
+    return _Look(d.index, d.score, gain, float(mask.sum()) * pixel_mm2, float(inside.mean()), (rows, columns), mask)
+
+
+def _best_chain(looks: Sequence[_Look], spacing_mm: float, reach: int, hu_scale: float) -> list[int]:
+    """The chain with the greatest sum of gains less the prices of its steps."""
+    total, back = [look.gain for look in looks], [-1] * len(looks)
+    for j, here in enumerate(looks):
+        for i in range(j - 1, -1, -1):
+            apart = here.index - looks[i].index
+            if apart > reach:
+                break
+            if not apart or total[i] <= 0 or here.gain + total[i] <= total[j]:
+                continue
+            odds = _log_odds(looks[i], here, hu_scale) - 0.1 * max(0.0, apart * spacing_mm - NEXT_MM)
+            value = total[i] - np.logaddexp(0, -odds)
+            if odds >= LEAST_LOG_ODDS and value > 0 and here.gain + value > total[j]:
+                total[j], back[j] = here.gain + value, i
+    chain, at = [], int(np.argmax(total))
+    while at >= 0:
+        chain.append(at)
+        at = back[at]
+    return chain[::-1]
+
+
+def _trusted(chain: Sequence[_Look], hu_scale: float, even_score: float) -> range:
+    """The part of a chain that is likelier the organ than not, from its surest run of slices outward.
+
+    However long and sure a run of bowel is, it is the organ only if the step to it is one.
+    """
+    steps = [_log_odds(a, b, hu_scale) for a, b in pairwise(chain)]
+    own = [_logit(look.score) - _logit(even_score) for look in chain]
+    runs, first = [], 0
+    for k in range(1, len(chain) + 1):
+        if k == len(chain) or steps[k - 1] < SURE_LOG_ODDS:
+            runs.append((sum(max(0.0, odds) for odds in own[first:k]), first, k - 1))
+            first = k
+    ends = max(runs)[1:]
+    for side, step in enumerate((-1, 1)):
+        at, share = ends[side], 1.0
+        while 0 <= at + step < len(chain):
+            share /= 1 + np.exp(-own[at + step] - steps[min(at, at + step)])
+            if share < 0.5:
+                break
+            at += step
+        ends = (at, ends[1]) if step < 0 else (ends[0], at)
+    return range(ends[0], ends[1] + 1)
+
+
+def _logit(score: float) -> float:
+    score = min(max(score, 1e-3), 1 - 1e-3)
+    return float(np.log(score / (1 - score)))
 
 
 def _log_odds(a: _Look, b: _Look, hu_scale: float) -> float:

@@ -79,6 +79,27 @@ def test_bowel_of_the_kidneys_own_density_beside_its_pole_is_not_joined_to_it():
     assert np.array_equal(labels == 1, KIDNEY)
 
 
+@pytest.mark.parametrize("score", [0.86, lambda z: 0.6 if z < 59 else 0.97])
+def test_a_long_run_of_bowel_is_not_followed_however_sure_only_the_step_to_it_counts(score):
+    """Seen on a CT with oral contrast and on phantoms: 90 mm of bowel from the kidney's lower end downward."""
+    bowel = ball(62, 72, 117, 30, 9, 9) & (Z > 56)
+    found = seen(KIDNEY, "left") + seen(bowel, "left", score=score)
+    labels, _, _ = joined(found, body(k=(KIDNEY, 170), b=(bowel, 205)))
+    assert np.array_equal(labels == 1, KIDNEY)
+
+
+def test_a_kidneys_end_is_found_beside_the_bowel_that_was_followed_first():
+    """Two masks show kidney and bowel as one, below them each has its own: the bowel's run is the longer one."""
+    bowel = ball(62, 58, 117, 24, 11, 11) & (Z > 46) & ~KIDNEY
+    below = Z >= 50
+    found = seen(KIDNEY & (Z < 48), "left") + seen((KIDNEY | bowel) & (Z >= 48) & ~below, "left")
+    found += seen(KIDNEY & below, "left", score=0.96)
+    found += seen(bowel & below, "left", score=lambda z: 0.6 if z < 51 else 0.97)
+    labels, _, _ = joined(found, body(k=(KIDNEY, 170), b=(bowel, 210)))
+    assert not (labels[bowel & (Z > 51)] == 1).any()
+    assert (labels[KIDNEY & (Z > 51)] == 1).all()
+
+
 def test_the_heart_is_not_joined_to_the_liver():
     heart = (ball(4, 45, 70, 9, 25, 25) & ~LIVER) & (Z < 9)
     labels, _, _ = joined(seen(LIVER, "liver") + seen(heart, "liver", score=0.95), body(l=(LIVER, 110), h=(heart, 160)))
