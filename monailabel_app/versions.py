@@ -69,6 +69,10 @@ class LabelStore(Submitted):
             if submission.key and (again := [v for v in known if v.key == submission.key]):
                 return again[0]
             seen = _seen(submission)
+
+            def others(version: LabelVersion) -> bool:
+                return not version.author or version.author != submission.author
+
             number = 1 + max(self._numbers(complete=False), default=0)
             image = self._file(number, ".nii.gz")
             _copy(file, image)
@@ -78,7 +82,7 @@ class LabelStore(Submitted):
                 created=datetime.now(UTC),
                 sha256=hash_of(image),
                 organs_ml=dict(organs_ml),
-                unseen=[] if seen is None else sorted(v.version for v in known if v.version > seen),
+                unseen=[] if seen is None else sorted(v.version for v in known if v.version > seen and others(v)),
                 alarms=list(alarms),
                 **submission.model_dump(),
             )

@@ -34,7 +34,6 @@ dose       `doselabel.wire.DoseResults`
 
 from __future__ import annotations
 
-import shutil
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -46,21 +45,20 @@ from qtpy.QtCore import QObject, Signal
 
 from doselabel.alarms import Alarm
 from doselabel.errors import DoselabelError, Progress, ServerError
-from doselabel.geometry import Volume, read_image
-from doselabel.labels import LabelMap, read_labels, title, write_labels
-from doselabel.wire import DoseResults, JobRequest, JobResult, LabelSubmission, ServerInfo, StudyInfo
-from napari_plugin import layers as scene
+from doselabel.wire import JobRequest, JobResult, LabelVersion, ServerInfo, StudyInfo
 from napari_plugin.client import Client, inside
+from napari_plugin.connection import Connection
+from napari_plugin.dosing import Dosing
 from napari_plugin.editing import Editing
+from napari_plugin.handing import Handing, Queued
 from napari_plugin.layers import CaseLayers
-from napari_plugin.session.case import Case, open_case, to_canonical
+from napari_plugin.segmenting import Segmenting
+from napari_plugin.session.case import Case, open_case
 from napari_plugin.session.recovery import Recovery
 from napari_plugin.session.settings import Settings
 from napari_plugin.session.state import Session
 from napari_plugin.tasks import Tasks
 
-SEGMENT_TASK = "kidney_liver"
-DOSE_TASK = "dosimetry"
 TRAIN_TASK = "train"
 
 
@@ -74,45 +72,57 @@ class Controller(QObject):
     settings : Settings, optional
         What is remembered between sessions, and where drafts go.
 
+    Attributes
+    ----------
+    connection, editing, segmenting, handing, dosing
+        The parts that do the work; each has signals of its own.
+
     Signals
     -------
     status(text, level)
         One line for people; level is "info", "warning" or "error".
-    connected(ServerInfo, list of StudyInfo), disconnected(), case_opened(Case), next_reason(text),
-    segmented(SegmentationSummary), trained(TrainingSummary), dose_ready(DoseResults), dose_outdated()
-        What has happened, for views; `editing` has signals of its own.
+    connected(ServerInfo, list of StudyInfo), case_opened(Case), next_reason(text), drafts_found(list of image ids),
+    trained(TrainingSummary)
+        What has happened, for views.
     """
 
     status = Signal(str, str)
     connected = Signal(object, object)
-    disconnected = Signal()
     case_opened = Signal(object)
     next_reason = Signal(str)
-    segmented = Signal(object)
+    drafts_found = Signal(object)
     trained = Signal(object)
-    dose_ready = Signal(object)
-    dose_outdated = Signal()
 
     def __init__(self, viewer: ViewerModel, settings: Settings | None = None, parent: QObject | None = None) -> None:
         super().__init__(parent)
         self.viewer = viewer
         self.settings = Settings.load() if settings is None else settings
-        self.client: Client | None = None
-        self._clients: list[Client] = []
-        self.info: ServerInfo | None = None
-        self.studies: list[StudyInfo] = []
-        self.dose_results: DoseResults | None = None
-        self._dose_files: dict[str, Path] = {}
-        self._dose_layers: tuple = ()
         self._scratch = tempfile.TemporaryDirectory(prefix="doselabel-")
         self._closed = False
+        scratch = Path(self._scratch.name)
         self.tasks = Tasks(self)
         self.editing = Editing(viewer, self.tasks, self)
+        self.connection = Connection(self.tasks, self)
+        self.segmenting = Segmenting(self.editing, self.tasks, self._job_file, self)
+        folders = (self.settings.recovery_folder, self.settings.outbox_folder, scratch)
+        self.handing = Handing(self.connection, self.editing, self.tasks, folders, self)
+        self.dosing = Dosing(viewer, self.editing, self.tasks, self._job_file, self)
         self.started, self.progressed = self.tasks.started, self.tasks.progressed
         self.finished, self.failed, self.cancelled = self.tasks.finished, self.tasks.failed, self.tasks.cancelled
-        self.editing.status.connect(self.status)
+        self.segmented, self.dose_ready, self.dose_outdated = (
+            self.segmenting.segmented, self.dosing.ready, self.dosing.outdated,
+        )  # fmt: skip
+        for part in (self.editing, self.segmenting, self.handing, self.dosing):
+            part.status.connect(self.status)
+        self.connection.watched = lambda: self.session.case.image_id if self.session else None
+        self.connection.set(user=self.settings.author)
+        self.connection.listed.connect(self.connected)
+        self.connection.answering.connect(self._on_answering)
+        self.handing.stored.connect(self._on_stored)
         self.tasks.failed.connect(self._on_failed)
-        self.tasks.cancelled.connect(self._on_cancelled)
+        self.tasks.cancelled.connect(lambda action: self._say(f"{_spoken(action)}: cancelled.", "warning"))
+
+    # ---- state
 
     @property
     def session(self) -> Session | None:
@@ -123,6 +133,21 @@ class Controller(QObject):
     def layers(self) -> CaseLayers | None:
         """Layers of the open case."""
         return self.editing.layers
+
+    @property
+    def client(self) -> Client | None:
+        """The connected server; None when there is none."""
+        return self.connection.client
+
+    @property
+    def info(self) -> ServerInfo | None:
+        """Who answers."""
+        return self.connection.info
+
+    @property
+    def studies(self) -> list[StudyInfo]:
+        """What the server lists."""
+        return self.connection.studies
 
     def wait(self, action: str, timeout_s: float = 60.0) -> Any:
         """Process window events until an action is over; return its result or raise its error."""
@@ -144,40 +169,18 @@ class Controller(QObject):
             return
         self._closed = True
         if not leave_layers:
-            self._forget_dose()
+            self.dosing.forget_layers()
         self.editing.cleanup(leave_layers=leave_layers)
         self.tasks.cleanup()
-        for client in self._clients:
-            client.close()
-        self.client = None
+        self.connection.cleanup()
         self._scratch.cleanup()
 
     # ---- server and case
 
     def connect(self, url: str, token: str | None = None) -> None:
-        """Connect to a server and list its cases."""
-
-        def work(_: Progress) -> tuple[Client, ServerInfo, list[StudyInfo]]:
-            client = Client(url, token)
-            try:
-                return client, client.info(), client.studies()
-            except BaseException:
-                client.close()
-                raise
-
-        def then(found: tuple[Client, ServerInfo, list[StudyInfo]]) -> ServerInfo:
-            if self.client is not None and self.client.url != found[0].url:  # its case is not the new server's
-                self._forget_dose()
-                self.editing.close()
-            self.client, self.info, self.studies = found
-            self._clients.append(self.client)
-            self._remember(self.settings.with_url(self.client.url))
-            self.connected.emit(self.info, self.studies)
-            info = self.info
-            self._say(f"Connected: {info.images} CTs of {info.studies} patients, {info.labelled} labelled.")
-            return self.info
-
-        self._start("connect", work, then)
+        """Connect to a server and list its cases; from now on nothing goes to another one."""
+        if not self.connection.connect_to(url, token):
+            self._say("Connect is already under way.", "warning")
 
     def next_case(self, strategy: str = "") -> None:
         """Ask the server which case comes next, and open it."""
@@ -201,24 +204,28 @@ class Controller(QObject):
                 return None
             return self._show(case)
 
-        if self._start("case", work, then):
-            self.editing.keep_work()
+        self._open(work, then)
 
     def open_case(self, image_id: str) -> None:
-        """Open a case by its id."""
-        if (client := self._connected("case")) is None:
-            return
-        if self._start("case", lambda progress: self._fetch(client, self.studies, image_id, progress), self._show):
-            self.editing.keep_work()
+        """Open a case by its id; work on it that was not submitted is taken up again."""
+        if (client := self._connected("case")) is not None:
+            self._open(lambda progress: self._fetch(client, self.studies, image_id, progress), self._show)
+
+    def _open(self, work: Callable[[Progress], Any], then: Callable[[Any], Any]) -> None:
+        self.editing.keep_work()
+        self._start("case", work, then)
 
     def _fetch(self, client: Client, studies: list[StudyInfo], image_id: str, progress: Progress) -> Case:
         recovery = Recovery(self.settings.recovery_folder, client.url)
         return open_case(client, studies, image_id, Path(self._scratch.name), recovery, progress)
 
     def _show(self, case: Case) -> Case:
-        self._forget_dose()
-        self.editing.show(case, Recovery(self.settings.recovery_folder, self._url()))
+        if self.client is None or self.client.url != case.server_url:
+            raise DoselabelError(f"{case.title} came from a server that is not connected any more.")
+        self.dosing.forget_layers()
+        self.editing.show(case, Recovery(self.settings.recovery_folder, case.server_url))
         self.case_opened.emit(case)
+        self.segmenting.case_opened()
         if case.restored:
             back = "'Discard edits' returns to the server's labels"
             self._say(f"Your unsaved work of {case.restored} is back; {back}.", "warning")
@@ -228,9 +235,17 @@ class Controller(QObject):
         self._say_findings(case.labels.findings)
         return case
 
+    def drafts(self) -> list[str]:
+        """Cases of the connected server with work that was not submitted, the open one left out."""
+        if self.client is None:
+            return []
+        opened = None if self.session is None else self.session.case.image_id
+        pending = Recovery(self.settings.recovery_folder, self.client.url).pending()
+        return [image_id for image_id in pending if image_id != opened]
+
     def discard_edits(self) -> None:
         """Return to the server's labels; the draft is put aside, not deleted."""
-        if (session := self.session) is None:
+        if (session := self.session) is None or self._connected("case") is None:
             return
         self.editing.keep_work()
         session.recovery.discard(session.case.image_id)
@@ -240,38 +255,22 @@ class Controller(QObject):
     # ---- labels
 
     def segment(self, **params: Any) -> None:
-        """Let the server's network segment the case; its labels replace those on screen as one undo step."""
+        """Let the server's network segment the case.
+
+        Its labels replace those on screen as one undo step; where work of hands would be lost they are offered
+        (``segmenting.offered``), to be taken with `take_offer` or left with `keep_mine`.
+        """
         client, session = self._connected("segment"), self._opened("segment")
-        if client is None or session is None:
-            return
-        case = session.case
+        if client is not None and session is not None:
+            self._asked("segment", self.segmenting.start(client, self.settings.author, params))
 
-        def work(progress: Progress) -> tuple[JobResult, LabelMap]:
-            request = JobRequest(image_id=case.image_id, user=self.settings.author, params=params)
-            result = client.run_job(SEGMENT_TASK, request, progress)
-            path = self._job_file(client, result, "labels", progress)
-            labels = read_labels(path, expect=case.native, ct=case.native_ct)
-            return result, to_canonical(labels, case.native, "the server's segmentation")
+    def take_offer(self, organs: Sequence[str] | None = None) -> None:
+        """Take the model's labels that wait, all or of some organs, as one undo step."""
+        self.segmenting.take(organs)
 
-        def then(found: tuple[JobResult, LabelMap]) -> Any:
-            result, labels = found
-            array = labels.array
-            summary = result.segmentation
-            if self.session is None or self.session.case is not case:
-                self._say(f"The segmentation of {case.title} is ready, but another case is open.", "warning")
-                return summary
-            self.editing.replace(array, summary.model_sha256 if summary else "")
-            self.segmented.emit(summary)
-            absent = [title(name) for name in case.study.organs_absent if labels.mask(name).any()]
-            if absent:
-                found = ", ".join(absent)
-                self._say(f"{found}: segmented, but the patient is said to have none. Check, and clear it.", "warning")
-            else:
-                self._say(f"Segmented {case.title}; correct it, then submit. Ctrl+Z brings back what was there.")
-            self._say_findings(labels.findings)
-            return summary
-
-        self._start("segment", work, then)
+    def keep_mine(self) -> None:
+        """Let the model's labels that wait go."""
+        self.segmenting.keep_mine()
 
     def tool(self, name: str, organ: str | None = None, **params: Any) -> int:
         """Apply a correction tool at once, as one undo step.
@@ -294,7 +293,7 @@ class Controller(QObject):
         return self.editing.tool(name, organ, **params)
 
     def undo(self) -> None:
-        """Undo the last edit."""
+        """Undo the last edit; where the labels come from goes back with it."""
         self.editing.undo()
 
     def redo(self) -> None:
@@ -302,47 +301,23 @@ class Controller(QObject):
         self.editing.redo()
 
     def submit(self, author: str = "", comment: str = "") -> None:
-        """Store the labels on the server as a new version; only then is the draft forgotten."""
-        client, session = self._connected("submit"), self._opened("submit")
-        if client is None or session is None:
-            return
-        if session.empty:
-            self.tasks.refuse("submit", DoselabelError("There is nothing to submit: no voxel is labelled."))
-            return
-        snapshot = session.snapshot()
-        submission = LabelSubmission(
-            author=author or self.settings.author,
-            comment=comment,
-            origin=snapshot.origin,  # type: ignore[arg-type]
-            started_from=snapshot.started_from,
-        )
-        path = Path(self._scratch.name) / "submit" / f"{session.case.image_id}.nii.gz"
+        """Store the labels on the server as a new version; only then is the draft forgotten.
 
-        def work(progress: Progress) -> tuple[Any, list[StudyInfo], ServerInfo]:
-            progress("writing", 0.1)
-            path.parent.mkdir(exist_ok=True)
-            write_labels(path, snapshot.native())
-            progress("sending", 0.3)
-            version = client.submit_label(session.case.image_id, path, submission)
-            return version, client.studies(), client.info()
-
-        def then(found: tuple[Any, list[StudyInfo], ServerInfo]) -> Any:
-            version, self.studies, self.info = found
-            session.submitted(snapshot, version)
-            if self.dose_results is not None and self.dose_results.patient_id == session.case.study.patient_id:
-                self.dose_outdated.emit()
-            self.connected.emit(self.info, self.studies)
-            self.editing.labels_changed.emit()
-            self._say(f"{session.case.title}: stored as version {version.version}. Thank you.")
-            self._say_findings(version.alarms)
-            return version
-
-        if self._start("submit", work, then) and author:
+        While the server does not answer they wait on this computer, and ``failed`` says so (`handing.Queued`).
+        """
+        begun = self.handing.submit(author or self.settings.author, comment)
+        if begun and author:
             self.remember_author(author)
+
+    def take_version(self, version: LabelVersion) -> None:
+        """Put a version of the open case on screen as one undo step (action "take")."""
+        self.handing.take_version(version)
 
     def remember_author(self, author: str) -> None:
         """Remember who annotates."""
-        self._remember(replace(self.settings, author=author))
+        self.settings = replace(self.settings, author=author)
+        self.settings.save()
+        self.connection.set(user=author)
 
     # ---- training and dose
 
@@ -365,65 +340,24 @@ class Controller(QObject):
     def dose(self, **options: Any) -> None:
         """Let the server compute the patient's doses from the submitted labels, and show map and isodose lines."""
         client, session = self._connected("dose"), self._opened("dose")
-        if client is None or session is None:
-            return
-        case = session.case
-        if session.dirty:
-            self._say("The dose will be that of the submitted labels: your unsaved edits are not in it.", "warning")
-        request = JobRequest(image_id=case.image_id, user=self.settings.author, params=options)
+        if client is not None and session is not None:
+            self._asked("dose", self.dosing.start(client, self.settings.author, options))
 
-        def work(progress: Progress) -> tuple[JobResult, dict[str, Path], Volume | None]:
-            result = client.run_job(DOSE_TASK, request, progress)
-            files = {role: self._job_file(client, result, role, progress) for role in result.files}
-            return result, files, read_image(files["dose"]) if "dose" in files else None
-
-        def then(found: tuple[JobResult, dict[str, Path], Volume | None]) -> Any:
-            result, files, volume = found
-            if result.dose is None:
-                raise ServerError("The server's dosimetry ended without results.", "See its log.")
-            self.dose_results, self._dose_files = result.dose, files
-            patient_id = case.study.patient_id
-            if volume is not None and self.session is not None and self.session.case.study.patient_id == patient_id:
-                self._show_dose(volume)
-            self.dose_ready.emit(result.dose)
-            doses = ", ".join(
-                f"{title(name)} {o.mean_dose_gy:.2f} ± {o.dose_sd_gy:.2f} Gy" for name, o in result.dose.organs.items()
-            )
-            self._say(f"{result.dose.patient_id}: {doses}.")
-            return result.dose
-
-        self._start("dose", work, then)
+    @property
+    def dose_results(self) -> Any:
+        """The latest `doselabel.wire.DoseResults`."""
+        return self.dosing.results
 
     @property
     def report(self) -> Path | None:
         """The latest dose report, HTML."""
-        return self._dose_files.get("report")
+        return self.dosing.report
 
     def save_dose(self, folder: str | Path) -> Path:
         """Copy everything the latest dosimetry made (results, dose map, report …) to a folder."""
-        if self.dose_results is None:
-            raise DoselabelError("There is no dose to save.", "Compute the doses first.")
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        for path in self._dose_files.values():
-            shutil.copyfile(path, folder / path.name)
-        (folder / "results.json").write_text(self.dose_results.model_dump_json(by_alias=True, indent=1), "utf-8")
-        return folder
+        return self.dosing.save(folder)
 
-    def _show_dose(self, volume: Volume) -> None:
-        assert self.session is not None
-        self._forget_dose()
-        organs = self.dose_results.organs.values() if self.dose_results else ()
-        highest = max((organ.dvh.max_gy for organ in organs), default=float(volume.array.max()))
-        grid = self.session.case.ct.geometry
-        self._dose_layers = scene.add_dose(self.viewer, volume, grid, scene.isodose_levels(highest))
-        self.editing.make_room_for_dose()
-
-    def _forget_dose(self) -> None:
-        scene.remove(self.viewer, self._dose_layers)
-        self._dose_layers = ()
-
-    # ---- jobs
+    # ---- small things
 
     def _job_file(self, client: Client, result: JobResult, role: str, progress: Progress) -> Path:
         name = result.files.get(role)
@@ -432,18 +366,33 @@ class Controller(QObject):
         path = inside(Path(self._scratch.name), f"jobs/{result.id}/{name}")
         return client.job_file(result.id, name, path, lambda part: progress("fetching the result", part))
 
-    # ---- small things
+    def _on_answering(self) -> None:
+        client, session, info = self.client, self.session, self.info
+        if client is None or info is None:
+            return
+        if session is not None and session.case.server_url != client.url:  # its case is not this server's
+            self.dosing.forget_layers()
+            self.editing.close()
+        self.settings = self.settings.with_url(client.url)
+        self.settings.save()
+        self._say(f"Connected: {info.images} CTs of {info.studies} patients, {info.labelled} labelled.")
+        self.drafts_found.emit(self.drafts())
+
+    def _on_stored(self, version: LabelVersion) -> None:
+        results, session = self.dosing.results, self.session
+        if results is not None and session is not None and session.case.study.patient_id == results.patient_id:
+            self.dosing.set_stale()
+        self.connection.refresh()
+        self.editing.labels_changed.emit()
+        self._say_findings(version.alarms)
 
     def _on_failed(self, action: str, error: Exception) -> None:
-        self._say(str(error), "error")
-        if action == "connect":
-            self.disconnected.emit()
-
-    def _on_cancelled(self, action: str) -> None:
-        self._say(f"{_spoken(action)}: cancelled.", "warning")
+        self._say(str(error), "warning" if isinstance(error, Queued) else "error")
 
     def _start(self, action: str, work: Callable[[Progress], Any], then: Callable[[Any], Any]) -> bool:
-        started = self.tasks.run(action, work, then)
+        return self._asked(action, self.tasks.run(action, work, then))
+
+    def _asked(self, action: str, started: bool) -> bool:
         if not started:
             self._say(f"{_spoken(action)} is already under way.", "warning")
         return started
@@ -465,13 +414,6 @@ class Controller(QObject):
         if self.client is not None and self.session is None:
             self.tasks.refuse(action, DoselabelError("No case is open.", "Open a case first."))
         return self.session
-
-    def _url(self) -> str:
-        return "" if self.client is None else self.client.url
-
-    def _remember(self, settings: Settings) -> None:
-        self.settings = settings
-        settings.save()
 
 
 def _spoken(name: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from functools import partial
+from importlib.util import find_spec
 from typing import Any
 
 from napari.utils.theme import get_theme
@@ -13,17 +14,20 @@ from qtpy.QtGui import QDesktopServices
 from qtpy.QtWidgets import QMessageBox, QScrollArea, QTabWidget, QVBoxLayout, QWidget
 
 from doselabel.wire import ServerInfo, StudyInfo
-from napari_plugin import shortcuts
+from napari_plugin.actions import actions
 from napari_plugin.controller import Controller
+from napari_plugin.questions import Questions
 from napari_plugin.session.case import Case
 from napari_plugin.session.settings import Settings
+from napari_plugin.shortcuts import Shortcuts
 from napari_plugin.views.case import CaseView
 from napari_plugin.views.connect import ConnectView
 from napari_plugin.views.dose import DoseView
 from napari_plugin.views.edit import EditView
 from napari_plugin.views.kit import Section, note
+from napari_plugin.views.planes import PlanesView
 from napari_plugin.views.segment import SegmentView
-from napari_plugin.views.submit import SubmitView
+from napari_plugin.views.submit import SubmitBar
 from napari_plugin.views.train import TrainView
 
 WIDTH_PX = 430
@@ -53,8 +57,10 @@ class DoselabelDock(QWidget):
         self.server_view = ConnectView(remembered.urls)
         self.case_view = CaseView()
         self.segment_view = SegmentView()
+        self.planes_view = PlanesView(bool(find_spec("napari_orthogonal_views")))
         self.edit_view = EditView()
-        self.submit_view = SubmitView(remembered.author)
+        self.submit_view = SubmitBar()
+        self.questions = Questions(self.controller, self)
         self.train_view = TrainView()
         self.dose_view = DoseView()
         self._status = note()
@@ -63,7 +69,10 @@ class DoselabelDock(QWidget):
         self._views_to_controller()
         self._controller_to_views()
         self._follow_theme()
-        shortcuts.bind(napari_viewer, self._key_actions())
+        self.server_view.set_link(self.controller.connection.link)
+        self._keys = Shortcuts(
+            self, actions(self.controller, self.questions, self.case_view, self.segment_view, self.edit_view, self)
+        )
         napari_viewer.events.theme.connect(self._follow_theme)
         self._filtered: QWidget | None = None
         self.destroyed.connect(partial(_abandon, self.controller))
@@ -78,7 +87,7 @@ class DoselabelDock(QWidget):
         """Keep unsaved work, take our layers away and let go of the viewer."""
         with contextlib.suppress(ValueError, TypeError):
             self.viewer.events.theme.disconnect(self._follow_theme)
-        shortcuts.unbind(self.viewer)
+        self._keys.release()
         self.controller.cleanup()
 
     def showEvent(self, event: QEvent) -> None:
@@ -122,6 +131,8 @@ class DoselabelDock(QWidget):
         whole.setSpacing(2)
         whole.addWidget(research)
         whole.addWidget(self.server_view)
+        whole.addWidget(self.questions.notices)
+        whole.addWidget(self.planes_view)
         whole.addWidget(self._tabs, 1)
         whole.addWidget(self._status)
         self.setMinimumWidth(WIDTH_PX)
@@ -131,40 +142,30 @@ class DoselabelDock(QWidget):
     def _views_to_controller(self) -> None:
         to = self.controller
         self.server_view.connect_wanted.connect(lambda url, token: to.connect(url, token or None))
-        self.case_view.next_wanted.connect(to.next_case)
-        self.case_view.open_wanted.connect(to.open_case)
+        leave = self.questions.ask_leave
+        self.case_view.next_wanted.connect(lambda strategy: leave(lambda: to.next_case(strategy)))
+        self.case_view.open_wanted.connect(lambda image_id: leave(lambda: to.open_case(image_id)))
         self.segment_view.segment_wanted.connect(lambda params: to.segment(**params))
         self.edit_view.tool_wanted.connect(lambda name, params: to.tool(name, **params))
-        self.edit_view.organ_chosen.connect(to.editing.select_organ)
-        self.edit_view.brush_changed.connect(to.editing.set_brush_mm)
-        self.edit_view.brush_3d_changed.connect(to.editing.set_brush_3d)
-        self.edit_view.hu_range_changed.connect(to.editing.set_hu_range)
-        self.edit_view.protect_changed.connect(to.editing.set_protect)
-        self.edit_view.outline_changed.connect(to.editing.set_outline)
+        brush, planes = to.editing.brush, to.editing.planes
+        self.planes_view.plane_wanted.connect(planes.show)
+        self.planes_view.fit_wanted.connect(planes.fit)
+        self.planes_view.three_wanted.connect(self._show_three)
+        self.edit_view.organ_chosen.connect(brush.select_organ)
+        self.edit_view.brush_changed.connect(brush.set_size)
+        self.edit_view.brush_3d_changed.connect(brush.set_sphere)
+        self.edit_view.hu_range_changed.connect(brush.set_hu_range)
+        self.edit_view.protect_changed.connect(brush.set_protect)
+        self.edit_view.outline_changed.connect(brush.set_outline)
         self.edit_view.undo_wanted.connect(to.undo)
         self.edit_view.redo_wanted.connect(to.redo)
         self.submit_view.discard_wanted.connect(self._discard)
-        self.submit_view.submit_wanted.connect(to.submit)
+        self.submit_view.sheet_wanted.connect(self.questions.ask_submit)
         self.train_view.train_wanted.connect(to.train)
         self.dose_view.dose_wanted.connect(lambda options: to.dose(**options))
         self.dose_view.report_wanted.connect(self._open_report)
         for action, view in self._progress_views().items():
             view.progress.cancelled.connect(lambda action=action: to.cancel(action))
-
-    def _key_actions(self) -> dict[str, Any]:
-        to = self.controller
-        return {
-            "next": lambda: to.next_case(self.case_view.strategy),
-            "segment": self.segment_view.ask,
-            "submit": self.submit_view.ask,
-            "previous_organ": lambda: to.editing.step_organ(-1),
-            "next_organ": lambda: to.editing.step_organ(1),
-            "hu_mask": lambda: self.edit_view.set_hu(not self.edit_view.hu_on),
-            "brush_3d": lambda: to.editing.set_brush_3d(not to.editing.brush_3d),
-            "fill_between_slices": lambda: to.tool("fill_between_slices"),
-            "keep_largest": lambda: to.tool("keep_largest"),
-            "outline": lambda: to.editing.set_outline(not to.editing.outline),
-        }
 
     def _discard(self) -> None:
         session = self.controller.session
@@ -176,6 +177,9 @@ class DoselabelDock(QWidget):
         if answer == QMessageBox.StandardButton.Yes:
             self.controller.discard_edits()
 
+    def _show_three(self) -> None:
+        self.viewer.window.add_plugin_dock_widget("napari-orthogonal-views")
+
     def _open_report(self) -> None:
         if self.controller.report is not None:
             QDesktopServices.openUrl(QUrl.fromLocalFile(str(self.controller.report)))
@@ -186,15 +190,16 @@ class DoselabelDock(QWidget):
         of = self.controller
         of.status.connect(self._say)
         of.connected.connect(self._on_connected)
-        of.disconnected.connect(self.server_view.set_disconnected)
+        of.connection.changed.connect(self.server_view.set_link)
         of.case_opened.connect(self._on_case)
         of.next_reason.connect(self.case_view.set_reason)
         of.editing.labels_changed.connect(self._on_labels)
         of.editing.measured.connect(self.edit_view.set_measures)
-        of.editing.brush_changed.connect(self.edit_view.set_brush)
-        of.editing.protect_changed.connect(self.edit_view.set_protect)
-        of.editing.outline_changed.connect(self.edit_view.set_outline)
-        of.editing.organ_changed.connect(self.edit_view.set_organ)
+        of.editing.plane_changed.connect(self.planes_view.set_plane)
+        of.editing.brush.changed.connect(self.edit_view.set_brush)
+        of.editing.brush.protect_changed.connect(self.edit_view.set_protect)
+        of.editing.brush.outline_changed.connect(self.edit_view.set_outline)
+        of.editing.brush.organ_changed.connect(self.edit_view.set_organ)
         of.segmented.connect(self.segment_view.set_summary)
         of.trained.connect(self.train_view.set_summary)
         of.dose_ready.connect(lambda results: self.dose_view.set_results(results, has_report=of.report is not None))
@@ -215,7 +220,6 @@ class DoselabelDock(QWidget):
 
     def _busy_views(self) -> dict[str, Any]:
         return {
-            "connect": self.server_view,
             "segment": self.segment_view,
             "submit": self.submit_view,
             "train": self.train_view,
@@ -240,21 +244,26 @@ class DoselabelDock(QWidget):
 
     def _on_connected(self, info: ServerInfo, studies: list[StudyInfo]) -> None:
         self.server_view.set_urls(self.controller.settings.urls)
-        self.server_view.set_connected(info)
         self.case_view.set_strategies(info.strategies, self.controller.settings.strategy)
-        self.case_view.set_studies(studies)
+        self.case_view.set_studies(studies, self._drafts())
         self.train_view.set_server(info)
 
+    def _drafts(self) -> set[str]:
+        session = self.controller.session
+        dirty = {session.case.image_id} if session is not None and session.dirty else set()
+        return dirty.union(self.controller.drafts())
+
     def _on_case(self, case: Case) -> None:
+        self.case_view.set_drafts(self._drafts())
         self.case_view.set_case(case)
         self.segment_view.set_summary(None)
-        self.submit_view.submitted()
         self.edit_view.set_hu(False)
 
     def _on_labels(self) -> None:
         session = self.controller.session
         if session is not None:
             self.submit_view.set_dirty(session.dirty)
+            self.case_view.set_drafts(self._drafts())
 
     def _say(self, text: str, level: str) -> None:
         self._status.setText(text)

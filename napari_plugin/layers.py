@@ -12,8 +12,10 @@ import numpy as np
 from napari.components import ViewerModel
 from napari.layers import Image, Labels
 from napari.utils.colormaps import Colormap, DirectLabelColormap, ensure_colormap
+from napari.utils.colormaps.standardize_color import transform_color
 
 from doselabel.geometry import Geometry, Volume, resample
+from doselabel.labels import ORGANS, LabelMap
 from napari_plugin.organ_labels import OrganLabels, organ_features
 from napari_plugin.session.case import Case, SpectFrame
 from napari_plugin.session.placement import onto_frame, place
@@ -38,7 +40,7 @@ class CaseLayers:
 
 
 def add_case(viewer: ViewerModel, case: Case) -> CaseLayers:
-    """Add CT, SPECT and labels of a case, and look at its labels in an axial slice."""
+    """Add CT, SPECT and labels of a case, and go to the slice where its labels are."""
     where = _where(case.ct.geometry, case.ct.geometry)
     ct = Image(
         case.ct.array, name=f"CT · {case.title}", colormap="gray", contrast_limits=CT_WINDOW_HU, metadata=_facts(case),
@@ -46,7 +48,7 @@ def add_case(viewer: ViewerModel, case: Case) -> CaseLayers:
     )  # fmt: skip
     ct.contrast_limits_range = (-1024.0, max(1500.0, float(case.ct.array.max())))
     labels = OrganLabels(
-        np.ascontiguousarray(case.labels.array),
+        np.array(case.labels.array, order="C"),
         ct_hu=case.ct.array,
         name="Organs",
         features=organ_features(),
@@ -57,13 +59,10 @@ def add_case(viewer: ViewerModel, case: Case) -> CaseLayers:
     layers = CaseLayers(ct, _spect_layer(case), labels)
     for layer in layers.all():
         viewer.add_layer(layer)
-    labels.locked = True
-    viewer.dims.ndisplay = 2
-    viewer.dims.order = tuple(range(viewer.dims.ndim))
+    for layer in layers.all():
+        layer.locked = True
     look_at(viewer, labels)
-    viewer.reset_view()
     viewer.layers.selection.active = labels
-    viewer.canvas.overlays.axes.visible = True  # says which side is left
     return layers
 
 
@@ -166,6 +165,23 @@ def add_dose(viewer: ViewerModel, dose_gy: Volume, ct: Geometry, levels_gy: Sequ
     viewer.add_layer(image)
     viewer.add_layer(lines)
     return image, lines
+
+
+def add_version(viewer: ViewerModel, labels: LabelMap, name: str) -> Labels:
+    """Add another version of a case's labels as thin bright outlines, to compare; it can't be painted on."""
+    colours = {organ.index: np.clip(0.5 + 0.5 * np.asarray(transform_color(organ.color)[0]), 0, 1) for organ in ORGANS}
+    layer = Labels(
+        labels.array,
+        name=name,
+        colormap=DirectLabelColormap(color_dict={0: "transparent", None: "white", **colours}),
+        features=organ_features(),
+        opacity=1.0,
+        **_where(labels.geometry, labels.geometry),
+    )
+    layer.contour = 1
+    viewer.add_layer(layer)
+    layer.editable = False
+    return layer
 
 
 def isodose_levels(highest_gy: float, percent: Sequence[float] = (20, 40, 60, 80)) -> list[float]:

@@ -1,6 +1,7 @@
 """The labels layer an annotator paints on: named organs, a brush that can be masked by HU, one event for every edit.
 
-Knows napari's layer model; knows no Qt, no files and no server.
+Knows napari's layer model; knows no Qt, no files and no server. napari has no public word for "a stroke is under way"
+and "there is a step to undo": `_block_history`, `_undo_history` and `_redo_history` are used here and nowhere else.
 """
 
 from __future__ import annotations
@@ -28,9 +29,10 @@ class OrganLabels(Labels):
 
     Events
     ------
-    edited
-        After every stroke, fill, tool, undo and redo. (napari's ``paint`` leaves out undo and redo, its
-        ``set_data`` also fires when only another slice is shown.)
+    edited(how)
+        After every stroke, fill and tool (``how`` is "edit"), "undo" and "redo" that changed something: each is one
+        step of the history. (napari's ``paint`` leaves out undo and redo, its ``set_data`` also fires when only
+        another slice is shown.)
     """
 
     def __init__(self, data: np.ndarray, *, ct_hu: np.ndarray, **kwargs: Any) -> None:
@@ -44,6 +46,11 @@ class OrganLabels(Labels):
     @property
     def _type_string(self) -> str:
         return "labels"  # napari would derive "organlabels", which no writer knows
+
+    @property
+    def painting(self) -> bool:
+        """Whether a stroke is under way: its voxels are drawn, but it is no step of the history yet."""
+        return bool(self._block_history)
 
     @property
     def hu_range(self) -> tuple[float, float] | None:
@@ -94,16 +101,18 @@ class OrganLabels(Labels):
 
     def undo(self) -> None:
         """Undo the last step."""
-        super().undo()
-        self.events.edited()
+        if self._undo_history and not self.painting:
+            super().undo()
+            self.events.edited(how="undo")
 
     def redo(self) -> None:
         """Redo the last undone step."""
-        super().redo()
-        self.events.edited()
+        if self._redo_history and not self.painting:
+            super().redo()
+            self.events.edited(how="redo")
 
     def _on_paint(self, _: Event) -> None:
-        self.events.edited()
+        self.events.edited(how="edit")
 
 
 def organ_colormap() -> DirectLabelColormap:

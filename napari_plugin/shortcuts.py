@@ -1,21 +1,7 @@
-"""Keys of the plugin, chosen so that none hides one of napari's on the viewer, image or labels layers.
+"""Keys of the plugin: alive wherever the focus is, except in text fields, and gone when the plugin closes.
 
-=================  ======================================
-key                does
-=================  ======================================
-N                  next case
-S                  segment
-Ctrl+Enter         submit
-Q / W              previous / next organ (as in 3D Slicer)
-I                  HU mask of the brush on and off
-D                  2D / 3D brush
-G                  fill between slices
-K                  keep the largest part
-O                  outlines or filled organs
-Shift+wheel        brush size (over the image)
-=================  ======================================
-
-Undo (Ctrl+Z), redo, brush size ([ and ]), paint, erase, fill, pick and polygon are napari's own.
+They are Qt shortcuts of the application, beside napari's key bindings: nothing of napari's or of another plugin's is
+overwritten. None hides one of napari's on the viewer, image or labels layers, but undo and redo, which do the same.
 """
 
 from __future__ import annotations
@@ -23,32 +9,67 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from napari.components import ViewerModel
+from qtpy.QtCore import Qt
+from qtpy.QtGui import QKeySequence
+from qtpy.QtWidgets import QShortcut, QWidget
 
-KEYS: Mapping[str, str] = {
-    "n": "next",
-    "s": "segment",
-    "Control-Enter": "submit",
-    "q": "previous_organ",
-    "w": "next_organ",
-    "i": "hu_mask",
-    "d": "brush_3d",
-    "g": "fill_between_slices",
-    "k": "keep_largest",
-    "o": "outline",
+KEYS: Mapping[str, tuple[str, str]] = {
+    "N": ("next", "next case"),
+    "S": ("segment", "segment; over unsaved work of yours the result is only offered"),
+    "Ctrl+Return": ("submit", "look at what changed, and submit"),
+    "Q": ("previous_organ", "previous organ"),
+    "W": ("next_organ", "next organ"),
+    "I": ("hu_mask", "HU mask of the brush on and off"),
+    "D": ("brush_3d", "2D or 3D brush"),
+    "G": ("fill_between_slices", "fill between slices"),
+    "K": ("keep_largest", "keep the largest part"),
+    "O": ("outline", "outlines or filled organs"),
+    "F2": ("axial", "axial view"),
+    "F3": ("coronal", "coronal view"),
+    "F4": ("sagittal", "sagittal view"),
+    "F6": ("3d", "organs in 3D"),
+    "F7": ("fit", "fit the CT into the window"),
+    "Ctrl+Z": ("undo", "undo"),
+    "Ctrl+Shift+Z": ("redo", "redo"),
+    "?": ("keys", "this list"),
 }
+"""Key → name of the action, and what it does."""
+
+NAPARI_KEYS: Mapping[str, str] = {
+    "1 … 7": "modes of the labels layer: erase, paint, polygon, fill, pick …",
+    "[ ]": "smaller or larger brush; also Shift+wheel over the image",
+    "B": "protect other organs",
+    "← →": "previous or next slice",
+}
+"""napari's own, worth knowing."""
 
 
-def bind(viewer: ViewerModel, actions: Mapping[str, Callable[[], Any]]) -> None:
-    """Bind the keys to actions by name."""
-    for key, name in KEYS.items():
-        viewer.bind_key(key, _pressed(actions[name]), overwrite=True)
+class Shortcuts:
+    """The keys of one dock.
 
+    Parameters
+    ----------
+    window : QWidget
+        Whose keys they are; where a dialog is open, they sleep.
+    actions : mapping
+        What each action's name does.
+    """
 
-def unbind(viewer: ViewerModel) -> None:
-    """Give the keys back."""
-    for key in KEYS:
-        viewer.bind_key(key, None)
+    def __init__(self, window: QWidget, actions: Mapping[str, Callable[[], Any]]) -> None:
+        self._made: list[QShortcut] = []
+        for key, (name, _) in KEYS.items():
+            shortcut = QShortcut(QKeySequence(key), window)
+            shortcut.setContext(Qt.ShortcutContext.ApplicationShortcut)
+            shortcut.setAutoRepeat(name in ("undo", "redo"))
+            shortcut.activated.connect(actions[name])
+            self._made.append(shortcut)
+
+    def release(self) -> None:
+        """Give the keys back; safe to call twice."""
+        for shortcut in self._made:
+            shortcut.setEnabled(False)
+            shortcut.deleteLater()
+        self._made = []
 
 
 def wheel_over(resize: Callable[[int], None]) -> Callable[[Any, Any], None]:
@@ -60,10 +81,3 @@ def wheel_over(resize: Callable[[int], None]) -> Callable[[Any, Any], None]:
             event.handled = True
 
     return on_wheel
-
-
-def _pressed(action: Callable[[], Any]) -> Callable[[Any], None]:
-    def on_key(_: Any) -> None:
-        action()
-
-    return on_key

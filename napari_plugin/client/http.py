@@ -36,9 +36,11 @@ UPLOAD_TIMEOUT_S = 300.0
 POLL_S = 0.5
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 LOST_CONTACT_S = 30.0
-"""A running job survives a server that does not answer for this long; then following it is given up."""
+"""A running job survives a server that does not answer for this long; then following it is given up, unless told
+to be more patient."""
 
 Model = TypeVar("Model", bound=pydantic.BaseModel)
+Answer = TypeVar("Answer")
 
 
 class Client:
@@ -80,10 +82,10 @@ class Client:
 
     # ---- who answers, and what it has
 
-    def info(self) -> ServerInfo:
+    def info(self, timeout_s: float | None = None) -> ServerInfo:
         """Ask who answers; tells a MONAI Label server with another app from one that is none at all."""
         try:
-            return self._model(ServerInfo, "GET", "/doselabel/info")
+            return self._model(ServerInfo, "GET", "/doselabel/info", **_within(timeout_s))
         except ServerError as error:
             if error.code != "http_404":
                 raise
@@ -116,9 +118,10 @@ class Client:
 
     # ---- labels
 
-    def label_versions(self, image_id: str) -> list[LabelVersion]:
+    def label_versions(self, image_id: str, timeout_s: float | None = None) -> list[LabelVersion]:
         """List the label maps of a CT, newest first."""
-        return self._models(LabelVersion, "GET", f"/doselabel/labels/{quote(image_id, safe='')}")
+        route = f"/doselabel/labels/{quote(image_id, safe='')}"
+        return self._models(LabelVersion, "GET", route, **_within(timeout_s))
 
     def label_file(self, image_id: str, version: int, path: Path) -> Path:
         """Fetch one version of a label map to ``path``."""
@@ -170,6 +173,7 @@ class Client:
         *,
         on_status: Callable[[JobStatus], None] | None = None,
         poll_s: float = POLL_S,
+        patience_s: float = LOST_CONTACT_S,
     ) -> JobResult:
         """Start a job and follow it to its end; if ``progress`` raises, the job is cancelled on the server.
 
@@ -179,6 +183,8 @@ class Client:
             Called at every poll with the job's stage and fraction.
         on_status : callable, optional
             Called with every `JobStatus` seen, for those who want more than stage and fraction.
+        patience_s : float
+            How long a server that does not answer is waited for; `math.inf` until ``progress`` raises.
 
         Raises
         ------
@@ -194,8 +200,14 @@ class Client:
                     on_status(status)
                 progress(status.stage or status.state, status.fraction)
                 time.sleep(poll_s)
-                status = self._job_patiently(status.id, lambda last=status: progress(last.stage, last.fraction))
-        except ServerError:
+                status = self.patiently(
+                    lambda job_id=status.id: self.job(job_id),
+                    lambda last=status: progress(f"{last.stage} (no answer, waiting)", last.fraction),
+                    patience_s,
+                )
+        except ServerError as error:
+            if error.code == "not_found":
+                raise ServerError(f"{self.url} was restarted and forgot this job.", "Start it again.") from error
             raise
         except BaseException:
             self._cancel_quietly(status.id)
@@ -207,14 +219,17 @@ class Client:
         if status.state == "failed":
             raise _server_error(status.error or ErrorInfo(code="server", message=status.message or "The job failed."))
         progress("done", 1.0)
-        return self.job_result(status.id)
+        waiting = lambda: progress("fetching the result (no answer, waiting)", 1.0)  # noqa: E731
+        return self.patiently(lambda: self.job_result(status.id), waiting, patience_s)
 
-    def _job_patiently(self, job_id: str, waiting: Callable[[], None]) -> JobStatus:
-        """Ask for a job's status; a server too busy to answer is asked again for a while."""
-        deadline = time.monotonic() + LOST_CONTACT_S
+    def patiently(
+        self, ask: Callable[[], Answer], waiting: Callable[[], None], patience_s: float = LOST_CONTACT_S
+    ) -> Answer:
+        """Ask, and ask again while the server does not answer; ``waiting`` may raise to give up earlier."""
+        deadline = time.monotonic() + patience_s
         while True:
             try:
-                return self.job(job_id)
+                return ask()
             except Unreachable:
                 if time.monotonic() > deadline:
                     raise
@@ -336,6 +351,10 @@ class Unreachable(ServerError):
     """Nobody answers at the address, or not in time; asking again may help."""
 
     code = "unreachable"
+
+
+def _within(timeout_s: float | None) -> dict[str, httpx.Timeout]:
+    return {} if timeout_s is None else {"timeout": httpx.Timeout(timeout_s)}
 
 
 def normal_url(url: str) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -17,7 +18,7 @@ from doselabel.labels import LabelMap, read_labels
 from doselabel.wire import ImageInfo, LabelVersion, StudyInfo
 from napari_plugin.client import Client, inside
 from napari_plugin.session.placement import onto_frame
-from napari_plugin.session.recovery import Draft, Recovery
+from napari_plugin.session.recovery import Draft, Recovery, content_of
 
 
 @dataclass(frozen=True)
@@ -52,8 +53,16 @@ class Case:
         What the starting labels are.
     started_from : str
         The model's hash, or "version N".
+    start : (z, y, x) uint8 array or None
+        What the starting labels were themselves corrected from; None when that is not known any more.
     restored : str
         When the unsaved work was saved that ``labels`` hold; "" when they come from the server.
+    content : str
+        Hash of that unsaved work (`napari_plugin.session.recovery.content_of`).
+    seen : int or None
+        The newest version its annotator knew of.
+    server_url : str
+        Where it comes from, and where its labels go.
     """
 
     image_id: str
@@ -66,7 +75,11 @@ class Case:
     versions: tuple[LabelVersion, ...]
     origin: str = "corrected"
     started_from: str = ""
+    start: np.ndarray | None = None
     restored: str = ""
+    content: str = ""
+    seen: int | None = 0
+    server_url: str = ""
 
     @property
     def title(self) -> str:
@@ -148,13 +161,11 @@ def open_case(
         spects.append(SpectFrame(point.time_h, point.spect, volume, registered=own))
     progress("fetching the labels", 0.92)
     versions = client.label_versions(image_id)
-    labels, origin, started_from, restored = _starting_labels(
-        client, image_id, versions, folder, recovery, native_ct, ct.geometry
-    )
+    start = _Start(client, image_id, versions, folder, native_ct, ct.geometry).find(recovery)
     progress("done", 1.0)
     return Case(
-        image_id, study, image, ct, native_ct.geometry, tuple(spects), labels, tuple(versions),
-        origin, started_from, restored,
+        image_id, study, image, ct, native_ct.geometry, tuple(spects), versions=tuple(versions),
+        server_url=client.url, **start,
     )  # fmt: skip
 
 
@@ -165,25 +176,53 @@ def _spects_of(study: StudyInfo, image: ImageInfo) -> list:
     return list(study.time_points)
 
 
-def _starting_labels(
-    client: Client,
-    image_id: str,
-    versions: Sequence[LabelVersion],
-    folder: Path,
-    recovery: Recovery,
-    native_ct: Volume,
-    grid: Geometry,
-) -> tuple[LabelMap, str, str, str]:
-    native = native_ct.geometry
-    draft: Draft | None = recovery.load(image_id, native_ct)
-    if draft is not None and draft.labels.geometry.same_place(native):
-        labels = to_canonical(draft.labels, native, "unsaved work")
-        return labels, draft.origin, draft.started_from, draft.saved.astimezone().strftime("%Y-%m-%d %H:%M")
-    if versions:
-        newest = versions[0]
-        path = inside(folder, f"labels/{image_id}_{newest.version}.nii.gz")
-        client.label_file(image_id, newest.version, path)
-        drawn = read_labels(path, expect=native, ct=native_ct)
-        labels = to_canonical(drawn, native, f"label version {newest.version} of {image_id}")
-        return labels, newest.origin, f"version {newest.version}", ""
-    return LabelMap(np.zeros(grid.shape, np.uint8), grid), "corrected", "", ""
+@dataclass(frozen=True)
+class _Start:
+    """Finds the labels that a case starts with."""
+
+    client: Client
+    image_id: str
+    versions: Sequence[LabelVersion]
+    folder: Path
+    native_ct: Volume
+    grid: Geometry
+
+    def find(self, recovery: Recovery) -> dict[str, Any]:
+        """Fields of `Case`: unsaved work if there is some, else the newest version, else nothing labelled."""
+        newest = self.versions[0] if self.versions else None
+        native = self.native_ct.geometry
+        draft: Draft | None = recovery.load(self.image_id, self.native_ct)
+        if draft is not None and draft.labels.geometry.same_place(native):
+            known = next((v for v in self.versions if draft.started_from == f"version {v.version}"), None)
+            return {
+                "labels": to_canonical(draft.labels, native, "unsaved work"),
+                "origin": draft.origin,
+                "started_from": draft.started_from,
+                "start": None if known is None else self.version(known.version).array,
+                "restored": draft.saved.astimezone().strftime("%Y-%m-%d %H:%M"),
+                "content": content_of(draft.labels),
+                "seen": draft.seen,
+            }
+        if newest is not None:
+            labels = self.version(newest.version)
+            return {
+                "labels": labels,
+                "origin": newest.origin,
+                "started_from": f"version {newest.version}",
+                "start": labels.array,
+                "seen": newest.version,
+            }
+        empty = LabelMap(np.zeros(self.grid.shape, np.uint8), self.grid)
+        return {"labels": empty, "start": empty.array}
+
+    def version(self, number: int) -> LabelMap:
+        path = inside(self.folder, f"labels/{self.image_id}_{number}.nii.gz")
+        self.client.label_file(self.image_id, number, path)
+        native = self.native_ct.geometry
+        drawn = read_labels(path, expect=native, ct=self.native_ct)
+        return to_canonical(drawn, native, f"label version {number} of {self.image_id}")
+
+
+def fetch_version(client: Client, case: Case, number: int, folder: Path) -> LabelMap:
+    """Fetch one version of an open case's labels, canonical."""
+    return _Start(client, case.image_id, case.versions, folder, case.native_ct(), case.ct.geometry).version(number)

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+import numpy as np
+
 from doselabel.errors import DoselabelError
 from doselabel.geometry import Volume
 from doselabel.labels import LabelMap, read_labels, write_labels
@@ -29,6 +31,8 @@ class Draft:
     origin: str
     started_from: str
     saved: datetime
+    seen: int | None = None
+    """The newest version the annotator knew of; None in drafts of older plugins."""
 
 
 class Recovery:
@@ -57,6 +61,8 @@ class Recovery:
             "origin": draft.origin,
             "started_from": draft.started_from,
             "saved": draft.saved.isoformat(),
+            "seen": draft.seen,
+            "content": content_of(draft.labels),
         }
         temporary = self._record(image_id).with_suffix(".json.writing")
         temporary.write_text(json.dumps(record, indent=1), "utf-8")
@@ -73,7 +79,7 @@ class Recovery:
             record = json.loads(self._record(image_id).read_text("utf-8"))
             labels = read_labels(self.folder / record["file"], ct=ct)
             saved = datetime.fromisoformat(record["saved"])
-            return Draft(labels, record["origin"], record["started_from"], saved)
+            return Draft(labels, record["origin"], record["started_from"], saved, record.get("seen"))
         except FileNotFoundError:
             return None
         except (ValueError, KeyError, DoselabelError):
@@ -86,19 +92,30 @@ class Recovery:
             return []
         return sorted(path.name.removesuffix(".json") for path in self.folder.glob("*.json"))
 
+    def holds(self, image_id: str, content: str) -> bool:
+        """Whether a case's draft is just these labels (see `content_of`)."""
+        try:
+            return json.loads(self._record(image_id).read_text("utf-8")).get("content") == content
+        except (OSError, ValueError):
+            return False
+
     def clear(self, image_id: str) -> None:
         """Forget a draft: its work has been submitted."""
         self._record(image_id).unlink(missing_ok=True)
         self._remove_files(image_id)
 
     def discard(self, image_id: str) -> None:
-        """Put a draft aside: the annotator does not want it, and may be wrong; the last one is kept."""
+        """Put a draft aside: the annotator does not want it, and may be wrong; every one is kept."""
         aside = self.folder / DISCARDED
         aside.mkdir(parents=True, exist_ok=True)
+        name, number = image_id, 1
+        while any((aside / f"{name}{suffix}").exists() for suffix in (".json", ".nii.gz")):
+            number += 1
+            name = f"{image_id}.{number}"
         for path in [self._record(image_id), *self.folder.glob(f"{image_id}.*.nii.gz")]:
             if path.is_file():
                 suffix = ".json" if path.suffix == ".json" else ".nii.gz"
-                os.replace(path, aside / f"{image_id}{suffix}")
+                os.replace(path, aside / f"{name}{suffix}")
 
     def _record(self, image_id: str) -> Path:
         return inside(self.folder, f"{image_id}.json")
@@ -107,6 +124,11 @@ class Recovery:
         for path in self.folder.glob(f"{image_id}.*.nii.gz"):
             if path.name != but:
                 path.unlink(missing_ok=True)
+
+
+def content_of(labels: LabelMap) -> str:
+    """Hash of a label map's voxels, by which a draft and what was sent are known to be the same."""
+    return hashlib.sha256(np.ascontiguousarray(labels.array)).hexdigest()
 
 
 def now() -> datetime:

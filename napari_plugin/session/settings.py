@@ -58,5 +58,10 @@ class Settings:
         return self.folder / "recovery"
 
     @property
+    def outbox_folder(self) -> Path:
+        """Where submissions wait for their server."""
+        return self.folder / "outbox"
+
+    @property
     def _file(self) -> Path:
         return self.folder / "plugin.json"

@@ -1,19 +1,50 @@
-"""The state of one annotator's work on one case: what was edited, autosaved, submitted. Knows no Qt.
+"""The state of one annotator's work on one case: what was edited, autosaved, submitted, and where it came from.
 
-Deliberate submission clears the recovery file; everything else keeps it.
+Knows no Qt. Deliberate submission clears the recovery file; everything else keeps it.
+
+Concepts
+--------
+*moment*
+    One state of the labels: where they come from goes with the labels, so that undo brings both back.
 """
 
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass
+from collections import deque
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from doselabel.labels import LabelMap
 from doselabel.wire import LabelVersion
 from napari_plugin.session.case import Case
-from napari_plugin.session.recovery import Draft, Recovery, now
+from napari_plugin.session.recovery import Draft, Recovery, content_of, now
+
+HISTORY = 100
+"""Steps that can be undone: as many as napari's labels layer keeps."""
+
+
+@dataclass(frozen=True)
+class Moment:
+    """One state of the labels in the history of edits.
+
+    Attributes
+    ----------
+    token : int
+        Its own number; the same number, the same labels.
+    origin : {"model", "corrected", "imported"}
+        What these labels are.
+    started_from : str
+        The model's hash, or "version N".
+    start : (z, y, x) uint8 array or None
+        The labels that the correction started from; None when they are not known any more.
+    """
+
+    token: int
+    origin: str
+    started_from: str
+    start: np.ndarray | None
 
 
 @dataclass(frozen=True)
@@ -22,9 +53,8 @@ class Snapshot:
 
     case: Case
     array: np.ndarray
-    edits: int
-    origin: str
-    started_from: str
+    moment: Moment
+    seen: int | None
 
     def native(self) -> LabelMap:
         """Labels on the CT's own grid."""
@@ -48,64 +78,121 @@ class Session:
         self.case = case
         self.array = array
         self.recovery = recovery
-        self.origin = case.origin
-        self.started_from = case.started_from
-        self._edits = 1 if case.restored else 0
-        self._kept = self._edits
+        self.seen = case.seen
+        self.moment = Moment(1 if case.restored else 0, case.origin, case.started_from, case.start)
+        self._last = self.moment.token
+        self._past: deque[Moment] = deque(maxlen=HISTORY)
+        self._future: list[Moment] = []
+        self._kept = self._last
         self._submitted = 0
+        self._sent = {case.content: self._last} if case.restored else {}
         self._saving = threading.Lock()  # drafts are written by the window's thread and by a worker's
+
+    # ---- where the labels come from
+
+    @property
+    def origin(self) -> str:
+        """What the labels on screen are."""
+        return self.moment.origin
+
+    @property
+    def started_from(self) -> str:
+        """The model's hash or the version that the labels on screen started from."""
+        return self.moment.started_from
+
+    def edited(self) -> None:
+        """Note that the labels changed by hand or tool: one step that can be undone."""
+        self._past.append(self.moment)
+        self._future.clear()
+        origin = "corrected" if self.origin == "model" else self.origin
+        self.moment = replace(self.moment, token=self._next(), origin=origin)
+
+    def taken(self, origin: str, started_from: str, start: np.ndarray) -> None:
+        """Note that the labels are now a model's or another version's; after `edited`, when a voxel changed."""
+        self.moment = Moment(self._next(), origin, started_from, start)
+
+    def undone(self) -> None:
+        """Note that the last step was undone: its labels came from elsewhere, perhaps."""
+        if self._past:
+            self._future.append(self.moment)
+            self.moment = self._past.pop()
+
+    def redone(self) -> None:
+        """Note that the last undone step is there again."""
+        if self._future:
+            self._past.append(self.moment)
+            self.moment = self._future.pop()
+
+    @property
+    def by_hand(self) -> bool:
+        """Whether the labels hold work of hands that was not submitted."""
+        return self.dirty and self.origin != "model"
+
+    def _next(self) -> int:
+        self._last += 1
+        return self._last
+
+    # ---- what is safe
 
     @property
     def dirty(self) -> bool:
         """Whether there is work that was not submitted."""
-        return self._edits != self._submitted
+        return self.moment.token != self._submitted
 
     @property
     def needs_autosave(self) -> bool:
-        """Whether there is work that not even the recovery file has."""
-        return self.dirty and self._edits != self._kept
+        """Whether the recovery file is behind: it lacks work, or holds what was undone."""
+        return self.moment.token != self._kept
 
     @property
     def empty(self) -> bool:
         """Whether no voxel is labelled."""
         return not self.array.any()
 
-    def edited(self) -> None:
-        """Note that the labels changed by hand or tool."""
-        self._edits += 1
-        if self.origin == "model":
-            self.origin = "corrected"
-
-    def predicted(self, model_sha256: str) -> None:
-        """Note that the labels now are a model's, untouched."""
-        self._edits += 1
-        self.origin = "model"
-        self.started_from = model_sha256
-
     def abandoned(self) -> None:
         """Note that the annotator does not want the edits: nothing is left to save."""
-        self._submitted = self._kept = self._edits
+        self._submitted = self._kept = self.moment.token
 
     def snapshot(self) -> Snapshot:
         """Copy the labels as they are now."""
-        return Snapshot(self.case, self.array.copy(), self._edits, self.origin, self.started_from)
+        return Snapshot(self.case, self.array.copy(), self.moment, self.seen)
 
     def autosave(self, snapshot: Snapshot | None = None) -> None:
-        """Write the recovery file when there is something to write; from any thread, with a snapshot."""
+        """Bring the recovery file up to date; from any thread, with a snapshot."""
         with self._saving:
             if snapshot is None and self.needs_autosave:
                 snapshot = self.snapshot()
-            if snapshot is None or snapshot.edits in (self._kept, self._submitted):
+            if snapshot is None or snapshot.moment.token == self._kept:
                 return
-            draft = Draft(snapshot.native(), snapshot.origin, snapshot.started_from, now())
+            if snapshot.moment.token == self._submitted:
+                if not self.dirty:  # what the draft held was undone, or is on the server
+                    self.recovery.clear(self.case.image_id)
+                    self._kept = self._submitted
+                return
+            moment = snapshot.moment
+            draft = Draft(snapshot.native(), moment.origin, moment.started_from, now(), snapshot.seen)
             self.recovery.save(self.case.image_id, draft)
-            self._kept = snapshot.edits
+            self._kept = moment.token
 
-    def submitted(self, snapshot: Snapshot, version: LabelVersion) -> None:
-        """Note that a snapshot is on the server; edits made since then stay unsaved work."""
+    def sent(self, snapshot: Snapshot, labels: LabelMap) -> None:
+        """Note that a snapshot is on its way to the server; ``labels`` is it, on the CT's own grid."""
+        self._sent[content_of(labels)] = snapshot.moment.token
+
+    def submitted(self, content: str, version: LabelVersion) -> None:
+        """Note that labels sent before are on the server; edits made since then stay unsaved work."""
+        self.seen = max(version.version, self.seen or 0)
+        token = self._sent.pop(content, None)
+        if token is None:
+            return
         with self._saving:
-            self._submitted = snapshot.edits
-            self.started_from = f"version {version.version}"
+            self._submitted = token
+            name = f"version {version.version}"
+            start = self.array.copy() if self.moment.token == token else None
+            self.moment = replace(self.moment, started_from=name, start=start)
+            self._past = deque(
+                (replace(m, started_from=name) if m.token == token else m for m in self._past), maxlen=HISTORY
+            )
             if not self.dirty:
                 self.recovery.clear(self.case.image_id)
+                self._kept = token
         self.autosave()

@@ -7,6 +7,7 @@ which the viewer applies as one undo step.
 from napari_plugin.tools.brush import brush_indices
 from napari_plugin.tools.crop import Change, difference, whole
 from napari_plugin.tools.islands import keep_largest, remove_small
+from napari_plugin.tools.names import by_name
 from napari_plugin.tools.shape import clear, fill_holes, limit_to_hu, margin, smooth
 from napari_plugin.tools.sides import mirror, swap
 from napari_plugin.tools.slices import fill_between_slices
@@ -14,6 +15,7 @@ from napari_plugin.tools.slices import fill_between_slices
 __all__ = [
     "Change",
     "brush_indices",
+    "by_name",
     "clear",
     "difference",
     "fill_between_slices",

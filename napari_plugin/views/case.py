@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from qtpy.QtCore import Qt, Signal
 from qtpy.QtWidgets import QComboBox, QHeaderView, QLabel, QTreeWidget, QTreeWidgetItem, QWidget
@@ -12,6 +12,7 @@ from doselabel.wire import StudyInfo
 from napari_plugin.session.case import Case
 from napari_plugin.views.kit import ProgressRow, button, column, note, row
 
+DRAFT = "✎ "
 ID = Qt.ItemDataRole.UserRole
 
 
@@ -32,6 +33,7 @@ class CaseView(QWidget):
         self._reason.hide()
         self._open = note("<b>No case is open.</b>")
         self.progress = ProgressRow()
+        self._cases: dict[str, QTreeWidgetItem] = {}
         self._list = QTreeWidget()
         self._list.setHeaderLabels(["Patient / CT", "Labels", "Time"])
         self._list.header().setSectionResizeMode(0, QHeaderView.ResizeMode.Stretch)
@@ -63,9 +65,10 @@ class CaseView(QWidget):
         if chosen in names:
             self._strategy.setCurrentText(chosen)
 
-    def set_studies(self, studies: Sequence[StudyInfo]) -> None:
-        """List patients and their CTs; those that can't be used say why."""
+    def set_studies(self, studies: Sequence[StudyInfo], drafts: Collection[str] = ()) -> None:
+        """List patients and their CTs; those that can't be used say why, those with unsaved work are marked."""
         self._list.clear()
+        self._cases.clear()
         for study in studies:
             done = sum(image.labelled for image in study.images)
             top = QTreeWidgetItem([study.patient_id, f"{done} / {len(study.images)}", ""])
@@ -81,8 +84,16 @@ class CaseView(QWidget):
                 child.setData(0, ID, image.image_id)
                 child.setToolTip(0, image.image_id)
                 top.addChild(child)
+                self._cases[image.image_id] = child
             self._list.addTopLevelItem(top)
             top.setExpanded(len(studies) <= 2)
+        self.set_drafts(drafts)
+
+    def set_drafts(self, drafts: Collection[str]) -> None:
+        """Mark the cases that have work on this computer which was not submitted."""
+        for image_id, item in self._cases.items():
+            name = item.text(0).removeprefix(DRAFT)
+            item.setText(0, DRAFT + name if image_id in drafts else name)
 
     def set_reason(self, text: str) -> None:
         """Show why this case."""

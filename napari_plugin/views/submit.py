@@ -1,45 +1,31 @@
-"""Hand the labels in, with a name and a comment."""
+"""Hand the labels in: a bar that is always there, and the sheet that is read before anything is sent."""
 
 from __future__ import annotations
 
-from qtpy.QtCore import Signal
-from qtpy.QtWidgets import QLabel, QLineEdit, QWidget
+from qtpy.QtCore import Qt, Signal
+from qtpy.QtWidgets import QDialog, QFormLayout, QLineEdit, QVBoxLayout, QWidget
 
-from napari_plugin.views.kit import button, column, note, row
+from doselabel.labels import title
+from napari_plugin.session.conflict import Conflict, spoken
+from napari_plugin.session.review import OrganReview, Review
+from napari_plugin.views.kit import LongNote, Table, button, column, note, row
 
 
-class SubmitView(QWidget):
-    """Author, comment, submit."""
+class SubmitBar(QWidget):
+    """Submit, discard, and whether there is anything to submit."""
 
-    submit_wanted = Signal(str, str)
+    sheet_wanted = Signal()
     discard_wanted = Signal()
 
-    def __init__(self, author: str) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self._author = QLineEdit(author)
-        self._author.setPlaceholderText("your name or initials")
-        self._comment = QLineEdit()
-        self._comment.setPlaceholderText("optional comment")
-        self._submit = button("Submit labels", "Ctrl+Enter: store as a new version on the server")
-        self._submit.clicked.connect(self.ask)
+        self._submit = button("Submit …", "Ctrl+Enter: look at what changed, then store it on the server")
+        self._submit.clicked.connect(self.sheet_wanted)
         self._discard = button("Discard edits", "Return to the server's labels; your edits are put aside")
         self._discard.clicked.connect(self.discard_wanted)
         self._state = note()
-        column(
-            self,
-            row(QLabel("Author"), self._author, self._comment, stretch=2),
-            row(self._submit, self._state, self._discard, stretch=1),
-        )
+        column(self, row(self._submit, self._state, self._discard, stretch=1))
         self.set_dirty(False)
-
-    def ask(self) -> None:
-        """Ask for the labels to be stored."""
-        self.submit_wanted.emit(self._author.text().strip(), self._comment.text().strip())
-
-    @property
-    def author(self) -> str:
-        """Who annotates."""
-        return self._author.text().strip()
 
     def set_busy(self, busy: bool) -> None:
         """Allow only one submission at a time."""
@@ -50,6 +36,63 @@ class SubmitView(QWidget):
         self._state.setText("Edits not submitted." if dirty else "No edits to submit.")
         self._discard.setEnabled(dirty)
 
-    def submitted(self) -> None:
-        """Forget the comment: it belonged to that version."""
-        self._comment.clear()
+
+class SubmitSheet(QDialog):
+    """What is about to be handed in: volumes, change against the start, warnings, author, comment."""
+
+    submit_wanted = Signal(str, str)
+    compare_wanted = Signal(object)
+
+    def __init__(
+        self, parent: QWidget, case_title: str, author: str, review: Review, conflict: Conflict | None
+    ) -> None:
+        super().__init__(parent)
+        self.setWindowTitle(f"Submit {case_title}")
+        self.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
+        self.setMinimumWidth(440)
+        self.table = Table(["Organ", "Volume\nmL", "Change\nmL", "Dice with\nstart"])
+        self.table.set_rows([_cells(organ) for organ in review.organs])
+        self.warnings = LongNote(160)
+        self.warnings.set_lines([f"⚠ {text}" for text in review.warnings])
+        self.author, self.comment = QLineEdit(author), QLineEdit()
+        self.author.setPlaceholderText("your name or initials (required)")
+        self.comment.setPlaceholderText("optional")
+        self.submit = button("Submit anyway" if review.warnings or conflict else "Submit")
+        self.submit.setDefault(True)
+        self.submit.clicked.connect(self._ask)
+        cancel = button("Back to the image")
+        cancel.clicked.connect(self.reject)
+        self.author.textChanged.connect(self._check)
+        fields = QFormLayout()
+        fields.addRow("Author", self.author)
+        fields.addRow("Comment", self.comment)
+        lines = QVBoxLayout(self)
+        lines.addWidget(note(f"<b>{case_title}</b>"))
+        lines.addWidget(self.table)
+        lines.addWidget(self.warnings)
+        if conflict is not None:
+            compare = button("Compare …")
+            compare.clicked.connect(lambda: (self.compare_wanted.emit(conflict), self.reject()))
+            lines.addWidget(note(f"⚠ {spoken(conflict)} Both are kept; the newest counts."))
+            lines.addWidget(row(compare))
+        lines.addLayout(fields)
+        lines.addWidget(row(cancel, self.submit))
+        self._check()
+
+    def _check(self) -> None:
+        named = bool(self.author.text().strip())
+        self.submit.setEnabled(named)
+        self.submit.setToolTip("" if named else "A submission needs its author")
+
+    def _ask(self) -> None:
+        self.submit_wanted.emit(self.author.text().strip(), self.comment.text().strip())
+        self.accept()
+
+
+def _cells(organ: OrganReview) -> list[str]:
+    return [
+        title(organ.name),
+        f"{organ.volume_ml:.1f}",
+        "–" if organ.change_ml is None else f"{organ.change_ml:+.1f}",
+        "–" if organ.dice is None else f"{organ.dice:.3f}",
+    ]

@@ -84,7 +84,7 @@ def test_no_key_hides_one_of_naparis_on_a_ct_or_label_layer():
         # plane keys (X, Y, Z, O) act in 3D plane rendering only
         if "orient_plane" not in action
     }
-    ours = {key.replace("Control-", "ctrl+").lower() for key in KEYS}
+    ours = {key.replace("Return", "Enter").lower() for key, (name, _) in KEYS.items() if name not in ("undo", "redo")}
     assert napari_keys.keys() & ours == set()
     assert "p" in napari_keys  # the comparison looks at something
 

@@ -9,13 +9,13 @@ import pytest
 
 from doselabel.errors import StudyError
 from doselabel.geometry import Geometry, Volume, canonical
-from doselabel.labels import LabelMap
+from doselabel.labels import LabelMap, read_labels
 from doselabel.wire import LabelVersion
 from napari_plugin.session.case import to_canonical
 from napari_plugin.session.measure import measure
-from napari_plugin.session.recovery import Draft, Recovery, now
+from napari_plugin.session.recovery import Draft, Recovery, content_of, now
 from napari_plugin.session.settings import HISTORY, Settings
-from napari_plugin.session.state import Session
+from napari_plugin.session.state import Session, Snapshot
 
 
 @pytest.fixture
@@ -30,6 +30,13 @@ def session(make_case, truth, recovery) -> Session:
 
 def version(number: int) -> LabelVersion:
     return LabelVersion(image_id="P-001__ct", version=number, created=now())
+
+
+def deliver(session: Session, snapshot: Snapshot, number: int) -> None:
+    """Let a server have a snapshot."""
+    labels = snapshot.native()
+    session.sent(snapshot, labels)
+    session.submitted(content_of(labels), version(number))
 
 
 def test_a_draft_comes_back_on_the_cts_own_grid(session, recovery):
@@ -56,10 +63,10 @@ def test_only_edits_are_worth_a_draft(session, recovery):
 def test_submitting_forgets_the_draft(session, recovery):
     session.edited()
     session.autosave()
-    session.submitted(session.snapshot(), version(2))
+    deliver(session, session.snapshot(), 2)
     assert not session.dirty
     assert recovery.pending() == []
-    assert session.started_from == "version 2"
+    assert (session.started_from, session.seen) == ("version 2", 2)
 
 
 def test_what_was_painted_while_the_upload_ran_stays_unsaved_work(session, recovery):
@@ -67,7 +74,7 @@ def test_what_was_painted_while_the_upload_ran_stays_unsaved_work(session, recov
     snapshot = session.snapshot()
     session.array[0, 0, 0] = 3
     session.edited()
-    session.submitted(snapshot, version(2))
+    deliver(session, snapshot, 2)
     assert session.dirty
     assert to_canonical(recovery.load("P-001__ct").labels, session.case.native, "").array[0, 0, 0] == 3
 
@@ -75,7 +82,7 @@ def test_what_was_painted_while_the_upload_ran_stays_unsaved_work(session, recov
 def test_an_autosave_that_ends_after_the_submission_does_not_bring_the_draft_back(session, recovery):
     session.edited()
     late = session.snapshot()
-    session.submitted(session.snapshot(), version(2))
+    deliver(session, session.snapshot(), 2)
     session.autosave(late)
     assert recovery.pending() == []
 
@@ -110,11 +117,64 @@ def test_drafts_of_two_servers_do_not_meet(tmp_path, session):
     assert Recovery(tmp_path, "http://b").load("P-001__ct") is None
 
 
+def test_every_draft_put_aside_is_kept(session, recovery):
+    for value in (3, 4):
+        session.array[0, 0, 0] = value
+        session.edited()
+        session.autosave()
+        recovery.discard("P-001__ct")
+    kept = [read_labels(path).array.max() for path in sorted((recovery.folder / "discarded").glob("*.nii.gz"))]
+    assert sorted(kept) == [3, 4]
+
+
 def test_a_model_label_stays_a_models_until_it_is_touched(session):
-    session.predicted("abc")
-    assert (session.origin, session.started_from) == ("model", "abc")
+    session.taken("model", "abc", session.array)
+    assert (session.origin, session.started_from, session.by_hand) == ("model", "abc", False)
     session.edited()
+    assert (session.origin, session.started_from, session.by_hand) == ("corrected", "abc", True)
+
+
+def test_where_labels_come_from_follows_undo_and_redo(session):
+    session.edited()  # drawn
+    drawn = session.moment
+    session.edited()  # the model's labels arrive as one step …
+    session.taken("model", "abc", session.array)
+    session.edited()  # … and are corrected
     assert (session.origin, session.started_from) == ("corrected", "abc")
+    session.undone()
+    assert (session.origin, session.started_from) == ("model", "abc")
+    session.undone()
+    assert session.moment == drawn
+    session.redone()
+    assert (session.origin, session.started_from) == ("model", "abc")
+    session.undone()
+    session.undone()
+    assert not session.dirty
+    session.undone()  # nothing left
+    assert not session.dirty
+
+
+def test_undoing_everything_takes_the_draft_back_too(session, recovery):
+    session.edited()
+    session.autosave()
+    session.undone()
+    assert session.needs_autosave
+    session.autosave()
+    assert recovery.pending() == []
+    session.redone()
+    session.autosave()
+    assert recovery.pending() == ["P-001__ct"]
+
+
+def test_undo_past_a_submission_is_work_again_of_the_start_it_had(session):
+    session.edited()
+    deliver(session, session.snapshot(), 2)
+    session.undone()
+    assert session.dirty
+    assert session.started_from == ""
+    session.redone()
+    assert not session.dirty
+    assert session.started_from == "version 2"
 
 
 def test_a_label_map_of_another_grid_is_refused(make_case):

@@ -1,0 +1,67 @@
+"""What keys and buttons of the dock do, by name. Knows the controller and the views; makes neither."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from qtpy.QtWidgets import QDialog, QDialogButtonBox, QVBoxLayout, QWidget
+
+from napari_plugin.controller import Controller
+from napari_plugin.questions import Questions
+from napari_plugin.shortcuts import KEYS, NAPARI_KEYS
+from napari_plugin.views.case import CaseView
+from napari_plugin.views.edit import EditView
+from napari_plugin.views.kit import Table
+from napari_plugin.views.segment import SegmentView
+
+
+def actions(
+    controller: Controller, questions: Questions, case: CaseView, segment: SegmentView, edit: EditView, window: QWidget
+) -> dict[str, Callable[[], Any]]:
+    """Make every action of `napari_plugin.shortcuts.KEYS`."""
+    brush, planes = controller.editing.brush, controller.editing.planes
+
+    def history(step: str) -> None:
+        """Undo or redo on the layer that is chosen, as napari does; on ours when it has no history."""
+        active = controller.viewer.layers.selection.active
+        ours = controller.layers is None or active is controller.layers.labels or not hasattr(active, step)
+        getattr(controller if ours else active, step)()
+
+    return {
+        "next": lambda: questions.ask_leave(lambda: controller.next_case(case.strategy)),
+        "segment": segment.ask,
+        "submit": questions.ask_submit,
+        "previous_organ": lambda: brush.step_organ(-1),
+        "next_organ": lambda: brush.step_organ(1),
+        "hu_mask": lambda: edit.set_hu(not edit.hu_on),
+        "brush_3d": lambda: brush.set_sphere(not brush.sphere),
+        "fill_between_slices": lambda: controller.tool("fill_between_slices"),
+        "keep_largest": lambda: controller.tool("keep_largest"),
+        "outline": lambda: brush.set_outline(not brush.outline),
+        **{name: lambda name=name: planes.show(name) for name in ("axial", "coronal", "sagittal", "3d")},
+        "fit": planes.fit,
+        "undo": lambda: history("undo"),
+        "redo": lambda: history("redo"),
+        "keys": lambda: KeyList(window).open(),
+    }
+
+
+class KeyList(QDialog):
+    """All keys in one list."""
+
+    def __init__(self, parent: QWidget) -> None:
+        super().__init__(parent)
+        self.setWindowTitle("Keys")
+        table = Table(["Key", "Does"])
+        table.set_rows(
+            [[key, words] for key, (_, words) in KEYS.items()] + [[k, words] for k, words in NAPARI_KEYS.items()]
+        )
+        for i in range(table.rowCount()):
+            table.item(i, 1).setTextAlignment(table.item(i, 0).textAlignment())
+        close = QDialogButtonBox(QDialogButtonBox.StandardButton.Close)
+        close.rejected.connect(self.reject)
+        lines = QVBoxLayout(self)
+        lines.addWidget(table)
+        lines.addWidget(close)
+        self.setMinimumWidth(460)

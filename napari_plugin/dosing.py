@@ -1,0 +1,137 @@
+"""The patient's doses: asked for, shown as map and isodose lines, kept to be saved. No widgets."""
+
+from __future__ import annotations
+
+import math
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from napari.components import ViewerModel
+from qtpy.QtCore import QObject, Signal
+
+from doselabel.errors import DoselabelError, Progress, ServerError
+from doselabel.geometry import Volume, read_image
+from doselabel.labels import title
+from doselabel.wire import DoseResults, JobRequest, JobResult
+from napari_plugin import layers as scene
+from napari_plugin.client import Client
+from napari_plugin.editing import Editing
+from napari_plugin.tasks import Tasks
+
+DOSE_TASK = "dosimetry"
+
+
+class Dosing(QObject):
+    """Asks the server for doses.
+
+    Signals
+    -------
+    status(text, level), ready(DoseResults), outdated()
+    """
+
+    status = Signal(str, str)
+    ready = Signal(object)
+    outdated = Signal()
+
+    def __init__(
+        self,
+        viewer: ViewerModel,
+        editing: Editing,
+        tasks: Tasks,
+        fetch: Callable[[Client, JobResult, str, Progress], Path],
+        parent: QObject | None = None,
+    ) -> None:
+        """``fetch`` brings a file of a job's result to this computer."""
+        super().__init__(parent)
+        self._viewer, self._editing, self._tasks, self._fetch = viewer, editing, tasks, fetch
+        self.results: DoseResults | None = None
+        self._files: dict[str, Path] = {}
+        self._layers: tuple = ()
+        self._stale = False
+        editing.labels_changed.connect(self._on_labels)
+        editing.caption = self._caption
+
+    def start(self, client: Client, user: str, options: dict[str, Any]) -> bool:
+        """Compute the patient's doses from the submitted labels, and show map and isodose lines."""
+        session = self._editing.session
+        assert session is not None
+        case = session.case
+        if session.dirty:
+            self.status.emit(
+                "The dose will be that of the submitted labels: your unsaved edits are not in it.", "warning"
+            )
+        request = JobRequest(image_id=case.image_id, user=user, params=options)
+
+        def work(progress: Progress) -> tuple[JobResult, dict[str, Path], Volume | None]:
+            result = client.run_job(DOSE_TASK, request, progress, patience_s=math.inf)
+            files = {role: self._fetch(client, result, role, progress) for role in result.files}
+            return result, files, read_image(files["dose"]) if "dose" in files else None
+
+        def then(found: tuple[JobResult, dict[str, Path], Volume | None]) -> Any:
+            result, files, volume = found
+            if result.dose is None:
+                raise ServerError("The server's dosimetry ended without results.", "See its log.")
+            self.results, self._files, self._stale = result.dose, files, False
+            session = self._editing.session
+            if volume is not None and session is not None and session.case.study.patient_id == case.study.patient_id:
+                self._show(volume)
+            self.ready.emit(result.dose)
+            doses = ", ".join(
+                f"{title(name)} {o.mean_dose_gy:.2f} ± {o.dose_sd_gy:.2f} Gy" for name, o in result.dose.organs.items()
+            )
+            self.status.emit(f"{result.dose.patient_id}: {doses}.", "info")
+            self._on_labels()
+            return result.dose
+
+        return self._tasks.run("dose", work, then)
+
+    @property
+    def report(self) -> Path | None:
+        """The latest dose report, HTML."""
+        return self._files.get("report")
+
+    def save(self, folder: str | Path) -> Path:
+        """Copy everything the latest dosimetry made (results, dose map, report …) to a folder."""
+        if self.results is None:
+            raise DoselabelError("There is no dose to save.", "Compute the doses first.")
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        for path in self._files.values():
+            shutil.copyfile(path, folder / path.name)
+        (folder / "results.json").write_text(self.results.model_dump_json(by_alias=True, indent=1), "utf-8")
+        return folder
+
+    def forget_layers(self) -> None:
+        """Take the dose map off the screen."""
+        scene.remove(self._viewer, self._layers)
+        self._layers = ()
+
+    def _show(self, volume: Volume) -> None:
+        session = self._editing.session
+        assert session is not None
+        self.forget_layers()
+        organs = self.results.organs.values() if self.results else ()
+        highest = max((organ.dvh.max_gy for organ in organs), default=float(volume.array.max()))
+        grid = session.case.ct.geometry
+        self._layers = scene.add_dose(self._viewer, volume, grid, scene.isodose_levels(highest))
+        self._editing.make_room_for_dose()
+
+    def _caption(self) -> str:
+        shown = self._layers and self._layers[0] in self._viewer.layers and self._layers[0].visible
+        return "colours: absorbed dose, Gy" if shown else ""
+
+    def _on_labels(self) -> None:
+        """Say it at the first edit, or the first submission by somebody, after a dose."""
+        session = self._editing.session
+        if self.results is None or session is None or self._stale:
+            return
+        if session.case.study.patient_id == self.results.patient_id and session.dirty:
+            self.set_stale()
+
+    def set_stale(self) -> None:
+        """Say that the labels are not those of the dose any more."""
+        if self.results is not None and not self._stale:
+            self._stale = True
+            self.outdated.emit()

@@ -1,0 +1,166 @@
+"""The network's labels: asked for, applied where nothing is lost, offered where something would be. No widgets."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from qtpy.QtCore import QObject, Signal
+
+from doselabel.errors import DoselabelError, Progress
+from doselabel.labels import LabelMap, organ, read_labels, title
+from doselabel.wire import JobRequest, JobResult, SegmentationSummary
+from napari_plugin.client import Client
+from napari_plugin.editing import Editing
+from napari_plugin.session.case import Case, to_canonical
+from napari_plugin.tasks import Tasks
+
+SEGMENT_TASK = "kidney_liver"
+OFFERS_KEPT = 3
+"""Results for cases that are not on screen; more would fill the memory, and the network can make them again."""
+
+
+@dataclass(frozen=True)
+class Offer:
+    """A model's labels that wait for the annotator's word."""
+
+    case: Case
+    labels: LabelMap
+    summary: SegmentationSummary | None
+
+    @property
+    def organs(self) -> tuple[str, ...]:
+        """What the model found."""
+        return self.labels.present()
+
+
+class Segmenting(QObject):
+    """Asks the server for labels.
+
+    Signals
+    -------
+    status(text, level)
+    segmented(SegmentationSummary)
+        A model's labels are on screen.
+    offered(Offer), withdrawn()
+        A result waits for the annotator's word, or does not any more.
+    """
+
+    status = Signal(str, str)
+    segmented = Signal(object)
+    offered = Signal(object)
+    withdrawn = Signal()
+
+    def __init__(
+        self,
+        editing: Editing,
+        tasks: Tasks,
+        fetch: Callable[[Client, JobResult, str, Progress], Path],
+        parent: QObject | None = None,
+    ) -> None:
+        """``fetch`` brings a file of a job's result to this computer."""
+        super().__init__(parent)
+        self._editing, self._tasks, self._fetch = editing, tasks, fetch
+        self._offers: dict[str, Offer] = {}
+
+    def start(self, client: Client, user: str, params: dict[str, Any]) -> bool:
+        """Segment the open case; the work of hands that is there when the result comes stays as it is."""
+        session = self._editing.session
+        assert session is not None
+        case = session.case
+
+        def work(progress: Progress) -> tuple[SegmentationSummary | None, LabelMap]:
+            request = JobRequest(image_id=case.image_id, user=user, params=params)
+            result = client.run_job(SEGMENT_TASK, request, progress, patience_s=math.inf)
+            path = self._fetch(client, result, "labels", progress)
+            labels = read_labels(path, expect=case.native, ct=case.native_ct)
+            return result.segmentation, to_canonical(labels, case.native, "the server's segmentation")
+
+        def then(found: tuple[SegmentationSummary | None, LabelMap]) -> Any:
+            summary, labels = found
+            offer = Offer(case, labels, summary)
+            session = self._editing.session
+            if session is None or session.case.image_id != case.image_id:
+                self._keep(offer)
+                self.status.emit(f"The model's result for {case.title} is ready: open it to take it.", "warning")
+            elif self._editing.untouched:
+                self._apply(offer)
+            else:
+                self._keep(offer)
+                self.offered.emit(offer)
+                self.status.emit("The model's result is ready. Your labels are as you left them.", "info")
+            return summary
+
+        return self._tasks.run("segment", work, then)
+
+    @property
+    def offer(self) -> Offer | None:
+        """What waits for the annotator's word on the open case."""
+        session = self._editing.session
+        return None if session is None else self._offers.get(session.case.image_id)
+
+    def case_opened(self) -> None:
+        """Offer what came while the case was not on screen."""
+        self.withdrawn.emit()
+        if (offer := self.offer) is not None:
+            self.offered.emit(offer)
+
+    def take(self, organs: Sequence[str] | None = None) -> None:
+        """Take the offered labels, all or of some organs, as one undo step."""
+        if (offer := self.offer) is None:
+            self._tasks.refuse("take", DoselabelError("No result of the model is waiting.", "Segment the case first."))
+            return
+        if self._editing.layers is not None and self._editing.layers.labels.painting:
+            self.status.emit("Finish the stroke first.", "warning")
+            return
+        self.keep_mine()
+        self._apply(offer, organs)
+
+    def keep_mine(self) -> None:
+        """Let the offered labels go."""
+        session = self._editing.session
+        if session is not None:
+            self._offers.pop(session.case.image_id, None)
+        self.withdrawn.emit()
+
+    def _keep(self, offer: Offer) -> None:
+        self._offers.pop(offer.case.image_id, None)
+        self._offers[offer.case.image_id] = offer
+        for image_id in list(self._offers)[:-OFFERS_KEPT]:
+            del self._offers[image_id]
+
+    def _apply(self, offer: Offer, organs: Sequence[str] | None = None) -> None:
+        array, summary, session = offer.labels.array, offer.summary, self._editing.session
+        assert session is not None
+        sha256 = summary.model_sha256 if summary else ""
+        if organs is None:
+            self._editing.replace(array, sha256)
+        else:
+            start = session.moment.start
+            change = self._editing.change_to(array, organs)
+            self._editing.take(change, "corrected", sha256, array if start is None else _mixed(start, array, organs))
+        self.segmented.emit(summary)
+        taken = offer.organs if organs is None else organs
+        absent = [title(n) for n in offer.case.study.organs_absent if n in taken]
+        odd = [alarm.sentence for alarm in offer.labels.findings if alarm.severity != "note"]
+        if absent:
+            found = ", ".join(absent)
+            odd.insert(0, f"{found}: segmented, but the patient is said to have none. Check, and clear it.")
+        if odd:
+            self.status.emit(f"Look at the labels: {' '.join(odd)}", "warning")
+        else:
+            text = f"Segmented {offer.case.title}; correct it, then submit. Ctrl+Z brings back what was there."
+            self.status.emit(text, "info")
+
+
+def _mixed(start: np.ndarray, array: np.ndarray, organs: Sequence[str]) -> np.ndarray:
+    """What the labels started from, with some organs from the model."""
+    values = [organ(name).index for name in organs]
+    mixed = np.where(np.isin(start, values), 0, start)
+    chosen = np.isin(array, values) & (mixed == 0)
+    mixed[chosen] = array[chosen]
+    return mixed
