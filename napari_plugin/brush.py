@@ -31,7 +31,7 @@ class Brush(QObject):
         super().__init__(parent)
         self._labels: OrganLabels | None = None
         self._size_mm = BRUSH_MM
-        self._outline = False
+        self._outline = True
 
     def hold(self, labels: OrganLabels) -> None:
         """Paint on a case's labels from now on."""

@@ -89,9 +89,10 @@ class Connection(QObject):
         def then(found: tuple[Client, ServerInfo, list[StudyInfo]]) -> ServerInfo:
             self.client, info, studies = found
             self._clients.append(self.client)
-            self.set(state="connected", url=self.client.url)
-            self.show_list(info, studies)
+            self.studies = studies
+            self.set(state="connected", url=self.client.url, info=info)
             self.answering.emit()
+            self.listed.emit(info, studies)
             self._timer.start()
             return info
 

@@ -7,17 +7,12 @@ from typing import Any
 
 import numpy as np
 from napari.components import ViewerModel
-from napari.utils.colormaps import Colormap, ensure_colormap
 
-from napari_plugin.layers import CaseLayers
+from napari_plugin.layers import CT_WINDOW_HU, SPECT_FROM, SPECT_OPACITY, CaseLayers, clear_below
 
-PRESETS_HU = {"Abdomen": (-160.0, 240.0), "Kidney": (-20.0, 280.0), "Bone": (-450.0, 1050.0), "Lung": (-1350.0, 150.0)}
+PRESETS_HU = {"Abdomen": CT_WINDOW_HU, "Kidney": (-20.0, 280.0), "Bone": (-450.0, 1050.0), "Lung": (-1350.0, 150.0)}
 """Lowest and highest HU of a window; abdomen, bone and lung are the usual W/L 400/40, 1500/300 and 1500/−600."""
 
-SPECT_FROM = 0.15
-"""Below this part of the highest activity on display the SPECT is clear."""
-
-SPECT_OPACITY = 0.5
 HU_PER_PIXEL = 2.0
 MIDDLE_BUTTON = 3
 
@@ -36,7 +31,7 @@ class Display:
     def __init__(self, viewer: ViewerModel, changed: Callable[[], None]) -> None:
         self._viewer, self._changed = viewer, changed
         self._layers: CaseLayers | None = None
-        self.window_hu = PRESETS_HU["Abdomen"]
+        self.window_hu = CT_WINDOW_HU
         self.spect_from, self.spect_opacity = SPECT_FROM, SPECT_OPACITY
         viewer.mouse_drag_callbacks.append(self._on_drag)
 
@@ -53,7 +48,6 @@ class Display:
         layers.ct.contrast_limits = self.window_hu
         layers.ct.events.contrast_limits.connect(self._on_window)
         if layers.spect is not None:
-            layers.spect.blending = "translucent_no_depth"
             self._colour()
             self._viewer.dims.events.current_step.connect(self._on_time)
 
@@ -137,11 +131,3 @@ class Display:
             self.set_window(level - width / 2, level + width / 2)
             yield
         labels.mode = mode
-
-
-def clear_below(part: float) -> Colormap:
-    """Hot colours that are clear up to a part of the highest value, and rise from there to full within a fifth."""
-    at = np.linspace(0, 1, 128)
-    colours = ensure_colormap("hot").map(at)
-    colours[:, 3] = np.clip((at - part) / 0.2, 0, 1)
-    return Colormap(colours, name="spect")

@@ -22,6 +22,7 @@ from napari_plugin.session.settings import Settings
 from napari_plugin.shortcuts import Shortcuts
 from napari_plugin.views.case import CaseView
 from napari_plugin.views.connect import ConnectView
+from napari_plugin.views.display import DisplayView
 from napari_plugin.views.dose import DoseView
 from napari_plugin.views.edit import EditView
 from napari_plugin.views.kit import Section, note
@@ -58,6 +59,7 @@ class DoselabelDock(QWidget):
         self.case_view = CaseView()
         self.segment_view = SegmentView()
         self.planes_view = PlanesView(bool(find_spec("napari_orthogonal_views")))
+        self.display_view = DisplayView()
         self.edit_view = EditView()
         self.submit_view = SubmitBar()
         self.questions = Questions(self.controller, self)
@@ -133,6 +135,7 @@ class DoselabelDock(QWidget):
         whole.addWidget(self.server_view)
         whole.addWidget(self.questions.notices)
         whole.addWidget(self.planes_view)
+        whole.addWidget(self.display_view)
         whole.addWidget(self._tabs, 1)
         whole.addWidget(self._status)
         self.setMinimumWidth(WIDTH_PX)
@@ -151,6 +154,9 @@ class DoselabelDock(QWidget):
         self.planes_view.plane_wanted.connect(planes.show)
         self.planes_view.fit_wanted.connect(planes.fit)
         self.planes_view.three_wanted.connect(self._show_three)
+        self.display_view.window_wanted.connect(to.editing.display.set_window)
+        self.display_view.spect_wanted.connect(to.editing.display.set_spect)
+        self.display_view.time_wanted.connect(to.editing.display.show_time)
         self.edit_view.organ_chosen.connect(brush.select_organ)
         self.edit_view.brush_changed.connect(brush.set_size)
         self.edit_view.brush_3d_changed.connect(brush.set_sphere)
@@ -195,6 +201,7 @@ class DoselabelDock(QWidget):
         of.next_reason.connect(self.case_view.set_reason)
         of.editing.labels_changed.connect(self._on_labels)
         of.editing.measured.connect(self.edit_view.set_measures)
+        of.editing.display_changed.connect(self._on_display)
         of.editing.plane_changed.connect(self.planes_view.set_plane)
         of.editing.brush.changed.connect(self.edit_view.set_brush)
         of.editing.brush.protect_changed.connect(self.edit_view.set_protect)
@@ -256,8 +263,14 @@ class DoselabelDock(QWidget):
     def _on_case(self, case: Case) -> None:
         self.case_view.set_drafts(self._drafts())
         self.case_view.set_case(case)
+        self.display_view.set_times(self.controller.editing.display.times_h)
+        self._on_display()
         self.segment_view.set_summary(None)
         self.edit_view.set_hu(False)
+
+    def _on_display(self) -> None:
+        d = self.controller.editing.display
+        self.display_view.show_state(d.window_hu, d.preset, d.spect_from, d.spect_opacity, d.time_index)
 
     def _on_labels(self) -> None:
         session = self.controller.session

@@ -17,6 +17,7 @@ from doselabel.labels import SEGMENTED, organ
 from napari_plugin import layers as scene
 from napari_plugin import tools
 from napari_plugin.brush import Brush
+from napari_plugin.display import Display
 from napari_plugin.guard import LayerGuard
 from napari_plugin.layers import CaseLayers
 from napari_plugin.planes import Planes
@@ -43,12 +44,14 @@ class Editing(QObject):
         How they are painted.
     planes : Planes
         Which plane of them is on screen.
+    display : Display
+        How CT and SPECT are shown.
 
     Signals
     -------
     status(text, level), labels_changed(), measured(list of OrganMeasure)
     layers_lost("removed" or "renamed", name), layers_back()
-    plane_changed("axial", "coronal", "sagittal" or "3d")
+    plane_changed("axial", "coronal", "sagittal" or "3d"), display_changed()
     """
 
     status = Signal(str, str)
@@ -57,6 +60,7 @@ class Editing(QObject):
     layers_lost = Signal(str, str)
     layers_back = Signal()
     plane_changed = Signal(str)
+    display_changed = Signal()
 
     def __init__(self, viewer: ViewerModel, tasks: Tasks, parent: QObject | None = None) -> None:
         super().__init__(parent)
@@ -65,6 +69,7 @@ class Editing(QObject):
         self.layers: CaseLayers | None = None
         self.brush = Brush(self)
         self.planes = Planes(viewer, self.plane_changed.emit)
+        self.display = Display(viewer, self.display_changed.emit)
         self.caption: Callable[[], str] = lambda: ""
         self._tasks = tasks
         self._guard = LayerGuard(viewer, self._on_layer)
@@ -94,6 +99,7 @@ class Editing(QObject):
         self._guard.watch(self.layers.all())
         self.brush.hold(labels)
         self.planes.hold(self.layers)
+        self.display.hold(self.layers)
         self.labels_changed.emit()
         self.measure()
         self._on_slice()
@@ -104,6 +110,7 @@ class Editing(QObject):
         self.session = None
         self.brush.let_go()
         self.planes.let_go()
+        self.display.let_go()
         self._guard.let_go()
         if self.layers is not None:
             self.layers.labels.events.edited.disconnect(self._on_edited)
@@ -128,6 +135,7 @@ class Editing(QObject):
         else:
             self.viewer.dims.events.current_step.disconnect(self._on_slice)
             self.close()
+            self.display.release()
 
     def keep_work(self) -> None:
         """Write the draft now: the case is about to leave the screen."""
@@ -271,11 +279,12 @@ class Editing(QObject):
         frame = scene.spect_at(self.session.case, self.viewer)
         if frame is not None and self.layers.spect is not None and self.layers.spect.visible:
             doubt = "" if frame.registered else " (not registered to this CT)"
-            parts.append(f"SPECT {frame.time_h:g} h p.i.{doubt}")
+            parts.append(f"SPECT {frame.time_h:g} h p.i., kBq/mL{doubt}")
         if frame is not self._measured_frame:
             self._measure_timer.start()
         parts += [self.caption(), self.brush.words]
         text = self.viewer.canvas.overlays.text
+        text.position = "top_left"
         text.text = " · ".join(part for part in parts if part)
         text.visible = bool(text.text)
 

@@ -20,7 +20,13 @@ from napari_plugin.organ_labels import OrganLabels, organ_features
 from napari_plugin.session.case import Case, SpectFrame
 from napari_plugin.session.placement import onto_frame, place
 
-CT_WINDOW_HU = (-100.0, 200.0)
+CT_WINDOW_HU = (-160.0, 240.0)
+SPECT_NAME = "SPECT (kBq/mL)"
+SPECT_FROM, SPECT_OPACITY = 0.15, 0.5
+"""Below this part of the highest activity on display the SPECT is clear, above it so opaque: contrast-filled kidneys
+stay readable."""
+
+BQ_PER_KBQ = np.float32(1000)
 AXES = ("S→I", "A→P", "R→L")
 MM = ("mm", "mm", "mm")
 DOSE_NAME = "Dose (Gy)"
@@ -101,7 +107,7 @@ def _spect_layer(case: Case) -> Image | None:
     ]
     where = _where(grid, case.ct.geometry)
     if len(frames) > 1:
-        data = np.stack([np.asarray(frame, np.float32) for frame in frames])
+        data = np.stack([np.asarray(frame, np.float32) / BQ_PER_KBQ for frame in frames])
         where = {
             "scale": (1.0, *where["scale"]),
             "translate": (0.0, *where["translate"]),
@@ -109,19 +115,20 @@ def _spect_layer(case: Case) -> Image | None:
             "units": ("pixel", *MM),
         }
     else:
-        data = np.asarray(frames[0], np.float32)
+        data = np.asarray(frames[0], np.float32) / BQ_PER_KBQ
     top = float(data.max()) or 1.0
     layer = Image(
         data,
-        name="SPECT (Bq/mL)",
-        colormap=ensure_colormap("hot"),
-        blending="additive",
-        opacity=0.5,
+        name=SPECT_NAME,
+        colormap=clear_below(SPECT_FROM),
+        blending="translucent_no_depth",
+        opacity=SPECT_OPACITY,
         contrast_limits=(0.0, top),
         metadata={**_facts(case), "time_h": [frame.time_h for frame in case.spects]},
         **where,
     )
     layer.contrast_limits_range = (0.0, top)
+    layer.colorbar.visible = True
     return layer
 
 
@@ -187,6 +194,14 @@ def add_version(viewer: ViewerModel, labels: LabelMap, name: str) -> Labels:
 def isodose_levels(highest_gy: float, percent: Sequence[float] = (20, 40, 60, 80)) -> list[float]:
     """Doses at percentages of the highest, Gy."""
     return [highest_gy * p / 100 for p in sorted(percent)]
+
+
+def clear_below(part: float) -> Colormap:
+    """Hot colours that are clear up to a part of the highest value, and rise from there to full within a fifth."""
+    at = np.linspace(0, 1, 128)
+    colours = ensure_colormap("hot").map(at)
+    colours[:, 3] = np.clip((at - part) / 0.2, 0, 1)
+    return Colormap(colours, name="spect")
 
 
 def _dose_colours() -> Colormap:

@@ -50,6 +50,7 @@ class Planes:
         self._layers: CaseLayers | None = None
         self._hidden: list[Layer] = []
         self._busy = False
+        self._fitted: tuple = ()
 
     # ---- a case comes and goes
 
@@ -64,6 +65,7 @@ class Planes:
         overlays.axes.visible = False  # the letters say more
         dims.events.order.connect(self._on_order)
         dims.events.ndisplay.connect(self._on_order)
+        self._viewer.canvas.events.size.connect(self._on_size)
         self.show("axial")
 
     def let_go(self) -> None:
@@ -73,6 +75,7 @@ class Planes:
         self._show_hidden()
         self._viewer.dims.events.order.disconnect(self._on_order)
         self._viewer.dims.events.ndisplay.disconnect(self._on_order)
+        self._viewer.canvas.events.size.disconnect(self._on_size)
         for edge in EDGES:
             self._viewer.canvas.overlays.pop(_key(edge), None)
         self._layers = None
@@ -129,8 +132,15 @@ class Planes:
         camera.center = tuple(((low + high) / 2).tolist())
         room = (height, width) if dims.ndisplay == 2 else (min(height, width),) * 3
         camera.zoom = (1 - MARGIN) * float(min(r / s for r, s in zip(room, size, strict=True)))
+        self._fitted = (tuple(camera.center), camera.zoom)
 
     # ---- what others do to the viewer
+
+    def _on_size(self, _: Any = None) -> None:
+        """Stay fitted when the canvas grows or shrinks, unless somebody has moved or zoomed."""
+        camera = self._viewer.scene.camera
+        if (tuple(camera.center), camera.zoom) == self._fitted:
+            self.fit()
 
     def _on_order(self, _: Any = None) -> None:
         if self._busy or self._layers is None:

@@ -40,6 +40,7 @@ class Questions(QObject):
         self.sheet: SubmitSheet | None = None
         self._conflict: Conflict | None = None
         self._overlay: Any = None
+        self._later: set[str] = set()
         controller.segmenting.offered.connect(self._on_offer)
         controller.segmenting.withdrawn.connect(lambda: self.notices.close_kind("offer"))
         controller.drafts_found.connect(self.show_drafts)
@@ -66,7 +67,8 @@ class Questions(QObject):
     # ---- drafts
 
     def show_drafts(self, image_ids: Sequence[str]) -> None:
-        """Offer unsaved work of earlier sessions."""
+        """Offer unsaved work of earlier sessions, once."""
+        image_ids = [image_id for image_id in image_ids if image_id not in self._later]
         if not image_ids:
             self.notices.close_kind("drafts")
             return
@@ -74,9 +76,13 @@ class Questions(QObject):
         text = f"<b>{count}</b> on this computer: {', '.join(image_ids[:3])}{' …' if len(image_ids) > 3 else ''}"
         answers = {
             "Resume": lambda: self._of.open_case(image_ids[0]),
-            "Later": lambda: self.notices.close_kind("drafts"),
+            "Later": lambda: self._put_off(image_ids),
         }
         self.notices.ask("drafts", Notice(text, answers, level="warning"))
+
+    def _put_off(self, image_ids: Sequence[str]) -> None:
+        self._later.update(image_ids)
+        self.notices.close_kind("drafts")
 
     def _on_case(self, _: Any) -> None:
         for kind in ("layer", "conflict", "leave"):

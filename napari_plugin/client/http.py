@@ -1,20 +1,15 @@
-"""A small client of the doselabel server: typed answers, timeouts, downloads streamed to disk, readable errors.
-
-It knows routes (doselabel.wire lists them) and files; it knows no Qt and does not look into images.
-"""
+"""A small client of the doselabel server: its routes as methods (doselabel.wire lists them). Knows no Qt."""
 
 from __future__ import annotations
 
 import contextlib
-import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
-from urllib.parse import quote, urlsplit
+from typing import TypeVar
+from urllib.parse import quote
 
 import httpx
-import pydantic
 
 from doselabel.errors import Cancelled, Progress, ServerError, no_progress
 from doselabel.study import Registration
@@ -29,56 +24,24 @@ from doselabel.wire import (
     ServerInfo,
     StudyInfo,
 )
+from napari_plugin.client.transport import CONNECT_TIMEOUT_S, Transport, Unreachable, inside, normal_url, server_error
 
-CONNECT_TIMEOUT_S = 5.0
-READ_TIMEOUT_S = 60.0
+__all__ = ["Client", "Unreachable", "inside", "normal_url"]
+
 UPLOAD_TIMEOUT_S = 300.0
 POLL_S = 0.5
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
 LOST_CONTACT_S = 30.0
 """A running job survives a server that does not answer for this long; then following it is given up, unless told
 to be more patient."""
 
-Model = TypeVar("Model", bound=pydantic.BaseModel)
 Answer = TypeVar("Answer")
 
 
-class Client:
-    """One server.
-
-    Parameters
-    ----------
-    url : str
-        Such as ``http://127.0.0.1:8000``; ``http://`` may be left out.
-    token : str, optional
-        Sent as a bearer token.
-    transport : httpx.BaseTransport, optional
-        How requests travel; the network by default.
-
-    All methods block, may be called from any thread, and raise `ServerError` with a message for people.
-    """
-
-    def __init__(self, url: str, token: str | None = None, *, transport: httpx.BaseTransport | None = None) -> None:
-        self.url = normal_url(url)
-        headers = {"Authorization": f"Bearer {token}"} if token else {}
-        self._http = httpx.Client(
-            base_url=self.url,
-            headers=headers,
-            timeout=httpx.Timeout(READ_TIMEOUT_S, connect=CONNECT_TIMEOUT_S),
-            transport=transport,
-            follow_redirects=True,
-            trust_env=urlsplit(self.url).hostname not in LOOPBACK,  # a proxy can't know this machine's own server
-        )
-
-    def close(self) -> None:
-        """Close all connections."""
-        self._http.close()
+class Client(Transport):
+    """One server."""
 
     def __enter__(self) -> Client:
         return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     # ---- who answers, and what it has
 
@@ -217,7 +180,7 @@ class Client:
         if status.state == "cancelled":
             raise Cancelled(status.message or "cancelled on the server")
         if status.state == "failed":
-            raise _server_error(status.error or ErrorInfo(code="server", message=status.message or "The job failed."))
+            raise server_error(status.error or ErrorInfo(code="server", message=status.message or "The job failed."))
         progress("done", 1.0)
         waiting = lambda: progress("fetching the result (no answer, waiting)", 1.0)  # noqa: E731
         return self.patiently(lambda: self.job_result(status.id), waiting, patience_s)
@@ -241,101 +204,6 @@ class Client:
         with contextlib.suppress(ServerError):
             self.cancel_job(job_id)
 
-    # ---- one request
-
-    def _send(self, method: str, route: str, **options: Any) -> httpx.Response:
-        try:
-            response = self._http.request(method, route, **options)
-        except httpx.HTTPError as error:
-            raise self._unreachable(error) from error
-        if response.is_error:
-            raise self._refused(response)
-        return response
-
-    def _model(self, model: type[Model], method: str, route: str, **options: Any) -> Model:
-        response = self._send(method, route, **options)
-        try:
-            return model.model_validate_json(response.content)
-        except pydantic.ValidationError as error:
-            raise self._not_understood(route, error) from error
-
-    def _models(self, model: type[Model], method: str, route: str, **options: Any) -> list[Model]:
-        response = self._send(method, route, **options)
-        try:
-            return pydantic.TypeAdapter(list[model]).validate_json(response.content)  # type: ignore[valid-type]
-        except pydantic.ValidationError as error:
-            raise self._not_understood(route, error) from error
-
-    def _download(self, route: str, path: Path, progress: Callable[[float], None] | None = None) -> Path:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        etag_file = path.with_name(f".{path.name}.etag")
-        partial = path.with_name(f".{path.name}.part")
-        try:
-            with self._http.stream("GET", route) as response:
-                if response.is_error:
-                    response.read()
-                    raise self._refused(response)
-                etag = response.headers.get("etag", "")
-                if etag and path.is_file() and etag_file.is_file() and etag_file.read_text() == etag:
-                    return path
-                self._receive(response, partial, progress)
-        except httpx.HTTPError as error:
-            partial.unlink(missing_ok=True)
-            raise self._unreachable(error) from error
-        except BaseException:
-            partial.unlink(missing_ok=True)
-            raise
-        os.replace(partial, path)
-        if etag:
-            etag_file.write_text(etag)
-        return path
-
-    def _receive(self, response: httpx.Response, path: Path, progress: Callable[[float], None] | None) -> None:
-        total = int(response.headers.get("content-length", 0))
-        with path.open("wb") as file:
-            for chunk in response.iter_bytes(1 << 20):
-                file.write(chunk)
-                if progress is not None and total:
-                    progress(min(1.0, response.num_bytes_downloaded / total))
-
-    # ---- what went wrong, in words
-
-    def _unreachable(self, error: httpx.HTTPError) -> ServerError:
-        if isinstance(error, httpx.ConnectTimeout):
-            found = f"did not answer within {CONNECT_TIMEOUT_S:g} s"
-        elif isinstance(error, httpx.ConnectError):
-            found = "refuses the connection" if "refused" in str(error).lower() else f"can't be reached ({error})"
-        elif isinstance(error, httpx.TimeoutException):
-            found = "answers too slowly"
-        else:
-            found = f"broke off ({error or type(error).__name__})"
-        return Unreachable(
-            f"{self.url} {found}.", "Is the server running there? Start it with `doselabel serve STUDIES`."
-        )
-
-    def _refused(self, response: httpx.Response) -> ServerError:
-        try:
-            return _server_error(ErrorInfo.model_validate(_error_body(response)))
-        except (pydantic.ValidationError, ValueError):
-            pass
-        if response.status_code in (401, 403):
-            return ServerError(f"{self.url} wants a valid token.", "Enter the token its administrator gave you.")
-        request = response.request
-        error = ServerError(
-            f"{self.url} answered {response.status_code} to {request.method} {request.url.path}.",
-            "Its log (GET /logs/) may say why.",
-        )
-        error.code = f"http_{response.status_code}"
-        return error
-
-    def _not_understood(self, route: str, error: pydantic.ValidationError) -> ServerError:
-        first = error.errors(include_url=False)[0]
-        where = ".".join(str(part) for part in first["loc"])
-        return ServerError(
-            f"{self.url}{route} answered something else than expected ({where}: {first['msg']}).",
-            "Server and plugin may be of different versions.",
-        )
-
     def _not_doselabel(self) -> ServerError:
         try:
             name = self._send("GET", "/info/").json().get("name", "unnamed")
@@ -347,55 +215,5 @@ class Client:
         )
 
 
-class Unreachable(ServerError):
-    """Nobody answers at the address, or not in time; asking again may help."""
-
-    code = "unreachable"
-
-
 def _within(timeout_s: float | None) -> dict[str, httpx.Timeout]:
     return {} if timeout_s is None else {"timeout": httpx.Timeout(timeout_s)}
-
-
-def normal_url(url: str) -> str:
-    """Complete an address a person typed.
-
-    Raises
-    ------
-    ServerError
-        When it can't be an address of a server.
-    """
-    text = url.strip()
-    text = (text if "://" in text else f"http://{text}").rstrip("/")
-    try:
-        parts = urlsplit(text)
-        valid = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port is None or parts.port > 0)
-    except ValueError:
-        valid = False
-    if not valid or any(c.isspace() for c in text):
-        raise ServerError(f"'{url}' is not a server's address.", "Expected something like http://127.0.0.1:8000.")
-    return text
-
-
-def inside(folder: Path, name: str) -> Path:
-    """Path of a file in ``folder`` by a name the server gave, which must not lead out of it."""
-    path = (folder / name).resolve()
-    if not path.is_relative_to(folder.resolve()) or path == folder.resolve():
-        raise ServerError(f"The server names a file '{name}', which would lie outside {folder}.")
-    return path
-
-
-def _server_error(info: ErrorInfo) -> ServerError:
-    error = ServerError(info.message, info.hint)
-    error.code = info.code
-    return error
-
-
-def _error_body(response: httpx.Response) -> Mapping[str, Any]:
-    """FastAPI puts what its HTTPException carries under "detail"; ours may stand there or at the top."""
-    body = response.json()
-    if isinstance(body, dict) and isinstance(body.get("detail"), dict):
-        body = body["detail"]
-    if not isinstance(body, dict):
-        raise ValueError("not an object")
-    return body

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from html import escape
 
 from qtpy.QtCore import Signal
 from qtpy.QtWidgets import QCheckBox, QComboBox, QFormLayout, QTabWidget, QWidget
@@ -71,6 +72,9 @@ class DoseView(QWidget):
         self._report.setEnabled(False)
         self.progress = ProgressRow()
         self._head = note()
+        self.alarms = note()
+        self.alarms.setStyleSheet("background: #7d1620; color: white; padding: 4px;")
+        self.alarms.hide()
         self._table = Table(["Organ", "Dose\nGy", "± SD\nGy", "TIA\nMBq·h", "T½ eff\nh", "Mass\ng", "per GBq\nGy"])
         self._table.setToolTip(
             "Mean absorbed dose and its standard uncertainty, time-integrated activity, effective half-life, mass, and "
@@ -89,6 +93,7 @@ class DoseView(QWidget):
             self._fill_in,
             row(self._run, self._report, stretch=0),
             self.progress,
+            self.alarms,
             self._head,
             self._table,
             self._warnings,
@@ -130,7 +135,9 @@ class DoseView(QWidget):
         )
         self._table.set_rows([_cells(name, organ) for name, organ in results.organs.items()])
         self._table.show()
-        warnings = [f"⛔ {alarm.sentence} → {alarm.what_to_do}" for alarm in results.grave()]
+        self.alarms.setText("<br>".join(f"<b>{escape(a.sentence)}</b> {escape(a.what_to_do)}" for a in results.grave()))
+        self.alarms.setVisible(bool(results.grave()))
+        warnings = [f"✗ {title(name)}: {error.message} {error.hint}" for name, error in results.failed.items()]
         warnings += [f"⚠ {text}" for text in results.other_warnings()]
         for name, organ in results.organs.items():
             warnings += [f"⚠ {title(name)}: {text}" for text in organ.warnings]

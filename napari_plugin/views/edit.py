@@ -54,6 +54,7 @@ class EditView(QWidget):
         self._protect.setToolTip("Painting does not write over other organs (key B)")
         self._protect.toggled.connect(self.protect_changed)
         self._outline = QCheckBox("Outline")
+        self._outline.setChecked(True)
         self._outline.setToolTip("Draw outlines instead of filled organs (key O)")
         self._outline.toggled.connect(self.outline_changed)
         self._hu = QCheckBox("Only where CT is")

@@ -82,6 +82,17 @@ def test_the_ct_fits_the_canvas_although_the_spect_is_larger(shown, plane):
     assert np.asarray(camera.center)[-len(axes) :] == pytest.approx(layers.ct.extent.world.mean(axis=0)[axes])
 
 
+def test_the_view_stays_fitted_when_the_window_changes_until_somebody_zooms(shown):
+    viewer, planes, _, _ = shown
+    viewer.canvas.size = (300, 300)
+    small = viewer.scene.camera.zoom
+    viewer.canvas.size = (600, 600)
+    assert viewer.scene.camera.zoom == pytest.approx(2 * small)
+    viewer.scene.camera.zoom = 5.0
+    viewer.canvas.size = (300, 300)
+    assert viewer.scene.camera.zoom == 5.0
+
+
 def test_in_3d_the_organs_stand_alone_and_the_images_come_back_after_it(shown):
     viewer, planes, told, layers = shown
     planes.show("3d")

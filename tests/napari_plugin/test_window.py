@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from qtpy.QtCore import QPoint, Qt
 from qtpy.QtTest import QTest
-from qtpy.QtWidgets import QLineEdit
+from qtpy.QtWidgets import QApplication, QLineEdit
 
 from napari_plugin.session.settings import Settings
 
@@ -40,6 +43,7 @@ def opened(dock, image_id: str, truth: np.ndarray | None = None):
         voxel = tuple(np.argwhere(truth == 0)[:1].T)
         dock.controller.layers.labels.data_setitem(voxel, 3)
     QTest.qWaitForWindowExposed(dock.window())
+    QApplication.setActiveWindow(dock.window())  # without a window manager nobody else does
 
 
 def keep(dock, name: str) -> np.ndarray:
@@ -57,13 +61,12 @@ def click(widget) -> None:
 
 
 def test_views_keys_notices_and_the_sheet_by_mouse_and_keyboard(dock, truth):
-    controller, window = dock.controller, dock.window()
+    controller = dock.controller
     opened(dock, "P-002__ct_tp2", truth)
     drawn = controller.session.array.copy()
     keep(dock, "axial")
 
     # keys are alive after a click in the dock, and dead in a text field
-    window.activateWindow()
     QTest.mouseClick(dock.edit_view._table.viewport(), Qt.MouseButton.LeftButton, pos=QPoint(20, 30))
     assert controller.layers.labels.selected_label == 2
     press(dock, Qt.Key.Key_F3)
@@ -123,3 +126,21 @@ def test_views_keys_notices_and_the_sheet_by_mouse_and_keyboard(dock, truth):
     assert controller.wait("submit", 120).author == "eve"
     assert not controller.session.dirty
     keep(dock, "submitted")
+
+
+def test_a_window_killed_in_a_stroke_leaves_its_draft_which_is_offered_voxel_for_voxel(dock, server, tmp_path):
+    drawn = tmp_path / "drawn.npy"
+    script = Path(__file__).with_name("killed_window.py")
+    command = [sys.executable, str(script), server, str(tmp_path), str(drawn)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    controller = dock.controller
+    controller.connect(server)
+    controller.wait("connect", 120)
+    notice = dock.questions.notices["drafts"]
+    assert "1 unsaved case" in notice.text
+    keep(dock, "draft")
+    click(notice.answers["Resume"])
+    assert controller.wait("case", 120).restored
+    assert np.array_equal(controller.session.snapshot().native().array, np.load(drawn))
+    assert "drafts" not in dock.questions.notices
