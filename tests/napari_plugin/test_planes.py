@@ -83,7 +83,7 @@ def test_the_ct_fits_the_canvas_although_the_spect_is_larger(shown, plane):
 
 
 def test_the_view_stays_fitted_when_the_window_changes_until_somebody_zooms(shown):
-    viewer, planes, _, _ = shown
+    viewer, _, _, _ = shown
     viewer.canvas.size = (300, 300)
     small = viewer.scene.camera.zoom
     viewer.canvas.size = (600, 600)
