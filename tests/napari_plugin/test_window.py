@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -43,7 +44,9 @@ def opened(dock, image_id: str, truth: np.ndarray | None = None):
         voxel = tuple(np.argwhere(truth == 0)[:1].T)
         dock.controller.layers.labels.data_setitem(voxel, 3)
     QTest.qWaitForWindowExposed(dock.window())
-    QApplication.setActiveWindow(dock.window())  # without a window manager nobody else does
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        QApplication.setActiveWindow(dock.window())  # without a window manager nobody else does
 
 
 def keep(dock, name: str) -> np.ndarray:
