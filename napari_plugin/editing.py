@@ -278,14 +278,14 @@ class Editing(QObject):
         parts = []
         frame = scene.spect_at(self.session.case, self.viewer)
         if frame is not None and self.layers.spect is not None and self.layers.spect.visible:
-            doubt = "" if frame.registered else " (not registered to this CT)"
+            doubt = "" if frame.registered else "\n(not registered to this CT)"
             parts.append(f"SPECT {frame.time_h:g} h p.i., kBq/mL{doubt}")
         if frame is not self._measured_frame:
             self._measure_timer.start()
         parts += [self.caption(), self.brush.words]
         text = self.viewer.canvas.overlays.text
-        text.position = "top_left"
-        text.text = " · ".join(part for part in parts if part)
+        text.position = "bottom_left"  # in lines: the letters of the planes are at the middle of each edge
+        text.text = "\n".join(part for part in parts if part)
         text.visible = bool(text.text)
 
 
