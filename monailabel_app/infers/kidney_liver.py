@@ -39,7 +39,12 @@ class KidneyLiver(InferTask):
             labels={name: organ(name).index for name in SEGMENTED},
             dimension=3,
             description="Kidneys and liver on CT, by the 2.5D Mask R-CNN; research use only",
-            config={"planes": sorted(PLANES, key=lambda name: name != planes), "consensus": ["mean", "vote"]},
+            config={
+                "planes": sorted(PLANES, key=lambda name: name != planes),
+                "consensus": ["", "mean", "vote"],
+                "gap_fill": ["", "distance", "linear"],
+                "score_threshold": "",
+            },
         )
         self._models = models
         self._planes = planes
@@ -81,7 +86,7 @@ class KidneyLiver(InferTask):
             read_of_study(ct),
             self._checkpoint(),
             planes=planes,
-            consensus=choice(request, "consensus", "mean", ("mean", "vote")),
+            consensus=choice(request, "consensus", "", ("", "mean", "vote")) or None,
             gap_fill=choice(request, "gap_fill", "", ("", "distance", "linear")) or None,
             score_threshold=number(request, "score_threshold", None, 0.0, 1.0),
             device=self._device,

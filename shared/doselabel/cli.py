@@ -14,16 +14,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from doselabel import __version__, cli_check, cli_scores
+from doselabel import __version__, cli_check, cli_scores, cli_train
 from doselabel.cli_calibrate import add_calibrate
 from doselabel.cli_course import add_course
+from doselabel.cli_data import consensus_argument, reading_arguments
 from doselabel.errors import DoselabelError, Progress
 
 if TYPE_CHECKING:
     from doselabel.dosimetry.options import DoseOptions
     from doselabel.grid import StatedGrid
-    from doselabel.model.cases import TrainCase
-    from doselabel.model.train import Source
     from doselabel.wire import DoseResults
 
 
@@ -66,12 +65,12 @@ def _segment(args: argparse.Namespace) -> None:
     from doselabel.model.predict import segment
     from doselabel.study import read_of_study
 
-    planes = ("axial", "coronal", "sagittal") if args.consensus else ("axial",)
+    planes = ("axial", "coronal", "sagittal") if args.consensus is not None else ("axial",)
     found = segment(
         read_of_study(args.ct, stated=_stated(args)),
         args.checkpoint or starter_path(),
         planes=planes,
-        consensus=args.consensus or "mean",
+        consensus=args.consensus or None,
         score_threshold=args.score,
         gap_fill=args.fill,
         name=str(args.ct),
@@ -114,43 +113,6 @@ def _study_place(args: argparse.Namespace) -> None:
     study.stated_places[args.file] = StatedPlace(orientation=stated.orientation, spacing_mm=stated.spacing_mm)
     print(f"{args.file}: {study.grid(args.file).words()}, axes to {stated.orientation}")
     print(f"kept in {study.save()}")
-
-
-def _train(args: argparse.Namespace) -> None:
-    from doselabel.errors import ModelError
-    from doselabel.model.datasets import cases_from
-    from doselabel.model.mix import read_mix
-    from doselabel.model.profiles import PROFILES
-    from doselabel.model.settings import Settings
-    from doselabel.model.train import train
-
-    if (args.dir is None) == (args.mix is None):
-        raise ModelError("Found no cases, or two kinds of them.", "Give a folder of cases, or --mix FILE.")
-    progress, card, settings, profile = _terminal(), {"name": args.out.name}, Settings(), None
-    merge = args.lesions == "merge"
-    validation = cases_from(args.validation, merge_lesions=merge) if args.validation else []
-    cases: Sequence[TrainCase] | Sequence[Source]
-    if args.mix:
-        mix = read_mix(args.mix, args.out / "made", args.data, progress=progress)
-        cases, validation, settings = mix.sources, [*mix.validation, *validation], mix.settings
-        card["attribution"], profile = list(mix.attribution), mix.profile
-    else:
-        cases = cases_from(args.dir, args.layout, scheme=args.label_scheme, merge_lesions=merge)
-        settings = settings.replace(checkpoint_every=200)
-    if args.config:
-        settings = Settings.read(args.config)
-    settings = settings.replace(**{name: getattr(args, name) for name in settings.to_dict()})
-    result = train(
-        cases,
-        args.out,
-        settings=settings,
-        profile=PROFILES[args.profile] if args.profile else profile,
-        validation=validation,
-        card=card,
-        progress=progress,
-    )
-    cli_scores.say(result.findings)
-    print(f"checkpoint in {result.checkpoint}")
 
 
 def _dose(args: argparse.Namespace) -> None:
@@ -337,49 +299,10 @@ def _parser() -> argparse.ArgumentParser:
     segment.add_argument("--out", type=Path, required=True, help="label map to write (.nii.gz, .nrrd)")
     segment.add_argument("--checkpoint", type=Path, help="default: the starter model")
     _place_arguments(segment, required=False)
-    segment.add_argument(
-        "--consensus",
-        nargs="?",
-        choices=("mean", "vote"),
-        const="mean",
-        help="all three planes (about three times slower): mean probability (default), or 2-of-3 vote (the paper)",
-    )
-    segment.add_argument(
-        "--score", type=_fraction, help="least score of a detection (default: the model's own; fast 0.5, paper 0.9)"
-    )
-    segment.add_argument(
-        "--fill", choices=("distance", "linear"), help="how missed slices are filled (default: the model's own)"
-    )
+    consensus_argument(segment)
+    reading_arguments(segment)
 
-    train = _command(commands, "train", _train, "train the network on CTs with label maps")
-    train.add_argument("dir", type=Path, nargs="?", help="cases: studies, KiTS, LiTS, pairs … (docs/data.md)")
-    train.add_argument("--out", type=Path, required=True, help="folder of the run; a run that was killed goes on")
-    cli_scores.data_arguments(train)
-    train.add_argument("--mix", type=Path, help="YAML file of several sources (see doselabel.model.mix)")
-    train.add_argument("--data", type=Path, help="what $DATA stands for in the mix")
-    train.add_argument("--config", type=Path, help="YAML file of settings; a flag goes before it")
-    train.add_argument("--profile", choices=("fast", "paper"), help="default: that of --start, else fast")
-    train.add_argument("--validation", type=Path, help="folder of cases never trained on")
-    train.add_argument("--start", type=Path, help="checkpoint to go on from; with --profile, what fits of it is taken")
-    train.add_argument("--pretrained", type=Path, help="file of torchvision's ImageNet weights for the backbone")
-    for flag, name, kind, text in (
-        ("--steps", "steps", _count, "optimizer steps (default: 2000)"),
-        ("--max-minutes", "max_minutes", float, "end the learning rate's cycle after this time at the latest"),
-        ("--batch", "batch", _count, "slices per step (default: 4)"),
-        ("--crop", "crop_px", _count, "longest side of a training slice in pixels (default: 224)"),
-        ("--planes", "planes", str, "planes trained on (default: axial,coronal,sagittal)"),
-        ("--rate", "learning_rate", float, "peak learning rate (default: 1e-3; 1e-4 from a checkpoint)"),
-        ("--ema", "ema", float, "decay of the averaged weights (default: 0.998)"),
-        ("--seed", "seed", int, "same seed, same slices (default: 0)"),
-        ("--device", "device", str, "cpu, cuda or auto (default: auto)"),
-        ("--workers", "workers", int, "processes that draw slices (default: 0)"),
-        ("--checkpoint-every", "checkpoint_every", int, "steps between states to go on from (default: 200)"),
-        ("--validate-every", "validate_every", int, "steps between evaluations (default: at the end only)"),
-        ("--patience", "patience", int, "evaluations without gain after which to stop (default: never)"),
-        ("--cache", "cache", Path, "folder of prepared cases (default: OUT/prepared)"),
-    ):
-        train.add_argument(flag, dest=name, type=kind, help=text)
-
+    cli_train.add(_command, commands, _terminal)
     cli_scores.add(_command, commands, _terminal)
 
     dose = _command(commands, "dose", _dose, "absorbed dose of a study's organs, with a report")
@@ -462,13 +385,6 @@ def _count(text: str) -> int:
     value = int(text)
     if value < 1:
         raise argparse.ArgumentTypeError(f"{value} is not at least 1")
-    return value
-
-
-def _fraction(text: str) -> float:
-    value = float(text)
-    if not 0 < value < 1:
-        raise argparse.ArgumentTypeError(f"{value} is not between 0 and 1")
     return value
 
 

@@ -6,17 +6,21 @@ Their room apart from `doselabel.cli` keeps both short.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterable
+import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from doselabel.cli_data import consensus_argument, data_arguments, found_cases, reading_arguments, say
+from doselabel.cli_train import parenchyma_of, profile_of, recipe_of, settings_of, training_arguments
 from doselabel.errors import ModelError, Progress
 
 if TYPE_CHECKING:
-    from doselabel.alarms import Alarm
     from doselabel.model.splits import Split
 
 PLANES = ("axial", "coronal", "sagittal")
+UNTOLD = {"steps", "seed", "device", "workers", "checkpoint_every", "cache"}
+"""Settings that a table of results need not name, or names already."""
 Terminal = Callable[[], Progress]
 
 
@@ -28,8 +32,8 @@ def add(command: Callable[..., argparse.ArgumentParser], commands: Any, terminal
     )  # fmt: skip
     evaluate.add_argument("dir", type=Path, nargs="?", help="cases to segment and score (any layout of docs/data.md)")
     evaluate.add_argument("--checkpoint", type=Path, help="default: the starter model")
-    evaluate.add_argument("--consensus", action="store_true", help="all three planes")
-    evaluate.add_argument("--score", type=float, help="score threshold (default: the profile's)")
+    consensus_argument(evaluate)
+    reading_arguments(evaluate)
     evaluate.add_argument("--pred", type=Path, help="label map, or folder of label maps, instead of a model")
     evaluate.add_argument("--truth", type=Path, help="what --pred is compared with: file, folder, or folder of cases")
     evaluate.add_argument("--pred-scheme", metavar="NAME", help="numbering of --pred, when it does not carry names")
@@ -44,38 +48,23 @@ def add(command: Callable[..., argparse.ArgumentParser], commands: Any, terminal
         commands, "crossval", lambda args: _crossval(args, terminal),
         "train and test in folds by patient; one table, with and without consensus",
     )  # fmt: skip
-    crossval.add_argument("dir", type=Path, help="cases (any layout of docs/data.md)")
+    crossval.add_argument("dir", type=Path, nargs="?", help="cases (any layout of docs/data.md), or a --recipe's")
     crossval.add_argument("--out", type=Path, required=True, help="folder of the run; the same one goes on")
-    crossval.add_argument("--folds", type=int, default=5, help="1 draws one split (default: 5)")
+    crossval.add_argument("--folds", type=int, help="1 draws one split (default: 5)")
     crossval.add_argument(
-        "--split", default="80/0/20", help="80/0/20, or with validation the paper's 60/20/20, 70/10/20"
+        "--split",
+        help="training/validation/test in percent: 80/0/20 (default), or the paper's 60/20/20 or 70/10/20",
     )
-    crossval.add_argument("--seed", type=int, default=0)
-    crossval.add_argument("--steps", type=int, default=2000, help="of each fold (default: 2000)")
-    crossval.add_argument("--start", type=Path, help="checkpoint each fold goes on from; it must not know the patients")
-    crossval.add_argument("--profile", choices=("fast", "paper"), default="fast")
-    crossval.add_argument("--score", type=float, help="score threshold (default: the profile's)")
     crossval.add_argument("--no-consensus", action="store_true", help="axial alone")
+    crossval.add_argument("--consensus", choices=("mean", "vote"), help="default: the profile's own")
+    reading_arguments(crossval)
     data_arguments(crossval)
-
-
-def data_arguments(parser: argparse.ArgumentParser) -> None:
-    """Which files are cases, and what counts to an organ."""
-    parser.add_argument(
-        "--label-scheme",
-        metavar="NAME",
-        help="how label maps without names are numbered, when the layout does not tell: kits, btcv …",
-    )
-    parser.add_argument("--layout", help="layout of the cases (default: found by the names of files)")
-    parser.add_argument(
-        "--lesions", choices=("merge", "apart"), default="merge", help="tumours and cysts count to their organ, or not"
-    )
+    training_arguments(crossval)
 
 
 def _evaluate(args: argparse.Namespace, terminal: Terminal) -> None:
     from doselabel.io.evaluation import evaluate_files, evaluate_model
     from doselabel.model.checkpoint import starter_path
-    from doselabel.model.datasets import cases_from
     from doselabel.model.scores import table
     from doselabel.model.splits import Split
 
@@ -97,16 +86,14 @@ def _evaluate(args: argparse.Namespace, terminal: Terminal) -> None:
             progress=terminal(),
         )
     else:
-        cases = cases_from(
-            args.dir, args.layout, scheme=args.label_scheme, merge_lesions=args.lesions == "merge", truth_first=True
-        )
+        cases = found_cases(args, truth_first=True)
         if args.split:
             cases = Split.read(args.split).cases(cases, args.part)
         found = evaluate_model(
             args.checkpoint or starter_path(),
             cases,
-            planes=PLANES if args.consensus else PLANES[:1],
-            score_threshold=args.score,
+            planes=PLANES if args.consensus is not None else PLANES[:1],
+            reading={"consensus": args.consensus or None, "score_threshold": args.score, "gap_fill": args.fill},
             doses=args.doses,
             progress=terminal(),
         )
@@ -120,55 +107,61 @@ def _evaluate(args: argparse.Namespace, terminal: Terminal) -> None:
 
 
 def _crossval(args: argparse.Namespace, terminal: Terminal) -> None:
+    from doselabel.model.checkpoint import read_card
     from doselabel.model.crossval import MODES, crossvalidate
-    from doselabel.model.datasets import cases_from
+    from doselabel.model.profiles import FAST
+    from doselabel.model.settings import Settings
+    from doselabel.model.train import Source, train
 
-    cases = cases_from(args.dir, args.layout, scheme=args.label_scheme, merge_lesions=args.lesions == "merge")
+    progress = terminal()
+    recipe = recipe_of(args, progress, hold_out=False)
+    if (args.dir is None) == (not recipe.sources):
+        raise ModelError("Found no cases, or two kinds of them.", "Give a folder of cases, or a --recipe with sources.")
+    sources = recipe.sources or (Source("cases", 1.0, found_cases(args)),)
+    cases = [case for source in sources if source.name not in recipe.made for case in source.cases]
+    settings, profile, fine = settings_of(args, recipe), profile_of(args, recipe), parenchyma_of(args)
+    settings = settings.replace(cache=settings.cache or args.out / "prepared")
     if args.start:
         _refuse_known(args.start, {case.patient for case in cases})
+    if settings.schedule()[-1].labels == "parenchyma":  # then that is what the model was taught last
+        cases = [dataclasses.replace(case, parenchyma=True) for case in cases]
 
     def train_fold(split: Split, out: Path, progress: Progress) -> Path:
-        from doselabel.model.profiles import PROFILES
-        from doselabel.model.train import train
-
+        # What is painted or synthetic helps in every fold.
+        kept = {*split.validation, *split.test}
         done = train(
-            split.cases(cases, "train"),
+            [dataclasses.replace(s, cases=[c for c in s.cases if c.patient not in kept]) for s in sources],
             out,
-            start=args.start,
-            profile=None if args.start else PROFILES[args.profile],
-            steps=args.steps,
-            seed=args.seed,
+            settings=settings,
+            profile=profile,
             validation=split.cases(cases, "validation"),
+            parenchyma=[case for case in fine if case.patient not in kept],
             progress=progress,
         )
         return done.checkpoint
 
+    told, usual = settings.to_dict(), Settings().to_dict()
+    known = profile or (read_card(args.start)[0] if args.start else FAST)
+    about: dict[str, Any] = {"profile": known.name}
+    about |= {"epochs": settings.epochs} if settings.epochs else {"steps": settings.steps}
+    about |= {name: value for name, value in told.items() if value != usual[name] and name not in UNTOLD}
+    about |= {name: getattr(args, name) for name in ("score", "fill", "consensus") if getattr(args, name)}
+    about |= {"lesions": args.lesions} if args.lesions != "merge" else {}
+    about |= {"kidneys": "parenchyma"} if any(case.parenchyma for case in cases) else {}
     result = crossvalidate(
         cases,
         args.out,
         train_fold,
-        count=args.folds,
-        split=args.split,
-        seed=args.seed,
+        count=args.folds or recipe.folds or 5,
+        split=args.split or recipe.split or "80/0/20",
+        seed=settings.seed,
         modes=("axial",) if args.no_consensus else tuple(MODES),
-        score_threshold=args.score,
-        about={
-            "steps": args.steps,
-            "profile": args.profile,
-            "start": str(args.start or ""),
-            "score": args.score,
-            "lesions": args.lesions,
-        },
-        progress=terminal(),
+        reading={"consensus": args.consensus, "score_threshold": args.score, "gap_fill": args.fill},
+        about=about,
+        progress=progress,
     )
     print(result.text())
     print(f"folds, checkpoints and scores in {args.out}")
-
-
-def say(alarms: Iterable[Alarm]) -> None:
-    """Print what must be known before any number."""
-    for alarm in alarms:
-        print(f"{alarm.severity}: {alarm.sentence}")
 
 
 def _refuse_known(start: Path, patients: set[str]) -> None:

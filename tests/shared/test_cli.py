@@ -49,7 +49,7 @@ def test_labels_prints_the_table(capsys):
 
 @pytest.mark.parametrize(
     ("options", "expected"),
-    [([], (None, None, None)), (["--consensus"], (None, "mean", None)),
+    [([], (None, None, None)), (["--consensus"], (None, False, None)),
      (["--consensus", "vote", "--score", "0.9", "--fill", "linear"], (0.9, "vote", "linear"))],
 )  # fmt: skip
 def test_segment_leaves_to_the_model_what_is_not_said(options, expected):

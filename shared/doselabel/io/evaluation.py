@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 from doselabel.alarms import Alarm, ordered
 from doselabel.dosimetry import pipeline
@@ -85,7 +86,7 @@ def evaluate_model(
     cases: Sequence[TrainCase],
     *,
     planes: Sequence[str] = ("axial",),
-    score_threshold: float | None = None,
+    reading: Mapping[str, Any] | None = None,
     doses: bool = False,
     progress: Progress = no_progress,
 ) -> Evaluation:
@@ -93,10 +94,13 @@ def evaluate_model(
 
     Parameters
     ----------
+    planes, reading
+        As in `doselabel.model.evaluate.evaluate`.
     doses : bool
         Compute doses with both masks, for those cases that are CTs of a study.
     """
-    result = Evaluation(about={"checkpoint": str(checkpoint), "planes": list(planes)})
+    told = {name: value for name, value in (reading or {}).items() if value is not None}
+    result = Evaluation(about={"checkpoint": str(checkpoint), "planes": list(planes), **told})
     with TemporaryDirectory(prefix="doselabel-doses-") as folder:
 
         def seen(case: TrainCase, predicted: LabelMap, truth: LabelMap, rows: list[OrganScore]) -> None:
@@ -107,7 +111,7 @@ def evaluate_model(
 
         share = 0.7 if doses else 1.0
         evaluate(
-            checkpoint, cases, planes=planes, score_threshold=score_threshold, seen=seen,
+            checkpoint, cases, planes=planes, reading=reading, seen=seen,
             progress=lambda stage, fraction: progress(stage, share * fraction),
         )  # fmt: skip
         if doses:

@@ -64,20 +64,30 @@ def draw_slice(case: Prepared, plane: str, rng: np.random.Generator) -> int:
 
 
 def training_slice(
-    case: Prepared, plane: str, index: int, profile: Profile, rng: np.random.Generator, crop_px: int
+    case: Prepared,
+    plane: str,
+    index: int,
+    profile: Profile,
+    rng: np.random.Generator,
+    crop_px: int,
+    *,
+    varied: bool = True,
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Make one augmented slice (C, H, W) in [0, 1] and its target for the network.
+    """Make one slice (C, H, W) in [0, 1] and its target for the network.
 
-    Rotation ±15°, scale 0.8–1.25, elastic warp, slice-gap jitter, organ enhancement, unenhanced look, HU shift ±30,
-    low-dose resolution and noise. No mirroring: left must stay left.
+    Unless ``varied`` is off (the paper: a window is all): rotation ±15°, scale 0.8–1.25, elastic warp, slice-gap
+    jitter, organ enhancement, unenhanced look, HU shift ±30, low-dose resolution and noise. No mirroring: left must
+    stay left.
     """
     axis = PLANES[plane]
-    step = max(1, round(channel_step(profile, case.spacing_mm[axis]) * rng.uniform(0.7, 2.0)))
-    spacing, box, shape = (in_plane(values, plane) for values in (case.spacing_mm, case.box, case.hu.shape))
+    step = channel_step(profile, case.spacing_mm[axis])
+    if varied:
+        step = max(1, round(step * rng.uniform(0.7, 2.0)))
+    spacing, box, shape = (in_plane(values, plane) for values in (case.spacing_mm, case.box, case.scanned))
     frame = frame_of(profile, spacing, box, shape)
     hu = stack(case.hu, plane, index, profile.in_slices, step)
     neighbours = torch.from_numpy(adjacent(case.classes, plane, index, profile.in_slices, step))
-    warp, size = _warp(frame, rng, crop_px)
+    warp, size = _warp(frame, rng, crop_px, varied)
     frame = Frame(size, frame.scale, frame.offset)
     image = resampled(hu, frame, warp)
     middle = neighbours[profile.in_slices // 2]
@@ -87,8 +97,8 @@ def training_slice(
         for value in neighbours.unique().tolist()
         if value
     }
-    image = windowed(_intensities(image, masks, profile, rng), profile)
-    if rng.random() < 0.3:
+    image = windowed(_intensities(image, masks, profile, rng) if varied else image, profile)
+    if varied and rng.random() < 0.3:
         image = image ** float(np.exp(rng.normal(0, 0.25)))
     if profile.spect:
         image = torch.cat([image, _spect_channel(case, plane, index, frame, warp, rng)])
@@ -111,19 +121,21 @@ def training_slice(
     return image, target
 
 
-def _warp(frame: Frame, rng: np.random.Generator, crop_px: int) -> tuple[Tensor, tuple[int, int]]:
-    """Random rotation, scale, crop and elastic warp: positions (H, W, 2) in pixels of ``frame``."""
+def _warp(frame: Frame, rng: np.random.Generator, crop_px: int, varied: bool = True) -> tuple[Tensor, tuple[int, int]]:
+    """Random crop and, if ``varied``, rotation, scale and elastic warp: positions (H, W, 2) in pixels of ``frame``."""
     angle = np.deg2rad(rng.normal(0, 7.5)).clip(-0.26, 0.26)
     zoom = np.exp(rng.uniform(np.log(0.8), np.log(1.25), 2) * 0.5 + np.log(rng.uniform(0.85, 1.2)) * 0.7)
     size = [int(min(crop_px, max(32, np.ceil(n / 32) * 32))) for n in frame.size]
     middle = (np.array(frame.size) - 1) / 2
     slack = np.maximum(0, np.array(frame.size) - np.array(size)) / 2 + 10
+    if not varied:
+        angle, zoom, slack = 0.0, np.ones(2), np.maximum(0, slack - 10)
     centre = middle + rng.uniform(-slack, slack)
     rows, columns = np.meshgrid(*(np.arange(n) - (n - 1) / 2 for n in size), indexing="ij")
     cos, sin = np.cos(angle), np.sin(angle)
     warp = np.stack([(cos * rows - sin * columns) * zoom[0], (sin * rows + cos * columns) * zoom[1]], -1) + centre
     positions = torch.from_numpy(warp.astype(np.float32))
-    if rng.random() < 0.5:
+    if varied and rng.random() < 0.5:
         coarse = torch.from_numpy(rng.normal(0, rng.uniform(1, 5), (1, 2, 6, 6)).astype(np.float32))
         positions += F.interpolate(coarse, size, mode="bicubic", align_corners=True)[0].permute(1, 2, 0)
     return positions, (size[0], size[1])

@@ -25,7 +25,7 @@ from doselabel.model.cases import TrainCase, case_ct, case_labels, unlabelled
 from doselabel.model.profiles import Profile
 from doselabel.model.slices import PLANES, body_box
 
-FORMAT = "prepared/1"
+FORMAT = "prepared/2"
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,8 @@ class Prepared:
         Class indices of the profile.
     spacing_mm : tuple of float
         (z, y, x).
+    scanned : tuple of int
+        Shape (z, y, x) of the whole image, of which the arrays hold the body.
     organs : dict
         Plane → class → first and last slice that shows it.
     unlabelled : tuple of int
@@ -54,6 +56,7 @@ class Prepared:
     hu: np.ndarray = field(repr=False)
     classes: np.ndarray = field(repr=False)
     spacing_mm: tuple[float, float, float]
+    scanned: tuple[int, int, int]
     organs: dict[str, dict[int, tuple[int, int]]] = field(repr=False)
     unlabelled: tuple[int, ...] = ()
     spect: np.ndarray | None = field(repr=False, default=None)
@@ -90,7 +93,7 @@ def _key(case: TrainCase, profile: Profile) -> str:
     files = [case.ct, case.labels, *([case.spect] if case.spect and profile.spect else [])]
     stamps = [(str(Path(f).resolve()), Path(f).stat().st_size, Path(f).stat().st_mtime_ns) for f in files]
     meant = [case.patient, sorted((case.names or {}).items()), case.unlabelled, case.scheme, case.merge_lesions]
-    told = [FORMAT, stamps, *meant, case.absent, profile.classes]
+    told = [FORMAT, stamps, *meant, case.absent, case.parenchyma, profile.classes]
     return f"{case.patient[:40]}-{hashlib.sha256(json.dumps(told).encode()).hexdigest()[:16]}"
 
 
@@ -119,6 +122,7 @@ def _write(case: TrainCase, profile: Profile, home: Path) -> None:
     card = {
         "patient": case.patient,
         "spacing_mm": volume.geometry.spacing_mm,
+        "scanned": volume.array.shape,
         "organs": organs,
         "unlabelled": silent,
         "findings": [alarm.of_file(f"{case.patient}, {case.labels.name}").model_dump() for alarm in labels.findings],
@@ -163,6 +167,7 @@ def _open(home: Path) -> Prepared:
         np.load(home / "hu.npy", mmap_mode="r"),
         np.load(home / "classes.npy", mmap_mode="r"),
         tuple(card["spacing_mm"]),
+        tuple(card["scanned"]),
         organs,
         tuple(card["unlabelled"]),
         np.load(spect, mmap_mode="r") if spect.is_file() else None,

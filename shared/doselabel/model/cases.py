@@ -6,7 +6,7 @@ It knows how a case is read; which cases there are is found by `doselabel.model.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from doselabel.errors import LabelError
 from doselabel.geometry import Volume
 from doselabel.labels import LabelMap, inspected, read_labels
 from doselabel.model import series
+from doselabel.model.parenchyma import parenchyma
 from doselabel.study import folder_of, read_of_study
 
 ORGAN_MASKS = {
@@ -51,6 +52,8 @@ class TrainCase:
         Count tumours and cysts to the organ they lie in (the paper does); else they are no part of it.
     absent : tuple of str
         Organs the patient does not have.
+    parenchyma : bool
+        Leave pelvis, sinus and vessels out of the kidneys that were drawn (`doselabel.model.parenchyma`).
     """
 
     ct: Path
@@ -62,6 +65,7 @@ class TrainCase:
     scheme: str | None = None
     merge_lesions: bool = True
     absent: tuple[str, ...] = ()
+    parenchyma: bool = False
 
 
 def case_ct(case: TrainCase) -> Volume:
@@ -89,6 +93,8 @@ def case_labels(case: TrainCase, ct: Volume | None = None) -> LabelMap:
     LabelError, GeometryError
         When it can't be read, or lies elsewhere than the CT that is given.
     """
+    if ct is None and case.parenchyma:
+        ct = case_ct(case)
     labels = _read(case, ct)
     if ct is not None and not labels.geometry.same_place(ct.geometry):
         raise LabelError(
@@ -96,7 +102,15 @@ def case_labels(case: TrainCase, ct: Volume | None = None) -> LabelMap:
             f"CT {case.ct} has {ct.geometry.shape} of {_mm(ct.geometry.spacing_mm)} mm, or lies elsewhere.",
             "Give label maps on their CT's own grid.",
         )
-    return labels
+    return _of_parenchyma(labels, ct) if case.parenchyma and ct is not None else labels
+
+
+def _of_parenchyma(labels: LabelMap, ct: Volume) -> LabelMap:
+    array = labels.array.copy()
+    for side in ("left", "right"):
+        if (mask := labels.mask(f"{side}_kidney")).any():
+            array[mask & ~parenchyma(ct.array, mask, labels.geometry, side)] = 0
+    return replace(labels, array=array)
 
 
 def _read(case: TrainCase, ct: Volume | None) -> LabelMap:

@@ -184,7 +184,7 @@ def load_weights(model: nn.Module, path: Path, profile: Profile) -> None:
 
 _MAY_DIFFER = {
     *("name", "classes", "decoys", "in_slices", "slice_gap_mm", "spect"),
-    *("score_accept", "score_seed", "gap_fill", "proposals"),
+    *("score_accept", "score_seed", "gap_fill", "consensus", "proposals"),
 }
 _PER_CLASS = ("roi_heads.box_predictor.", "roi_heads.mask_predictor.logits.")
 

@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -138,7 +139,7 @@ def crossvalidate(
     split: str = ALL_BUT_TEST,
     seed: int = 0,
     modes: Sequence[str] = tuple(MODES),
-    score_threshold: float | None = None,
+    reading: Mapping[str, Any] | None = None,
     about: dict | None = None,
     progress: Progress = no_progress,
 ) -> CrossValidation:
@@ -159,7 +160,7 @@ def crossvalidate(
             progress(f"fold {number} of {count}: {stage}", (number - 1 + fraction) / count)
 
         if not all((folder / mode / "scores.json").is_file() for mode in modes):
-            _run_fold(fold, cases, folder, train_fold, modes, score_threshold, step)
+            _run_fold(fold, cases, folder, train_fold, modes, reading, step)
         for mode in modes:
             rows[mode].append(tuple(read_scores(folder / mode / "scores.json")))
     result = CrossValidation({mode: tuple(parts) for mode, parts in rows.items()}, about)
@@ -174,7 +175,7 @@ def _run_fold(
     folder: Path,
     train_fold: TrainFold,
     modes: Sequence[str],
-    score_threshold: float | None,
+    reading: Mapping[str, Any] | None,
     progress: Progress,
 ) -> None:
     from doselabel.model.checkpoint import load
@@ -195,9 +196,7 @@ def _run_fold(
         def part(stage: str, fraction: float, start: float = start) -> None:
             progress(f"testing, {mode}", start + 0.2 * fraction / len(modes))  # noqa: B023
 
-        rows = evaluate(
-            ready, fold.cases(cases, "test"), planes=MODES[mode], score_threshold=score_threshold, progress=part
-        )
+        rows = evaluate(ready, fold.cases(cases, "test"), planes=MODES[mode], reading=reading, progress=part)
         write_scores(rows, folder / mode, {"model_sha256": ready.sha256, "planes": list(MODES[mode])})
 
 

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from scipy import ndimage
@@ -30,8 +31,8 @@ def evaluate(
     cases: Sequence[TrainCase],
     *,
     planes: Sequence[str] = ("axial",),
-    score_threshold: float | None = None,
     device: str = "cpu",
+    reading: Mapping[str, Any] | None = None,
     seen: Seen | None = None,
     progress: Progress = no_progress,
 ) -> list[OrganScore]:
@@ -41,8 +42,10 @@ def evaluate(
     ----------
     checkpoint : Path or Checkpoint
     cases : sequence of TrainCase
-    planes, score_threshold, device
+    planes, device
         As in `doselabel.model.predict.segment`.
+    reading : mapping, optional
+        ``consensus``, ``score_threshold``, ``gap_fill`` of it; None leaves each to the model's profile.
     seen : callable, optional
         Called for each case as soon as it is segmented.
     """
@@ -55,9 +58,7 @@ def evaluate(
         progress("evaluating", number / len(cases))
         ct = case_ct(case)
         truth = case_labels(case, ct)
-        found = segment(
-            ct, ready, planes=planes, score_threshold=score_threshold, device=device, name=str(case.ct)
-        ).labels
+        found = segment(ct, ready, planes=planes, device=device, name=str(case.ct), **(reading or {})).labels
         organs = ready.profile.organs
         names = [name for name in organs if name not in unlabelled(case, truth, organs)]
         scored = compare(found, truth, names, patient=case.patient, ct=Path(case.ct).name)

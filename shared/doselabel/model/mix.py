@@ -1,4 +1,4 @@
-"""Which sources a network learns from, and how much from each: a small YAML file. Knows folders, draws nothing.
+"""Recipes: what a network learns from, how, and how it is tested, in a small YAML file. Knows folders, draws nothing.
 
 ::
 
@@ -13,7 +13,8 @@
 ``cases`` names a folder (or several) as `cases_from` reads it; ``paint`` a folder of label maps that CTs are painted
 from; ``sample`` makes that many synthetic patients. Paths are relative to the file; ``$DATA`` in them is
 the folder given with ``--data``. A patient named under
-``validation`` is never trained on.
+``validation`` is never trained on. A recipe may also name the ``organs`` to learn, and ``folds`` and ``split`` of a
+cross-validation; without ``sources`` the cases are given beside it. Those in ``recipes/`` are known by their names.
 """
 
 from __future__ import annotations
@@ -32,6 +33,9 @@ from doselabel.model.settings import Settings, read_yaml
 from doselabel.model.train import Source
 
 
+RECIPES = Path(__file__).with_name("recipes")
+
+
 @dataclass(frozen=True)
 class Mix:
     """Sources to train on, cases to validate on, and settings.
@@ -45,50 +49,78 @@ class Mix:
         What the model card says of the data.
     profile : Profile, optional
         That of the network; default: that of the checkpoint it starts from.
+    made : tuple of str
+        Names of those sources that show nobody: painted or synthetic.
+    organs : tuple of str
+        Organs to learn; none: the profile's.
+    folds, split
+        Of a cross-validation.
     """
 
-    sources: tuple[Source, ...]
-    validation: tuple[TrainCase, ...]
-    settings: Settings
-    attribution: tuple[str, ...]
+    sources: tuple[Source, ...] = ()
+    validation: tuple[TrainCase, ...] = ()
+    settings: Settings = Settings()
+    attribution: tuple[str, ...] = ()
     profile: Profile | None = None
+    made: tuple[str, ...] = ()
+    organs: tuple[str, ...] = ()
+    folds: int | None = None
+    split: str | None = None
+
+
+def recipe_path(name: str | Path) -> Path:
+    """The file of a recipe that ships, by its name, or the file itself.
+
+    Raises
+    ------
+    ModelError
+        When there is neither.
+    """
+    shipped = RECIPES / f"{name}.yaml"
+    path = shipped if shipped.is_file() else Path(name)
+    if not path.is_file():
+        known = ", ".join(sorted(file.stem for file in RECIPES.glob("*.yaml")))
+        raise ModelError(f"{name}: is neither a recipe ({known}) nor a file.", "Give one of these, or a YAML file.")
+    return path
 
 
 def read_mix(
-    path: Path,
+    name: str | Path,
     work: Path,
     data: Path | None = None,
     progress: Progress = no_progress,
     *,
     only: Sequence[str] | None = None,
+    hold_out: bool = True,
 ) -> Mix:
-    """Read a mix and make what is to be made (painted CTs, synthetic patients) below ``work``.
+    """Read a mix (as `recipe_path` finds it) and make what is to be made (painted CTs, synthetic patients) in ``work``.
 
-    ``only`` leaves out all but the sources of these names.
+    ``only`` leaves out all but the sources of these names. With ``hold_out`` off, the patients named under
+    ``validation`` are in the sources like others.
 
     Raises
     ------
     ModelError
         When the file, or a folder it names, is not as described.
     """
+    path = recipe_path(name)
     content = _filled(read_yaml(path), path, data)
-    known = {"sources", "validation", "settings", "attribution", "profile"}
+    known = {"sources", "validation", "settings", "attribution", "profile", "organs", "folds", "split"}
     if unknown := sorted(set(content) - known):
         raise ModelError(f"{path}: has unknown entries {unknown}; known: {', '.join(sorted(known))}.")
-    held_out = {str(name) for name in content.get("validation") or []}
-    sources, validation = [], []
+    held_out = {str(patient) for patient in content.get("validation") or []} if hold_out else set()
+    sources, made, validation = [], [], []
     for number, row in enumerate(content.get("sources") or []):
         try:
-            name, share = str(row["name"]), float(row["share"])
+            source, share = str(row["name"]), float(row["share"])
         except (KeyError, TypeError, ValueError) as error:
             raise ModelError(f"{path}: source {number + 1} lacks a name or a share ({error}).") from error
-        if only is not None and name not in only:
+        if only is not None and source not in only:
             continue
-        found = _cases(path, row, work / name, progress)
+        found = _cases(path, row, work / source, progress)
         validation += [case for case in found if case.patient in held_out]
-        sources.append(Source(name, share, [case for case in found if case.patient not in held_out]))
-    if not sources:
-        raise ModelError(f"{path}: names no sources.", "See doselabel.model.mix for an example.")
+        made += [] if "cases" in row else [source]
+        sources.append(Source(source, share, [case for case in found if case.patient not in held_out]))
     if missing := held_out - {case.patient for case in validation}:
         raise ModelError(
             f"{path}: validation names {', '.join(sorted(missing))}, which no source has.",
@@ -96,12 +128,22 @@ def read_mix(
         )
     settings = Settings().replace(**(content.get("settings") or {}))
     base = Path(path).resolve().parent
-    named = {name: base / file for name in ("start", "pretrained") if (file := getattr(settings, name))}
+    files = {key: base / file for key in ("start", "pretrained") if (file := getattr(settings, key))}
     profile = content.get("profile")
     if profile is not None and profile not in PROFILES:
         raise ModelError(f"{path}: names the profile '{profile}'; there are {', '.join(PROFILES)}.")
     attribution = tuple(content.get("attribution") or ())
-    return Mix(tuple(sources), tuple(validation), settings.replace(**named), attribution, PROFILES.get(profile))
+    return Mix(
+        tuple(sources),
+        tuple(validation),
+        settings.replace(**files),
+        attribution,
+        PROFILES.get(profile),
+        tuple(made),
+        tuple(content.get("organs") or ()),
+        content.get("folds"),
+        content.get("split"),
+    )
 
 
 def _cases(path: Path, row: dict[str, Any], work: Path, progress: Progress) -> list[TrainCase]:

@@ -68,7 +68,7 @@ def segment(
     checkpoint: Path | Checkpoint,
     *,
     planes: Sequence[str] = ("axial",),
-    consensus: str = "mean",
+    consensus: Literal["mean", "vote"] | None = None,
     score_threshold: float | None = None,
     gap_fill: Literal["distance", "linear"] | None = None,
     device: str = "cpu",
@@ -85,8 +85,8 @@ def segment(
     checkpoint : Path or Checkpoint
     planes : sequence of {"axial", "coronal", "sagittal"}
         One ("axial") or all three.
-    consensus : {"mean", "vote"}
-        How three planes agree: averaged probabilities, or 2 of 3 (Nazari 2021, Appendix A.2).
+    consensus : {"mean", "vote"}, optional
+        How three planes agree: averaged probabilities, or 2 of 3 (Nazari 2021, Appendix A.2); default: the profile's.
     score_threshold : float, optional
         Least score of a detection; default: the profile's. What is not surer than the profile's seed score counts
         only where it continues an organ.
@@ -112,7 +112,7 @@ def segment(
     """
     began = time.perf_counter()
     _check_planes(planes)
-    _check_choice("consensus", consensus, ("mean", "vote"))
+    _check_choice("consensus", consensus, (None, "mean", "vote"))
     _check_choice("gap_fill", gap_fill, (None, "distance", "linear"))
     check_hu(volume.array, name)
     ready = checkpoint if isinstance(checkpoint, Checkpoint) else checkpoints.load(checkpoint)
@@ -120,7 +120,7 @@ def segment(
     crop = _crop(image.array, body_box(image.array))
     spacing_mm, hu = image.geometry.spacing_mm, _int16(image.array[crop])
     with torch.inference_mode(), _threads(threads):
-        looker = _Looker(hu, spacing_mm, ready, score_threshold, torch.device(device))
+        looker = _Looker(hu, spacing_mm, image.array.shape, ready, score_threshold, torch.device(device))
         _look_axial(looker, progress)
         for plane in planes:
             if plane != "axial":
@@ -133,7 +133,7 @@ def segment(
         spacing_mm,
         replace(ready.profile, gap_fill=gap_fill) if gap_fill else ready.profile,
         midline_box=looker.box,
-        consensus=consensus,
+        consensus=consensus or ready.profile.consensus,
     )
     names = {organ(name).index: name for name in ready.profile.organs}
     organs = {name: organs[name] for name in ready.profile.organs}
@@ -222,12 +222,14 @@ class _Looker:
         self,
         hu: np.ndarray,
         spacing_mm: tuple[float, float, float],
+        scanned: tuple[int, ...],
         ready: Checkpoint,
         score_threshold: float | None,
         device: torch.device,
     ) -> None:
         self.hu = hu
         self.spacing = spacing_mm
+        self.scanned = scanned
         self.profile = ready.profile
         self.accept = self.profile.score_accept if score_threshold is None else score_threshold
         self.model = ready.model.to(device)
@@ -244,7 +246,7 @@ class _Looker:
         axis = PLANES[plane]
         spacing, shape = in_plane(self.spacing, plane), in_plane(self.hu.shape, plane)
         rows_columns = in_plane(box or self.box, plane)
-        frame = frame_of(self.profile, spacing, rows_columns, shape)
+        frame = frame_of(self.profile, spacing, rows_columns, in_plane(self.scanned, plane))
         slices = stack(self.hu, plane, index, self.profile.in_slices, channel_step(self.profile, self.spacing[axis]))
         picture = windowed(resampled(slices, frame), self.profile).to(self.device)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type != "cpu" or bf16_pays()):

@@ -6,10 +6,12 @@ A profile travels inside the checkpoint, so that `network.build` makes the same 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from doselabel.errors import ModelError
+from doselabel.labels import NAMES
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,8 @@ class Profile:
         A detection counts from ``score_accept`` when it is linked in 3D to one above ``score_seed``.
     gap_fill : {"distance", "linear"}
         How slices without a mask are filled between their neighbours: by signed distances, or linearly (the paper).
+    consensus : {"mean", "vote"}
+        How three planes agree: averaged probabilities, or 2 of 3 (the paper).
     """
 
     name: str
@@ -96,6 +100,7 @@ class Profile:
     score_accept: float = 0.5
     score_seed: float = 0.9
     gap_fill: Literal["distance", "linear"] = "distance"
+    consensus: Literal["mean", "vote"] = "mean"
 
     def to_dict(self) -> dict:
         """Plain data for the checkpoint's header."""
@@ -110,6 +115,24 @@ class Profile:
     def organs(self) -> tuple[str, ...]:
         """What is answered: the classes without the decoys."""
         return tuple(name for name in self.classes if name not in self.decoys)
+
+    def of_organs(self, organs: Sequence[str]) -> Profile:
+        """Return the same profile for these organs alone, in the order of its own classes; decoys stay.
+
+        Raises
+        ------
+        ModelError
+            When an organ is not in the label table.
+        """
+        if unknown := sorted(set(organs) - set(NAMES.values())):
+            raise ModelError(
+                f"'{', '.join(unknown)}' is no organ; expected some of {', '.join(NAMES.values())}.",
+                "Correct the name.",
+            )
+        decoys = tuple(name for name in self.decoys if name not in organs)
+        known = [name for name in self.classes if name in organs or name in decoys]
+        classes = (*known, *(name for name in organs if name not in known))
+        return dataclasses.replace(self, classes=classes, decoys=decoys)
 
     def pretrained(self) -> Profile:
         """Return the same profile with the norms that pretrained weights bring along."""
@@ -158,6 +181,7 @@ PAPER = Profile(
     score_accept=0.9,
     score_seed=0.9,
     gap_fill="linear",
+    consensus="vote",
 )
 """Nazari et al. 2021: ResNet-50-FPN, P2–P5 without a pool level, RoI 28×28, mask target 256×256, score 0.9.
 
@@ -165,4 +189,7 @@ The paper's RoI head is a fully connected layer on 28×28 samples (205 M weights
 reduction keeps the 28×28 sampling.
 """
 
-PROFILES = {profile.name: profile for profile in (FAST, PAPER)}
+FAST_SPECT = dataclasses.replace(FAST, name="fast-spect", spect=True)
+"""`FAST` with the SPECT of the same SPECT/CT as one more channel (the outlook of Nazari 2021)."""
+
+PROFILES = {profile.name: profile for profile in (FAST, FAST_SPECT, PAPER)}

@@ -97,11 +97,6 @@ class Run:
 
                 self._board = SummaryWriter(str(self.folder / "tensorboard"), purge_step=self.step)
 
-    @property
-    def cache(self) -> Path:
-        """Folder of prepared cases."""
-        return self.settings.cache or self.folder / "prepared"
-
     def fraction(self) -> float:
         """How much of the run is done, by steps or by time, whichever is further."""
         done = self.step / self.settings.steps
@@ -217,7 +212,7 @@ class Run:
             return
         state = torch.load(path, map_location=self.team.device, weights_only=True)
         mine = {k: v for k, v in self.settings.to_dict().items() if k not in _MAY_CHANGE}
-        was = {k: v for k, v in state["settings"].items() if k not in _MAY_CHANGE}
+        was = {k: v for k, v in (Settings().to_dict() | state["settings"]).items() if k not in _MAY_CHANGE}
         changed = [
             f"{name} was {was.get(name)!r}, is {value!r}" for name, value in mine.items() if was.get(name) != value
         ]

@@ -85,12 +85,11 @@ def body_box(hu: np.ndarray) -> tuple[slice, slice, slice]:
 def frame_of(
     profile: Profile, spacing_mm: tuple[float, float], box: tuple[slice, slice], shape: tuple[int, int]
 ) -> Frame:
-    """Lay the network's pixels over a slice: over the body at a fixed pixel size, or (paper) over the whole slice."""
-    if profile.pixel_mm is None:
-        pixel_mm = max(n * mm for n, mm in zip(shape, spacing_mm, strict=True)) / profile.side_px
-        box = (slice(0, shape[0]), slice(0, shape[1]))
-    else:
-        pixel_mm = profile.pixel_mm
+    """Lay the network's pixels over a box of a slice, at a fixed pixel size or (paper) that of the whole slice.
+
+    ``shape`` is that of the whole slice as it was scanned, of which the array may hold a part.
+    """
+    pixel_mm = profile.pixel_mm or max(n * mm for n, mm in zip(shape, spacing_mm, strict=True)) / profile.side_px
     size, scale, offset = [], [], []
     for part, mm in zip(box, spacing_mm, strict=True):
         length = part.stop - part.start

@@ -1,8 +1,8 @@
 """Training: one loop on one screen. Knows sources of cases, steps and checkpoints; no server, no queue, no promotion.
 
-From scratch (`FAST`), from pretrained ImageNet weights (heads first, then everything, as in the paper), or from a
-checkpoint on corrections mixed with replay; on a CPU, a GPU, or several processes under ``torchrun``. A run that was
-killed goes on from its last state with the same numbers: sample n is drawn from (seed, n) alone.
+From scratch (`FAST`), from pretrained ImageNet weights (heads first, then everything, as in the paper), in stages, or
+from a checkpoint on corrections mixed with replay; on a CPU, a GPU, or several processes under ``torchrun``. A run
+that was killed goes on from its last state with the same numbers: sample n is drawn from (seed, n) alone.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import itertools
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +30,7 @@ from doselabel.model.cases import TrainCase
 from doselabel.model.network import bf16_pays, build
 from doselabel.model.profiles import FAST, Profile
 from doselabel.model.run import Run, Team
-from doselabel.model.settings import Settings
+from doselabel.model.settings import Settings, Stage
 
 __all__ = ["Source", "TrainCase", "TrainResult", "train"]
 
@@ -81,6 +81,7 @@ def train(
     profile: Profile | None = None,
     validation: Sequence[TrainCase] = (),
     replay: Sequence[TrainCase] = (),
+    parenchyma: Sequence[TrainCase] = (),
     card: dict | None = None,
     progress: Progress = no_progress,
     **overrides,
@@ -102,6 +103,8 @@ def train(
         Evaluated every ``settings.validate_every`` steps and at the end; its patients must not be trained on.
     replay : sequence of TrainCase
         Earlier cases: two thirds of each batch, ``cases`` one third.
+    parenchyma : sequence of TrainCase
+        Cases whose kidneys are renal parenchyma, for stages that learn it; default: made of all cases.
     card : dict, optional
         Added to the model card: training data, attribution, version.
     progress : Progress
@@ -117,9 +120,9 @@ def train(
     ModelError
         No cases; a patient both trained on and validated; a wrong checkpoint or label map.
     """
-    settings = (settings or Settings()).replace(**overrides)
+    out, settings = Path(out), (settings or Settings()).replace(**overrides)
     sources = _sources(cases, replay)
-    _check(sources, validation, settings)
+    _check(sources, [*validation], parenchyma)
     start = settings.start
     if profile is None:
         profile = checkpoint.read_card(start)[0] if start else FAST
@@ -133,27 +136,26 @@ def train(
     average = copy.deepcopy(model).eval().requires_grad_(False).to(team.device)
     model = model.to(team.device)
     teamed = team.wrap(model)
-    rate = settings.learning_rate or (1e-4 if start or settings.pretrained else 1e-3)
-    optimizer = torch.optim.AdamW(model.parameters(), rate, weight_decay=0.02, fused=True)
+    peak = settings.learning_rate or (1e-4 if start or settings.pretrained else 1e-3)
+    optimizer = torch.optim.AdamW(model.parameters(), peak, weight_decay=0.02, fused=True)
 
+    cache = settings.cache or (out.parent if out.suffix == ".safetensors" else out) / "prepared"
+    samples = _samples(sources, parenchyma, profile, settings, cache, progress)
+    if settings.epochs:
+        settings = replace(settings, steps=samples["given"].steps(settings.epochs, team.size), epochs=None)
     model_card = {"steps": 0, "seed": settings.seed, "started_from": checkpoint.file_hash(start) if start else None}
-    model_card |= _data_card(sources) | (card or {})
+    model_card |= _data_card(sources, parenchyma, settings) | (card or {})
     run = Run(out, settings, model, average, optimizer, profile, model_card, validation, team, progress)
-    samples = _Samples(sources, profile, settings, run.cache, progress)
     autocast = torch.autocast(team.device.type, torch.bfloat16, enabled=team.device.type == "cuda" or bf16_pays())
 
     model.train()
     try:
-        for images, targets in samples.batches(run.step, team):
-            done = run.fraction()
-            if done >= 1:
-                break
+        for stage, done, (images, targets) in _batches(settings.schedule(), samples, run, team):
             progress("training", done)
             torch.manual_seed((settings.seed << 40) + run.step * team.size + team.rank)  # anchors and RoIs are drawn
-            heads_only = bool(settings.pretrained) and done < 1 / 3
-            model.backbone.requires_grad_(not heads_only)
+            model.backbone.body.body.requires_grad_(stage.learn == "all")
             for group in optimizer.param_groups:
-                group["lr"] = _rate(rate, done, bool(settings.pretrained))
+                group["lr"] = stage.learning_rate or _cycle(peak, done)
             with autocast:
                 losses = teamed([image.to(team.device) for image in images], [_moved(t, team.device) for t in targets])
             optimizer.zero_grad(set_to_none=True)
@@ -168,7 +170,37 @@ def train(
         raise
     result = run.finish()
     progress("training", 1.0)
-    return TrainResult(*result, findings=samples.findings)
+    return TrainResult(*result, findings=tuple(ordered(f for own in samples.values() for f in own.findings)))
+
+
+def _batches(stages: Sequence[Stage], samples: dict[str, _Samples], run: Run, team: Team):
+    """(stage, part of the run that is done, batch) from where the run stands to its end."""
+    total, end = sum(stage.epochs for stage in stages), 0.0
+    for stage in stages:
+        end += stage.epochs / total
+        if (done := run.fraction()) >= end - 1e-9:
+            continue
+        for batch in samples[stage.labels].batches(run.step, run.settings.steps, team):
+            yield stage, done, batch
+            if (done := run.fraction()) >= end - 1e-9:
+                break
+
+
+def _samples(
+    sources: Sequence[Source],
+    parenchyma: Sequence[TrainCase],
+    profile: Profile,
+    settings: Settings,
+    cache: Path,
+    progress: Progress,
+) -> dict[str, _Samples]:
+    """The samples of each kind of labels that a stage learns from."""
+    found = {"given": _Samples(sources, profile, settings, cache, progress)}
+    if any(stage.labels == "parenchyma" for stage in settings.schedule()):
+        made = [Source(s.name, s.share, [replace(c, parenchyma=True) for c in s.cases]) for s in sources]
+        drawn = [Source("parenchyma", 1.0, list(parenchyma))]
+        found["parenchyma"] = _Samples(drawn if parenchyma else made, profile, settings, cache, progress)
+    return found
 
 
 class _Samples(Dataset):
@@ -192,15 +224,20 @@ class _Samples(Dataset):
         weights = np.array([PLANE_SHARES[plane] for plane in planes])
         plane = planes[int(rng.choice(len(planes), p=weights / weights.sum()))]
         index = draw_slice(case, plane, rng)
-        return training_slice(case, plane, index, self.profile, rng, self.settings.crop_px)
+        settings = self.settings
+        return training_slice(case, plane, index, self.profile, rng, settings.crop_px, varied=settings.augment)
 
-    def batches(self, first_step: int, team: Team):
+    def steps(self, epochs: float, processes: int) -> int:
+        """Steps after which each slice that shows an organ was drawn ``epochs`` times, on the mean."""
+        cases = [case for pool in self.pools for patient in pool for case in patient]
+        spans = [case.organs[plane].values() for case in cases for plane in self.settings.planes]
+        slices = sum(max(last for _, last in ends) - min(first for first, _ in ends) + 1 for ends in spans)
+        return max(1, math.ceil(epochs * slices / (self.settings.batch * processes)))
+
+    def batches(self, first_step: int, steps: int, team: Team):
         """Batches of this process from a step on."""
         size = self.settings.batch
-        own = (
-            [(step * team.size + team.rank) * size + k for k in range(size)]
-            for step in range(first_step, self.settings.steps)
-        )
+        own = ([(step * team.size + team.rank) * size + k for k in range(size)] for step in range(first_step, steps))
         workers = self.settings.workers
         return DataLoader(
             self,
@@ -230,10 +267,10 @@ def _sources(cases: Sequence[TrainCase] | Sequence[Source], replay: Sequence[Tra
     return [new, Source("replay", 1 - NEW_SHARE, list(replay))] if replay else [new]
 
 
-def _check(sources: Sequence[Source], validation: Sequence[TrainCase], settings: Settings) -> None:
+def _check(sources: Sequence[Source], validation: Sequence[TrainCase], parenchyma: Sequence[TrainCase]) -> None:
     if not sources or not all(source.cases for source in sources):
         raise ModelError("No cases to train on.", "Give at least one CT with a corrected label map.")
-    trained_on = {case.patient for source in sources for case in source.cases}
+    trained_on = {case.patient for cases in (*(source.cases for source in sources), parenchyma) for case in cases}
     if shared := sorted(trained_on & {c.patient for c in validation}):
         raise ModelError(
             f"Patient(s) {', '.join(shared)} are both trained on and validated.",
@@ -241,13 +278,8 @@ def _check(sources: Sequence[Source], validation: Sequence[TrainCase], settings:
         )
 
 
-def _rate(peak: float, done: float, pretrained: bool) -> float:
-    """Learning rate when a fraction of the run is done: one cycle (warm up over 10 %, then down along a cosine).
-
-    With pretrained weights the paper's two constant rates, 10:1 (Nazari 2021, Algorithm training).
-    """
-    if pretrained:
-        return 10 * peak if done < 1 / 3 else peak
+def _cycle(peak: float, done: float) -> float:
+    """Learning rate when a fraction of the run is done: one cycle (warm up over 10 %, then down along a cosine)."""
     warm = 0.1
     if done < warm:
         return peak * (0.04 + 0.96 * done / warm)
@@ -267,13 +299,14 @@ def _moved(target: dict[str, Tensor], device: torch.device) -> dict[str, Tensor]
     return {name: value.to(device) for name, value in target.items()}
 
 
-def _data_card(sources: Sequence[Source]) -> dict:
-    cases = [case for source in sources for case in source.cases]
+def _data_card(sources: Sequence[Source], parenchyma: Sequence[TrainCase], settings: Settings) -> dict:
+    cases = [case for source in sources for case in source.cases] + [*parenchyma]
     return {
         "version": doselabel.__version__,
         "made": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "patients": sorted({case.patient for case in cases}),
         "n_ct": len(cases),
         "sources": {source.name: {"share": round(source.share, 3), "n_ct": len(source.cases)} for source in sources},
+        "stages": [str(stage) for stage in settings.schedule() if stage.learning_rate],
         "intended_use": "Research use only: first contours of kidneys and liver on CT, to be corrected by an expert.",
     }

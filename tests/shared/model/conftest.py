@@ -1,14 +1,19 @@
 """A tiny patient: a body with a spine, two kidneys of different size and a liver, all ellipsoids."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
 from doselabel.geometry import Geometry, Volume, write_image
 from doselabel.labels import LabelMap, write_labels
 from doselabel.model.cases import TrainCase
+from doselabel.model.profiles import FAST
 
 SPACING_MM = (10.0, 5.0, 5.0)
 SHAPE = (24, 48, 64)
+SMALL = dataclasses.replace(FAST, pixel_mm=4.0, anchors_px=((8, 12), (18, 26), (36, 48)))
+STEPS = 60
 CENTRES_MM = {"left_kidney": (65, 35, -30), "right_kidney": (-65, 35, -45), "liver": (-70, -20, 55)}
 RADII_MM = {"left_kidney": (28, 24, 45), "right_kidney": (24, 24, 40), "liver": (60, 60, 55)}
 HU = {"left_kidney": 120, "right_kidney": 120, "liver": 80}
@@ -48,3 +53,19 @@ def case(tmp_path_factory, patient):
     (folder / "truth").mkdir()
     write_labels(folder / "truth" / "ct.nii.gz", patient[1])
     return TrainCase(folder / "ct.nii.gz", folder / "truth" / "ct.nii.gz", "tiny")
+
+
+@pytest.fixture(scope="session")
+def tiny_run(tmp_path_factory, case):
+    """A network that has seen the tiny patient for a few steps: what training returned, and its progress."""
+    import torch
+
+    from doselabel.model.train import train
+
+    torch.set_num_threads(1)
+    out = tmp_path_factory.mktemp("model") / "tiny.safetensors"
+    seen = []
+    result = train(
+        [case], out, profile=SMALL, steps=STEPS, batch=3, seed=1, progress=lambda stage, f: seen.append((stage, f))
+    )
+    return result, seen

@@ -135,6 +135,15 @@ def test_the_profile_says_which_score_counts_unless_the_caller_does(patient):
     assert segment(patient[0], model, score_threshold=0.5).labels.array.any()
 
 
+def test_the_profile_says_how_planes_agree_unless_the_caller_does(patient):
+    planes = ("axial", "coronal", "sagittal")
+    voting = Checkpoint(BrightBlobs(), dataclasses.replace(PROFILE, consensus="vote"), {}, "fake")
+    mean, vote = (segment(patient[0], ready(), planes=planes, consensus=how).labels.array for how in ("mean", "vote"))
+    assert not np.array_equal(mean, vote)
+    assert np.array_equal(segment(patient[0], voting, planes=planes).labels.array, vote)
+    assert np.array_equal(segment(patient[0], voting, planes=planes, consensus="mean").labels.array, mean)
+
+
 @pytest.mark.parametrize("option", [{"consensus": "any"}, {"gap_fill": "cubic"}])
 def test_an_unknown_choice_is_named(patient, option):
     with pytest.raises(ModelError, match=next(iter(option))):

@@ -48,9 +48,11 @@ def test_fast_sees_the_same_pixel_size_whatever_the_spacing():
     assert coarse.size == fine.size == (160, 240)
 
 
-def test_paper_fits_the_whole_slice_without_spatial_normalisation():
-    frame = slices.frame_of(PAPER, (0.8, 0.8), (slice(100, 200), slice(100, 200)), (512, 512))
-    assert frame == slices.Frame((512, 512), (1.0, 1.0), (0.0, 0.0))
+def test_paper_takes_the_pixels_of_the_whole_slice_without_spatial_normalisation():
+    whole = (slice(0, 512), slice(0, 512))
+    assert slices.frame_of(PAPER, (0.8, 0.8), whole, (512, 512)) == slices.Frame((512, 512), (1.0, 1.0), (0.0, 0.0))
+    body = slices.frame_of(PAPER, (0.8, 0.8), (slice(100, 200), slice(90, 200)), (512, 512))
+    assert body == slices.Frame((100, 110), (1.0, 1.0), (100.0, 90.0))
 
 
 def test_channels_are_the_neighbours_with_the_slice_in_the_middle(patient):

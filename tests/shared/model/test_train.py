@@ -27,14 +27,8 @@ STEPS = 60
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory, case):
-    torch.set_num_threads(1)
-    out = tmp_path_factory.mktemp("model") / "tiny.safetensors"
-    seen = []
-    result = train(
-        [case], out, profile=SMALL, steps=STEPS, batch=3, seed=1, progress=lambda stage, f: seen.append((stage, f))
-    )
-    return result, seen
+def trained(tiny_run):
+    return tiny_run
 
 
 def test_a_few_steps_on_one_case_lower_the_losses(trained):
@@ -142,7 +136,7 @@ def test_no_cases_is_refused(tmp_path):
 
 
 def test_evaluation_gives_a_row_per_organ_the_expert_drew(trained, case):
-    rows = evaluate(trained[0].checkpoint, [TrainCase(case.ct, case.labels, "tiny")], score_threshold=0.3)
+    rows = evaluate(trained[0].checkpoint, [TrainCase(case.ct, case.labels, "tiny")], reading={"score_threshold": 0.3})
     assert [row.organ for row in rows] == ["left_kidney", "right_kidney", "liver"]
     assert all(0 <= row.dice <= 1 for row in rows)
     assert "tiny/ct.nii.gz" in table(rows)

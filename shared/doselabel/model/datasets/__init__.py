@@ -12,8 +12,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from doselabel.errors import ModelError
+from doselabel.labels import NAMES
 from doselabel.model.cases import TrainCase
 from doselabel.model.datasets import own, public
+from doselabel.schemes import KIDNEYS, LESIONS
 
 LAYOUTS: Mapping[str, Callable[[Path], list[TrainCase]]] = {
     "studies": own.submitted,
@@ -37,7 +39,9 @@ def cases_from(
     layout: str | None = None,
     *,
     scheme: str | None = None,
+    names: Mapping[int, str] | None = None,
     merge_lesions: bool = True,
+    parenchyma: bool = False,
     truth_first: bool = False,
 ) -> list[TrainCase]:
     """Find CTs with label maps below a folder.
@@ -49,8 +53,12 @@ def cases_from(
         A key of `LAYOUTS`; default: every layout is tried.
     scheme : str, optional
         How the label maps are numbered, where the layout is not what its names say: a key of `SCHEMES`.
+    names : mapping, optional
+        Value → organ name, where neither layout nor scheme says it. What it does not name is background.
     merge_lesions : bool
         Count tumours and cysts to the organ they lie in.
+    parenchyma : bool
+        Make renal parenchyma of the kidneys that were drawn (`doselabel.model.parenchyma`).
     truth_first : bool
         Of sample patients take the ground truth rather than what was submitted: to score, not to train.
 
@@ -65,6 +73,15 @@ def cases_from(
         When the folder is not there, the layout is not known, or nothing is found.
     """
     root = Path(root)
+    if names is not None:
+        if scheme is not None:
+            raise ModelError("Found both names and a scheme of numbering.", "Give one of --names, --label-scheme.")
+        known = [*NAMES.values(), KIDNEYS, *LESIONS]
+        if unknown := sorted(set(names.values()) - set(known)):
+            raise ModelError(
+                f"'{', '.join(unknown)}' is no organ; expected some of {', '.join(known)}.",
+                "Leave out values that are none of these: they count as background.",
+            )
     if layout is not None and layout not in LAYOUTS:
         raise ModelError(f"'{layout}' is no layout that is known; there are {', '.join(LAYOUTS)}.", "See docs/data.md.")
     if not root.is_dir():
@@ -76,7 +93,8 @@ def cases_from(
     for name in order:
         for case in LAYOUTS[name](root):
             if not any(part.startswith(".") for part in case.ct.resolve().relative_to(root.resolve()).parts):
-                found.setdefault(case.ct.resolve(), _stated(case, scheme, merge_lesions))
+                case = dataclasses.replace(case, merge_lesions=merge_lesions, parenchyma=parenchyma)
+                found.setdefault(case.ct.resolve(), _stated(case, scheme, names))
     if not found:
         tried = f"in the layout '{layout}'" if layout else f"in any of the layouts {', '.join(LAYOUTS)}"
         raise ModelError(
@@ -86,6 +104,7 @@ def cases_from(
     return [found[path] for path in sorted(found)]
 
 
-def _stated(case: TrainCase, scheme: str | None, merge_lesions: bool) -> TrainCase:
-    case = dataclasses.replace(case, merge_lesions=merge_lesions)
-    return dataclasses.replace(case, scheme=scheme, names=None) if scheme and case.labels.is_file() else case
+def _stated(case: TrainCase, scheme: str | None, names: Mapping[int, str] | None) -> TrainCase:
+    if not case.labels.is_file() or not (scheme or names):
+        return case
+    return dataclasses.replace(case, scheme=scheme, names=names)

@@ -1,0 +1,149 @@
+"""The command `doselabel train`, and how any command is told to train. Knows arguments; the work is done below.
+
+Every setting of `doselabel.model.settings` is a flag; a flag goes before a file of settings, that before a recipe.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from doselabel.cli_data import data_arguments, found_cases, say
+from doselabel.errors import ModelError, Progress
+
+if TYPE_CHECKING:
+    from doselabel.model.cases import TrainCase
+    from doselabel.model.mix import Recipe
+    from doselabel.model.profiles import Profile
+    from doselabel.model.settings import Settings
+
+Terminal = Callable[[], Progress]
+
+
+def add(command: Callable[..., argparse.ArgumentParser], commands: Any, terminal: Terminal) -> None:
+    """Add the command to a parser; ``terminal`` makes what shows progress."""
+    train = command(commands, "train", lambda args: _train(args, terminal), "train the network on CTs with label maps")
+    train.add_argument("dir", type=Path, nargs="?", help="cases: studies, KiTS, LiTS, pairs … (docs/data.md)")
+    train.add_argument("--out", type=Path, required=True, help="folder of the run; a run that was killed goes on")
+    train.add_argument("--validation", type=Path, help="folder of cases never trained on")
+    train.add_argument("--split", type=Path, help="split.json: train on its training patients, validate on its others")
+    data_arguments(train)
+    training_arguments(train)
+
+
+def training_arguments(parser: argparse.ArgumentParser) -> None:
+    """What a run learns, from what it starts, and every setting."""
+    parser.add_argument(
+        "--recipe",
+        "--mix",
+        metavar="NAME|FILE",
+        help="paper, paper-kidneys, paper-liver, paper-parenchyma, starter, or a YAML file (doselabel.model.mix)",
+    )
+    parser.add_argument("--data", type=Path, help="what $DATA stands for in the recipe")
+    parser.add_argument("--config", type=Path, help="YAML file of settings; a flag goes before it")
+    parser.add_argument("--profile", help="fast, fast-spect or paper (default: that of --start, else fast)")
+    parser.add_argument("--learn-organs", metavar="NAMES", help="organs to learn, with commas (default: the profile's)")
+    parser.add_argument("--parenchyma", type=Path, help="cases whose kidneys are parenchyma, for stages that learn it")
+    parser.add_argument("--start", type=Path, help="checkpoint to go on from; with --profile, what fits of it is taken")
+    parser.add_argument("--pretrained", type=Path, help="file of torchvision's ImageNet weights for the backbone")
+    for flag, name, kind, text in (
+        ("--steps", "steps", int, "optimizer steps (default: 2000)"),
+        ("--epochs", "epochs", float, "instead: draws of each slice that shows an organ, on the mean"),
+        ("--max-minutes", "max_minutes", float, "end the learning rate's cycle after this time at the latest"),
+        ("--batch", "batch", int, "slices per step (default: 4)"),
+        ("--crop", "crop_px", int, "longest side of a training slice in pixels (default: 224)"),
+        ("--planes", "planes", str, "planes trained on (default: axial,coronal,sagittal)"),
+        ("--rate", "learning_rate", float, "peak learning rate (default: 1e-3; 1e-4 from a checkpoint)"),
+        ("--stages", "stages", str, "learn:epochs:rate[:labels],… such as heads:50:1e-3,all:100:1e-4"),
+        ("--ema", "ema", float, "decay of the averaged weights (default: 0.998)"),
+        ("--seed", "seed", int, "same seed, same slices (default: 0)"),
+        ("--device", "device", str, "cpu, cuda or auto (default: auto)"),
+        ("--workers", "workers", int, "processes that draw slices (default: 0)"),
+        ("--checkpoint-every", "checkpoint_every", int, "steps between states to go on from (default: 200)"),
+        ("--validate-every", "validate_every", int, "steps between evaluations (default: at the end only)"),
+        ("--patience", "patience", int, "evaluations without gain after which to stop (default: never)"),
+        ("--cache", "cache", Path, "folder of prepared cases (default: OUT/prepared)"),
+    ):
+        parser.add_argument(flag, dest=name, type=kind, help=text)
+    parser.add_argument(
+        "--augment", action=argparse.BooleanOptionalAction, default=None, help="vary slices (default: yes)"
+    )
+
+
+def recipe_of(args: argparse.Namespace, progress: Progress, *, hold_out: bool = True) -> Recipe:
+    """The recipe that was named, or an empty one."""
+    from doselabel.model.mix import Recipe, read_recipe
+
+    if args.recipe is None:
+        return Recipe()
+    return read_recipe(args.recipe, args.out / "made", args.data, hold_out=hold_out, progress=progress)
+
+
+def settings_of(args: argparse.Namespace, recipe: Recipe) -> Settings:
+    """Settings of a run: the recipe's, then those of ``--config``, then flags."""
+    from doselabel.model.settings import Settings, read_yaml
+
+    settings = Settings(checkpoint_every=200).replace(**recipe.settings)
+    if args.config:
+        settings = settings.replace(**read_yaml(args.config))
+    return settings.replace(**{name: getattr(args, name) for name in settings.to_dict()})
+
+
+def profile_of(args: argparse.Namespace, recipe: Recipe) -> Profile | None:
+    """The profile that was named, with the organs that were; None: that of the checkpoint, else the default."""
+    from doselabel.model.checkpoint import read_card
+    from doselabel.model.profiles import FAST, PROFILES
+
+    name = args.profile or recipe.profile
+    organs = [part for part in (args.learn_organs or "").split(",") if part] or recipe.organs
+    if name is not None and name not in PROFILES:
+        raise ModelError(f"'{name}' is no profile; there are {', '.join(PROFILES)}.", "Give one of them.")
+    if name is None and not organs:
+        return None
+    profile = PROFILES[name] if name else read_card(args.start)[0] if args.start else FAST
+    if args.start and not args.profile and name and read_card(args.start)[0].name == name:
+        profile = read_card(args.start)[0]  # the recipe's parts, as that checkpoint has them
+    return profile.of_organs(organs) if organs else profile
+
+
+def parenchyma_of(args: argparse.Namespace) -> list[TrainCase]:
+    """The cases given for stages that learn parenchyma."""
+    from doselabel.model.datasets import cases_from
+
+    return cases_from(args.parenchyma) if args.parenchyma else []
+
+
+def _train(args: argparse.Namespace, terminal: Terminal) -> None:
+    from doselabel.model.splits import Split, check_patients
+    from doselabel.model.train import Source, train
+
+    progress = terminal()
+    recipe = recipe_of(args, progress)
+    if (args.dir is None) == (not recipe.sources):
+        raise ModelError("Found no cases, or two kinds of them.", "Give a folder of cases, or a --recipe with sources.")
+    card: dict[str, Any] = {"name": args.out.name}
+    if recipe.attribution:
+        card["attribution"] = list(recipe.attribution)
+    sources: Sequence[Source] = recipe.sources or [Source("cases", 1.0, found_cases(args))]
+    validation = [*recipe.validation, *(found_cases(args, args.validation) if args.validation else [])]
+    if args.split:
+        split = Split.read(args.split)
+        every = [case for source in sources for case in source.cases]
+        check_patients(split, every)
+        validation += split.cases(every, "validation")
+        sources = [dataclasses.replace(s, cases=split.cases(s.cases, "train")) for s in sources]
+    result = train(
+        sources,
+        args.out,
+        settings=settings_of(args, recipe),
+        profile=profile_of(args, recipe),
+        validation=validation,
+        parenchyma=parenchyma_of(args),
+        card=card,
+        progress=progress,
+    )
+    say(result.findings)
+    print(f"checkpoint in {result.checkpoint}")
