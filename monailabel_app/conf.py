@@ -30,6 +30,8 @@ PARENT = "DOSELABEL_PARENT"
 MONAI_OWN = ("server_mode", "models", "preload", "skip_trainers", "skip_scoring", "skip_strategies")
 """Options that scripts give every MONAI Label app; this one has one set of models, always loaded before it is asked."""
 
+REPLAY_MADE, REPLAY_NONE = "made", "none"
+
 PLANES = {"axial": ("axial",), "all": ("axial", "coronal", "sagittal")}
 
 
@@ -67,7 +69,8 @@ class Conf:
     train_steps : int
         Steps of a retraining, unless the request says otherwise.
     replay : str
-        Folder of earlier cases (see `doselabel.model.datasets.cases_from`) mixed into every retraining.
+        What is mixed into every retraining, so that what was known is not lost: "made" (phantoms and painted CTs,
+        `doselabel.model.replay`), a folder of earlier cases (`doselabel.model.datasets.cases_from`), or "none".
     grace_s : float
         How long a cancelled job may take to stop by itself before its worker is ended.
     login_h : float
@@ -79,7 +82,7 @@ class Conf:
     planes: str = "axial"
     device: str = "cpu"
     train_steps: int = 200
-    replay: str = ""
+    replay: str = REPLAY_MADE
     grace_s: float = 1.5
     login_h: float = 10.0
 
@@ -116,7 +119,8 @@ class Conf:
         if conf.planes not in PLANES:
             raise ServerError(f"--conf planes: found '{conf.planes}', expected {' or '.join(PLANES)}.")
         for key in ("checkpoint", "replay"):
-            if (path := getattr(conf, key)) and not Path(path).exists():
+            path = getattr(conf, key)
+            if path and path not in (REPLAY_MADE, REPLAY_NONE) and not Path(path).exists():
                 raise ServerError(f"--conf {key}: there is no '{path}'.", "Give an absolute path that exists.")
         return conf
 

@@ -78,13 +78,17 @@ class KidneyLiver(InferTask):
         ``planes`` is "axial" or "all", ``consensus`` "mean" or "vote" (2 of 3), ``gap_fill`` "distance" or "linear";
         what is left out, and ``score_threshold``, is as the model's own profile says.
         """
+        from doselabel.model.datasets.own import spect_of
         from doselabel.model.predict import segment
 
         planes = PLANES[choice(request, "planes", self._planes, tuple(PLANES))]
         weights = {"locating organs": 1.0, **{f"{plane} slices": 4.0 for plane in planes}, "joining": 1.0}
+        ready = self._checkpoint()
+        spect = spect_of(ct) if ready.profile.spect else None
         result = segment(
             read_of_study(ct),
-            self._checkpoint(),
+            ready,
+            spect=read_of_study(spect) if spect else None,
             planes=planes,
             consensus=choice(request, "consensus", "", ("", "mean", "vote")) or None,
             gap_fill=choice(request, "gap_fill", "", ("", "distance", "linear")) or None,

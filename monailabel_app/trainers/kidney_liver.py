@@ -7,19 +7,24 @@ server process does, when told to.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from monailabel.interfaces.tasks.train import TrainTask
 
-from doselabel.errors import ModelError, StudyError
+from doselabel.errors import ModelError, Progress, StudyError
 from doselabel.wire import TrainingSummary
-from monailabel_app.conf import Conf
+from monailabel_app.conf import REPLAY_MADE, REPLAY_NONE, Conf
 from monailabel_app.datastore import StudyDatastore
 from monailabel_app.models import ModelStore
-from monailabel_app.request import number, progress_of, staged, yes
-from monailabel_app.trainers.promotion import Decision, decide
+from monailabel_app.request import number, plain, progress_of, staged, yes
+from monailabel_app.trainers.promotion import Decision, decidable, decide
+
+if TYPE_CHECKING:
+    from doselabel.model.cases import TrainCase
 
 VALIDATION = "validation.json"
 """``{"patients": ["P-001", …]}`` in the studies folder: patients that are never trained on."""
@@ -44,7 +49,7 @@ class TrainKidneyLiver(TrainTask):
         """
         from doselabel.model.cases import TrainCase
         from doselabel.model.checkpoint import file_hash
-        from doselabel.model.datasets import cases_from
+        from doselabel.model.datasets.own import spect_of
         from doselabel.model.evaluate import evaluate, summarize
         from doselabel.model.train import train
 
@@ -53,7 +58,9 @@ class TrainKidneyLiver(TrainTask):
         progress = progress_of(request)
         held_out = validation_patients(Path(self._conf.studies))
         final = [
-            TrainCase(case.path, label, case.study.patient_id)
+            TrainCase(
+                case.path, label, case.study.patient_id, spect=spect_of(case.path), absent=case.study.organs_absent
+            )
             for case in datastore.cases()
             if (label := case.labels.tagged("final"))
         ]
@@ -67,8 +74,10 @@ class TrainKidneyLiver(TrainTask):
             )
         out = Path(request.get("out") or self._conf.state / "runs" / f"{datetime.now(UTC):%Y%m%dT%H%M%S%f}")
         champion = self._models.champion()
-        replay = cases_from(Path(self._conf.replay)) if self._conf.replay else []
-        stages = staged(progress, {"loading": 1, "training": 20, "old model": 2, "new model": 2})
+        stages = staged(
+            progress, {"replay set": 2, "loading": 1, "training": 20, "old model": 2, "new model": 2, "old domain": 2}
+        )
+        replay, known = self._replay(stages, held_out)
         result = train(
             cases,
             out / "model.safetensors",
@@ -76,7 +85,7 @@ class TrainKidneyLiver(TrainTask):
             steps=steps,
             seed=seed,
             cache=self._conf.state / "prepared",
-            replay=[case for case in replay if case.patient not in held_out],
+            replay=replay,
             card={"name": "kidney_liver", "label_versions": [_named(case) for case in cases]},
             progress=stages,
         )
@@ -84,7 +93,13 @@ class TrainKidneyLiver(TrainTask):
         if validation:
             before = evaluate(champion, validation, progress=lambda _, done: stages("old model", done))
             after = evaluate(result.checkpoint, validation, progress=lambda _, done: stages("new model", done))
-        decision = decide(before, after)
+        old_domain: tuple[list, list] = ([], [])
+        if decidable(before):
+            old_domain = tuple(
+                evaluate(model, known, progress=lambda _, done, n=n: stages("old domain", (n + done) / 2))
+                for n, model in enumerate((champion, result.checkpoint))
+            )  # type: ignore[assignment]
+        decision = decide(before, after, old_domain=old_domain)
         if yes(request, "promote") and not decision.promote:
             decision = Decision(True, f"Promoted because the request said so. {decision.reason}")
         (out / "history.json").write_text(json.dumps(result.history), "utf-8")
@@ -98,11 +113,26 @@ class TrainKidneyLiver(TrainTask):
             model_sha256=file_hash(result.checkpoint),
             alarms=list(result.findings),
         )
+        sides = {"old_model": before, "new_model": after}
+        sides |= {"old_model_on_old_domain": old_domain[0], "new_model_on_old_domain": old_domain[1]}
+        scores = {side: [plain(asdict(row)) for row in rows] for side, rows in sides.items()}
+        (out / "scores.json").write_text(json.dumps(scores), "utf-8")
         return {
             "training": summary.model_dump(mode="json"),
             "files": {"model": result.checkpoint.name, "history": "history.json"},
             "promote": decision.promote,
         }
+
+    def _replay(self, progress: Progress, held_out: Sequence[str]) -> tuple[list[TrainCase], list[TrainCase]]:
+        """Earlier cases to train on again, and others to see whether anything was lost."""
+        from doselabel.model.datasets import cases_from
+        from doselabel.model.replay import parted, replay_cases
+
+        if self._conf.replay == REPLAY_NONE:
+            return [], []
+        if self._conf.replay == REPLAY_MADE:
+            return replay_cases(self._conf.state / "replay", progress)
+        return parted([case for case in cases_from(Path(self._conf.replay)) if case.patient not in held_out])
 
 
 def validation_patients(studies: Path) -> tuple[str, ...]:

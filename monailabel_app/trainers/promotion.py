@@ -91,6 +91,11 @@ class _Pairs:
                 yield pair
 
 
+def decidable(scores: Sequence[Score]) -> bool:
+    """Whether these are enough patients for `decide`."""
+    return len({row.patient for row in scores}) >= LEAST_PATIENTS
+
+
 def decide(
     champion: Sequence[Score],
     challenger: Sequence[Score],

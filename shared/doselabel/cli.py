@@ -69,6 +69,7 @@ def _segment(args: argparse.Namespace) -> None:
     found = segment(
         read_of_study(args.ct, stated=_stated(args)),
         args.checkpoint or starter_path(),
+        spect=read_of_study(args.spect) if args.spect else None,
         planes=planes,
         consensus=args.consensus or None,
         score_threshold=args.score,
@@ -298,6 +299,7 @@ def _parser() -> argparse.ArgumentParser:
     segment.add_argument("ct", type=Path)
     segment.add_argument("--out", type=Path, required=True, help="label map to write (.nii.gz, .nrrd)")
     segment.add_argument("--checkpoint", type=Path, help="default: the starter model")
+    segment.add_argument("--spect", type=Path, help="SPECT in the CT's space, for a model with a SPECT channel")
     _place_arguments(segment, required=False)
     consensus_argument(segment)
     reading_arguments(segment)

@@ -93,7 +93,7 @@ def server(tmp_path_factory: pytest.TempPathFactory, untrained: Path) -> Iterato
         make_patient(root / f"P-{number:03}", f"P-{number:03}")
     (root / "broken").mkdir()
     (root / "broken" / "study.json").write_text("{}")
-    with running(root, conf={"checkpoint": str(untrained), "grace_s": "3"}) as found:
+    with running(root, conf={"checkpoint": str(untrained), "grace_s": "3", "replay": "none"}) as found:
         yield found
 
 

@@ -125,5 +125,5 @@ def server(tmp_path_factory, make_patient) -> Iterator[str]:
     for name in ("P-001", "P-002"):
         make_patient(root / name, name)
     untrained = checkpoint.save(tmp_path_factory.mktemp("model") / "untrained.safetensors", build(FAST), FAST, {})
-    with running(root, conf={"checkpoint": str(untrained), "grace_s": "3"}) as found:
+    with running(root, conf={"checkpoint": str(untrained), "grace_s": "3", "replay": "none"}) as found:
         yield found.url

@@ -20,10 +20,11 @@ from scipy import ndimage
 
 from doselabel.alarms import Alarm
 from doselabel.errors import ModelError, Progress, no_progress
-from doselabel.geometry import Volume, canonical, read_image, resample
+from doselabel.geometry import canonical
 from doselabel.model.cases import TrainCase, case_ct, case_labels, unlabelled
 from doselabel.model.profiles import Profile
-from doselabel.model.slices import PLANES, body_box
+from doselabel.model.slices import PLANES, body_box, uptake_on
+from doselabel.study import read_of_study
 
 FORMAT = "prepared/2"
 
@@ -133,7 +134,9 @@ def _write(case: TrainCase, profile: Profile, home: Path) -> None:
         np.save(staged / "hu.npy", np.clip(volume.array[body], -1024, 3071).astype(np.int16))
         np.save(staged / "classes.npy", classes[body])
         if profile.spect and case.spect:
-            np.save(staged / "spect.npy", _uptake(case.spect, volume)[body].astype(np.float16))
+            np.save(
+                staged / "spect.npy", uptake_on(read_of_study(case.spect), volume.geometry)[body].astype(np.float16)
+            )
         (staged / "case.json").write_text(json.dumps(card), "utf-8")
         try:
             os.rename(staged, home)
@@ -142,12 +145,6 @@ def _write(case: TrainCase, profile: Profile, home: Path) -> None:
                 raise
     finally:
         shutil.rmtree(staged, ignore_errors=True)
-
-
-def _uptake(spect: Path, ct: Volume) -> np.ndarray:
-    from doselabel.model.slices import uptake
-
-    return uptake(resample(read_image(spect), ct.geometry).array)
 
 
 def _holding(body: tuple[slice, ...], boxes: list) -> tuple[slice, ...]:

@@ -19,6 +19,7 @@ from doselabel.geometry import Geometry
 from doselabel.labels import LabelMap, region
 from doselabel.model.cases import TrainCase, case_ct, case_labels, unlabelled
 from doselabel.model.scores import OrganScore, summarize, table
+from doselabel.study import read_of_study
 
 __all__ = ["OrganScore", "compare", "dice", "evaluate", "summarize", "surface_agreement", "table"]
 
@@ -58,7 +59,9 @@ def evaluate(
         progress("evaluating", number / len(cases))
         ct = case_ct(case)
         truth = case_labels(case, ct)
-        found = segment(ct, ready, planes=planes, device=device, name=str(case.ct), **(reading or {})).labels
+        spect = read_of_study(case.spect) if case.spect and ready.profile.spect else None
+        how = {"planes": planes, "device": device, **(reading or {})}
+        found = segment(ct, ready, spect=spect, name=str(case.ct), **how).labels
         organs = ready.profile.organs
         names = [name for name in organs if name not in unlabelled(case, truth, organs)]
         scored = compare(found, truth, names, patient=case.patient, ct=Path(case.ct).name)

@@ -25,12 +25,14 @@ from doselabel.model.join import join
 from doselabel.model.network import bf16_pays, class_groups, paste
 from doselabel.model.slices import (
     PLANES,
+    Frame,
     body_box,
     channel_step,
     frame_of,
     in_plane,
     resampled,
     stack,
+    uptake_on,
     windowed,
 )
 from doselabel.model.track import Detection
@@ -67,6 +69,7 @@ def segment(
     volume: Volume,
     checkpoint: Path | Checkpoint,
     *,
+    spect: Volume | None = None,
     planes: Sequence[str] = ("axial",),
     consensus: Literal["mean", "vote"] | None = None,
     score_threshold: float | None = None,
@@ -83,6 +86,8 @@ def segment(
     volume : Volume
         CT in HU, in any orientation.
     checkpoint : Path or Checkpoint
+    spect : Volume, optional
+        SPECT in the CT's space, of any unit and grid, for a model with a SPECT channel; others don't look at it.
     planes : sequence of {"axial", "coronal", "sagittal"}
         One ("axial") or all three.
     consensus : {"mean", "vote"}, optional
@@ -121,6 +126,8 @@ def segment(
     spacing_mm, hu = image.geometry.spacing_mm, _int16(image.array[crop])
     with torch.inference_mode(), _threads(threads):
         looker = _Looker(hu, spacing_mm, image.array.shape, ready, score_threshold, torch.device(device))
+        if spect is not None and ready.profile.spect:
+            looker.spect = uptake_on(spect, image.geometry)[crop]
         _look_axial(looker, progress)
         for plane in planes:
             if plane != "axial":
@@ -138,6 +145,8 @@ def segment(
     names = {organ(name).index: name for name in ready.profile.organs}
     organs = {name: organs[name] for name in ready.profile.organs}
     flags = [flag for flag in flags if not flag.startswith(tuple(f"{name}:" for name in ready.profile.decoys))]
+    if ready.profile.spect and spect is None:
+        flags.append("no SPECT was given: this model looks at one as well, and knows less without it")
     values = (organ(name).index if name in organs else 0 for name in ready.profile.classes)
     lut = np.array([0, *values], np.uint8)
     whole = np.zeros(image.geometry.shape, np.uint8)
@@ -230,6 +239,7 @@ class _Looker:
         self.hu = hu
         self.spacing = spacing_mm
         self.scanned = scanned
+        self.spect: np.ndarray | None = None
         self.profile = ready.profile
         self.accept = self.profile.score_accept if score_threshold is None else score_threshold
         self.model = ready.model.to(device)
@@ -248,7 +258,10 @@ class _Looker:
         rows_columns = in_plane(box or self.box, plane)
         frame = frame_of(self.profile, spacing, rows_columns, in_plane(self.scanned, plane))
         slices = stack(self.hu, plane, index, self.profile.in_slices, channel_step(self.profile, self.spacing[axis]))
-        picture = windowed(resampled(slices, frame), self.profile).to(self.device)
+        picture = windowed(resampled(slices, frame), self.profile)
+        if self.profile.spect:
+            picture = torch.cat([picture, self._uptake(axis, index, frame)])
+        picture = picture.to(self.device)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type != "cpu" or bf16_pays()):
             (seen,) = self.model([picture])
         any_seen = False
@@ -276,6 +289,12 @@ class _Looker:
             )
             any_seen = True
         return any_seen
+
+    def _uptake(self, axis: int, index: int, frame: Frame) -> torch.Tensor:
+        """The SPECT channel (1, H, W) of a slice; empty without one, as it is now and then in training."""
+        if self.spect is None:
+            return torch.zeros(1, *frame.size)
+        return resampled(torch.from_numpy(np.take(self.spect, index, axis))[None], frame, fill=0.0)
 
 
 def _look_axial(looker: _Looker, progress: Progress) -> None:

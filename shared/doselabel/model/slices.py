@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from scipy import ndimage
 from torch import Tensor
 
+from doselabel.geometry import Geometry, Volume, resample
 from doselabel.model.profiles import Profile
 
 PLANES = {"axial": 0, "coronal": 1, "sagittal": 2}
@@ -158,3 +159,8 @@ def blurred(image: Tensor, sigma: Sequence[float]) -> Tensor:
         length = image.shape[axis]
         image = sum(padded.narrow(axis, k, length) * float(tap) for k, tap in enumerate(taps / taps.sum()))  # type: ignore[assignment]
     return image
+
+
+def uptake_on(spect: Volume, grid: Geometry) -> np.ndarray:
+    """The `uptake` (z, y, x) float32 of a SPECT on a CT's grid; 0 outside the SPECT."""
+    return uptake(resample(spect, grid).array).astype(np.float32)

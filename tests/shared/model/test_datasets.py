@@ -183,9 +183,10 @@ def test_amos_leaves_out_its_mri(tmp_path):
     assert silent(cases[0]) == ()
 
 
-def test_btcv(tmp_path):
+@pytest.mark.parametrize("folders", [("img", "label"), ("image", "label"), ("imagesTr", "labelsTr")])
+def test_btcv(tmp_path, folders):
     names = ("img0024.nii.gz", "label0024.nii.gz")
-    image_folders(tmp_path / "RawData" / "Training", "img", "label", names, all_organs("btcv"))
+    image_folders(tmp_path / "RawData" / "Training", *folders, names, all_organs("btcv"))
     case = only(tmp_path)
     assert case.patient == "btcv_0024"
     assert drawn(case) == whole(*ORGANS)
@@ -320,6 +321,17 @@ def test_pairs_of_files(tmp_path):
 
 
 # ---- what holds for all
+
+
+def test_a_numbering_of_ones_own_can_be_stated(tmp_path):
+    put(tmp_path / "a" / "ct.nii.gz", ct_volume())
+    put(tmp_path / "a" / "labels.nii.gz", numbered(liver=7, left_kidney=1, right_kidney=1, spleen=9))
+    case = only(tmp_path, names={7: "liver", 1: "kidneys"})
+    assert drawn(case) == whole("liver", "left_kidney", "right_kidney")
+    with pytest.raises(ModelError, match="'heart' is no organ"):
+        cases_from(tmp_path, names={1: "heart"})
+    with pytest.raises(ModelError, match="both names and a scheme"):
+        cases_from(tmp_path, names={1: "liver"}, scheme="kits")
 
 
 def test_one_folder_may_hold_several_data_sets_and_hidden_folders_none(tmp_path):

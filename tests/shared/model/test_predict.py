@@ -14,7 +14,7 @@ from scipy import ndimage
 from torchvision.ops import roi_align
 
 from doselabel.errors import Cancelled, ModelError
-from doselabel.geometry import Geometry, Volume
+from doselabel.geometry import Geometry, Volume, resample
 from doselabel.model.checkpoint import Checkpoint
 from doselabel.model.evaluate import compare, dice, surface_agreement
 from doselabel.model.join import fill_gaps
@@ -256,3 +256,50 @@ def test_volume_and_mass_errors_are_signed(patient):
     assert rows["liver"].volume_error_percent == -100
     assert rows["liver"].mass_error_g == pytest.approx(-1.05 * truth.volume_ml("liver"))
     assert rows["left_kidney"].dice == 1
+
+
+class Channels(torch.nn.Module):
+    """Finds nothing, and keeps what it was shown."""
+
+    def __init__(self):
+        super().__init__()
+        self.shown = []
+
+    def forward(self, images):
+        self.shown.append(images[0].clone())
+        empty = torch.zeros(0)
+        return [{"boxes": torch.zeros(0, 4), "labels": empty, "scores": empty, "masks": torch.zeros(0, 1, 28, 28)}]
+
+
+def shown_channel(ct, spect):
+    """The SPECT channel of all slices (z, H, W) as a network with one sees it."""
+    network = Channels()
+    segment(ct, Checkpoint(network, dataclasses.replace(PROFILE, spect=True), {}, ""), spect=spect)
+    # 10 mm slices: the locator looks at each of them, in order.
+    return torch.stack([picture[-1] for picture in network.shown[: ct.array.shape[0]]])
+
+
+def test_the_spect_is_shown_where_it_lies_in_the_patient_whatever_its_grid(patient):
+    ct, labels = patient
+    kidney = labels.mask("left_kidney")
+    own = Volume(np.where(kidney, 3e6, 1e4).astype(np.float32), ct.geometry)
+    g = ct.geometry.with_spacing((8.0, 8.0, 8.0))
+    other = resample(own, g)
+    seen, coarse = shown_channel(ct, own), shown_channel(ct, other)
+    assert seen.max() == pytest.approx(1.0, abs=0.1)
+    expected = np.flatnonzero(kidney[::-1].any((1, 2)))  # the network looks from above
+    bright = np.flatnonzero(((seen > 0.5).sum((1, 2)) > 0).numpy())
+    assert bright.tolist() == expected.tolist()
+    columns = np.flatnonzero((seen > 0.5).any(0).any(0).numpy())
+    assert columns.min() > seen.shape[2] / 2  # index x grows to the patient's left
+    assert float(((seen > 0.5) != (coarse > 0.5)).float().mean()) < 0.01
+    turned = Volume.from_sitk(sitk.DICOMOrient(own.to_sitk(), "PIR"))
+    assert torch.allclose(shown_channel(ct, turned), seen, atol=1e-3)
+
+
+def test_a_model_with_a_spect_channel_says_when_there_is_no_spect(patient):
+    model = Checkpoint(Channels(), dataclasses.replace(PROFILE, spect=True), {}, "")
+    without, given = (segment(patient[0], model, spect=s).summary.flags for s in (None, patient[0]))
+    assert any("no SPECT was given" in flag for flag in without)
+    assert not any("SPECT" in flag for flag in given)
+    assert float(shown_channel(patient[0], None).abs().max()) == 0

@@ -85,6 +85,12 @@ def pairs(root: Path) -> list[TrainCase]:
     return cases
 
 
+def spect_of(ct: Path) -> Path | None:
+    """The SPECT of a study that lies in the space of this CT as it is."""
+    study = _load(ct.parent)
+    return _spect(study, ct.name) if study else None
+
+
 def _load(folder: Path) -> Study | None:
     try:
         return Study.load(folder)

@@ -21,6 +21,7 @@ IMAGE_FOLDERS = {
     "imagesVa": "labelsVa",
     "images": "labels",
     "img": "label",
+    "image": "label",
     "TrainingImg": "TrainingMask",
 }
 """Folder of the CTs → folder of their label maps, beside it."""
@@ -111,7 +112,7 @@ def amos(root: Path) -> list[TrainCase]:
 
 
 def btcv(root: Path) -> list[TrainCase]:
-    """BTCV (Synapse): ``img/img0001.nii.gz`` with ``label/label0001.nii.gz``."""
+    """BTCV (Synapse): ``img/img0001.nii.gz`` with ``label/label0001.nii.gz``; also ``image``, or ``imagesTr``."""
     return [
         TrainCase(ct, labels, f"btcv_{key}", unlabelled=_not_in("btcv"), scheme="btcv")
         for ct, labels, key in _image_folders(root)
