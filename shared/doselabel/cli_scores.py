@@ -115,14 +115,15 @@ def _crossval(args: argparse.Namespace, terminal: Terminal) -> None:
 
     progress = terminal()
     recipe = recipe_of(args, progress, hold_out=False)
-    if (args.dir is None) == (not recipe.sources):
-        raise ModelError("Found no cases, or two kinds of them.", "Give a folder of cases, or a --recipe with sources.")
+    if args.dir is None and args.recipe is None:
+        raise ModelError("Found no cases.", "Give a folder of cases, or a --recipe with sources.")
     sources = recipe.sources or (Source("cases", 1.0, found_cases(args)),)
     cases = [case for source in sources if source.name not in recipe.made for case in source.cases]
-    settings, profile, fine = settings_of(args, recipe), profile_of(args, recipe), parenchyma_of(args)
+    settings, fine = settings_of(args, recipe), parenchyma_of(args)
     settings = settings.replace(cache=settings.cache or args.out / "prepared")
-    if args.start:
-        _refuse_known(args.start, {case.patient for case in cases})
+    profile = profile_of(args, recipe, settings.start)
+    if settings.start:
+        _refuse_known(settings.start, {case.patient for case in cases})
     if settings.schedule()[-1].labels == "parenchyma":  # then that is what the model was taught last
         cases = [dataclasses.replace(case, parenchyma=True) for case in cases]
 
@@ -141,7 +142,7 @@ def _crossval(args: argparse.Namespace, terminal: Terminal) -> None:
         return done.checkpoint
 
     told, usual = settings.to_dict(), Settings().to_dict()
-    known = profile or (read_card(args.start)[0] if args.start else FAST)
+    known = profile or (read_card(settings.start)[0] if settings.start else FAST)
     about: dict[str, Any] = {"profile": known.name}
     about |= {"epochs": settings.epochs} if settings.epochs else {"steps": settings.steps}
     about |= {name: value for name, value in told.items() if value != usual[name] and name not in UNTOLD}

@@ -16,7 +16,7 @@ from doselabel.errors import ModelError, Progress
 
 if TYPE_CHECKING:
     from doselabel.model.cases import TrainCase
-    from doselabel.model.mix import Recipe
+    from doselabel.model.mix import Mix
     from doselabel.model.profiles import Profile
     from doselabel.model.settings import Settings
 
@@ -73,40 +73,46 @@ def training_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def recipe_of(args: argparse.Namespace, progress: Progress, *, hold_out: bool = True) -> Recipe:
+def recipe_of(args: argparse.Namespace, progress: Progress, *, hold_out: bool = True) -> Mix:
     """The recipe that was named, or an empty one."""
-    from doselabel.model.mix import Recipe, read_recipe
+    from doselabel.model.mix import Mix, read_mix
 
     if args.recipe is None:
-        return Recipe()
-    return read_recipe(args.recipe, args.out / "made", args.data, hold_out=hold_out, progress=progress)
+        return Mix()
+    recipe = read_mix(args.recipe, args.out / "made", args.data, progress=progress, hold_out=hold_out)
+    if (args.dir is None) == (not recipe.sources):
+        raise ModelError(
+            f"Found {'no cases' if args.dir is None else 'cases in ' + str(args.dir)}, and the recipe {args.recipe} "
+            f"names {len(recipe.sources)} source(s).",
+            "Give a folder of cases exactly when the recipe names no sources.",
+        )
+    return recipe
 
 
-def settings_of(args: argparse.Namespace, recipe: Recipe) -> Settings:
+def settings_of(args: argparse.Namespace, recipe: Mix) -> Settings:
     """Settings of a run: the recipe's, then those of ``--config``, then flags."""
-    from doselabel.model.settings import Settings, read_yaml
+    from doselabel.model.settings import read_yaml
 
-    settings = Settings(checkpoint_every=200).replace(**recipe.settings)
+    settings = recipe.settings
+    if not settings.checkpoint_every:
+        settings = settings.replace(checkpoint_every=200)
     if args.config:
         settings = settings.replace(**read_yaml(args.config))
     return settings.replace(**{name: getattr(args, name) for name in settings.to_dict()})
 
 
-def profile_of(args: argparse.Namespace, recipe: Recipe) -> Profile | None:
-    """The profile that was named, with the organs that were; None: that of the checkpoint, else the default."""
+def profile_of(args: argparse.Namespace, recipe: Mix, start: Path | None) -> Profile | None:
+    """The profile that was named, with the organs that were; None: that of ``start``, else the default."""
     from doselabel.model.checkpoint import read_card
     from doselabel.model.profiles import FAST, PROFILES
 
-    name = args.profile or recipe.profile
+    if args.profile and args.profile not in PROFILES:
+        raise ModelError(f"'{args.profile}' is no profile; there are {', '.join(PROFILES)}.", "Give one of them.")
+    profile = PROFILES[args.profile] if args.profile else recipe.profile
     organs = [part for part in (args.learn_organs or "").split(",") if part] or recipe.organs
-    if name is not None and name not in PROFILES:
-        raise ModelError(f"'{name}' is no profile; there are {', '.join(PROFILES)}.", "Give one of them.")
-    if name is None and not organs:
-        return None
-    profile = PROFILES[name] if name else read_card(args.start)[0] if args.start else FAST
-    if args.start and not args.profile and name and read_card(args.start)[0].name == name:
-        profile = read_card(args.start)[0]  # the recipe's parts, as that checkpoint has them
-    return profile.of_organs(organs) if organs else profile
+    if not organs:
+        return profile
+    return (profile or (read_card(start)[0] if start else FAST)).of_organs(organs)
 
 
 def parenchyma_of(args: argparse.Namespace) -> list[TrainCase]:
@@ -122,8 +128,9 @@ def _train(args: argparse.Namespace, terminal: Terminal) -> None:
 
     progress = terminal()
     recipe = recipe_of(args, progress)
-    if (args.dir is None) == (not recipe.sources):
-        raise ModelError("Found no cases, or two kinds of them.", "Give a folder of cases, or a --recipe with sources.")
+    if args.dir is None and args.recipe is None:
+        raise ModelError("Found no cases.", "Give a folder of cases, or a --recipe with sources.")
+    settings = settings_of(args, recipe)
     card: dict[str, Any] = {"name": args.out.name}
     if recipe.attribution:
         card["attribution"] = list(recipe.attribution)
@@ -138,8 +145,8 @@ def _train(args: argparse.Namespace, terminal: Terminal) -> None:
     result = train(
         sources,
         args.out,
-        settings=settings_of(args, recipe),
-        profile=profile_of(args, recipe),
+        settings=settings,
+        profile=profile_of(args, recipe, settings.start),
         validation=validation,
         parenchyma=parenchyma_of(args),
         card=card,

@@ -20,7 +20,7 @@ cross-validation; without ``sources`` the cases are given beside it. Those in ``
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,6 @@ from doselabel.model.paint import painted_cases
 from doselabel.model.profiles import PROFILES, Profile
 from doselabel.model.settings import Settings, read_yaml
 from doselabel.model.train import Source
-
 
 RECIPES = Path(__file__).with_name("recipes")
 
@@ -59,7 +58,7 @@ class Mix:
 
     sources: tuple[Source, ...] = ()
     validation: tuple[TrainCase, ...] = ()
-    settings: Settings = Settings()
+    settings: Settings = field(default_factory=Settings)
     attribution: tuple[str, ...] = ()
     profile: Profile | None = None
     made: tuple[str, ...] = ()

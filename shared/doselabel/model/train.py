@@ -124,6 +124,11 @@ def train(
     sources = _sources(cases, replay)
     _check(sources, [*validation], parenchyma)
     start = settings.start
+    if settings.schedule()[0].learn == "heads" and not (start or settings.pretrained):
+        raise ModelError(
+            "The first stage trains the heads alone, on a backbone that has learned nothing.",
+            "Give --pretrained FILE or --start FILE, or a first stage such as all:50:1e-3.",
+        )
     if profile is None:
         profile = checkpoint.read_card(start)[0] if start else FAST
     if settings.pretrained:

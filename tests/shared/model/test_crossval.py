@@ -12,7 +12,7 @@ from doselabel.cli import main
 from doselabel.geometry import Volume, write_image
 from doselabel.labels import LabelMap, write_labels
 from doselabel.model import checkpoint as checkpoints
-from doselabel.model.mix import read_recipe
+from doselabel.model.mix import read_mix
 from doselabel.study import Study
 from doselabel.wire import LabelReview, LabelVersion
 
@@ -95,8 +95,8 @@ def test_a_recipe_says_which_sources_are_folded_and_which_only_help(tmp_path, ca
         "folds: 3\n"
         "settings: {steps: 1, batch: 1, crop_px: 64}\n"
     )
-    held = read_recipe(tmp_path / "mix.yaml", tmp_path / "work", cases)
-    free = read_recipe(tmp_path / "mix.yaml", tmp_path / "work", cases, hold_out=False)
+    held = read_mix(tmp_path / "mix.yaml", tmp_path / "work", cases)
+    free = read_mix(tmp_path / "mix.yaml", tmp_path / "work", cases, hold_out=False)
     assert [case.patient for case in held.validation] == ["P-1"]
     assert [case.patient for case in held.sources[0].cases] == ["P-2", "P-3"]
     assert not free.validation

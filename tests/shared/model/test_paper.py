@@ -19,7 +19,7 @@ from doselabel.model.augment import training_slice
 from doselabel.model.cache import prepare
 from doselabel.model.cases import TrainCase, case_ct, case_labels
 from doselabel.model.crossval import splits_of
-from doselabel.model.mix import RECIPES, read_recipe
+from doselabel.model.mix import RECIPES, read_mix
 from doselabel.model.network import build
 from doselabel.model.parenchyma import parenchyma
 from doselabel.model.profiles import FAST, PAPER, PROFILES
@@ -114,6 +114,11 @@ def test_pretrained_weights_alone_bring_the_papers_two_rates():
     assert Settings().schedule() == (Stage(),)
 
 
+def test_heads_are_not_trained_on_a_backbone_that_has_learned_nothing(tmp_path, case):
+    with pytest.raises(ModelError, match="heads alone, on a backbone that has learned nothing"):
+        train([case], tmp_path, profile=SMALL, stages="heads:1:1e-3", steps=1)
+
+
 def test_a_run_that_stops_inside_a_stage_goes_on_there(tmp_path, case, imagenet):
     told = {"profile": SMALL, "pretrained": imagenet, "stages": STAGES[:2], "steps": 3, "batch": 1}
     told |= {"checkpoint_every": 1, "cache": tmp_path / "cache"}
@@ -172,9 +177,10 @@ def test_a_stage_that_makes_no_sense_is_named(text):
     ],
 )  # fmt: skip
 def test_the_recipes_say_what_the_paper_says(tmp_path, name, split, epochs, stages, organs):
-    recipe = read_recipe(name, tmp_path)
-    settings = Settings().replace(**recipe.settings)
-    assert (recipe.profile, recipe.split, recipe.folds, recipe.organs) == ("paper", split, 5, organs)
+    recipe = read_mix(name, tmp_path)
+    settings = recipe.settings
+    assert (recipe.split, recipe.folds, recipe.organs) == (split, 5, organs)
+    assert recipe.profile == (None if name == "paper-parenchyma" else PAPER)
     assert settings.schedule() == tuple(Stage.read(stage) for stage in stages)
     assert (settings.batch, settings.crop_px, settings.epochs, settings.augment) == (2, 512, epochs, False)
     assert set(settings.planes) == {"axial", "coronal", "sagittal"}
@@ -191,7 +197,7 @@ def test_five_folds_of_both_splits_have_the_papers_shares(tmp_path):
 
 def test_an_unknown_recipe_lists_those_there_are(tmp_path):
     with pytest.raises(ModelError, match=r"neither a recipe \(paper, paper-kidneys"):
-        read_recipe("nature", tmp_path)
+        read_mix("nature", tmp_path)
 
 
 def test_the_profile_is_the_papers():
