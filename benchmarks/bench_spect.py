@@ -70,7 +70,7 @@ def run(phantoms: Path, start: Path, steps: int, most: int, work: Path) -> None:
     models = {}
     for name, own in (("fast", profile), ("fast-spect", dataclasses.replace(profile, name="fast-spect", spect=True))):
         began = time.process_time()
-        # No vote of chance: the same seed draws the same slices for both.
+        # The same seed draws the same slices, varied alike, for both.
         result = train(trained, work / name, profile=own, start=start, steps=steps, learning_rate=3e-4, seed=3)
         models[name] = result.checkpoint
         print(f"{name}: {steps} steps on {len(trained)} SPECT/CTs, {time.process_time() - began:.0f} CPU-s", flush=True)
