@@ -132,6 +132,7 @@ def _train(args: argparse.Namespace, terminal: Terminal) -> None:
         raise ModelError("Found no cases.", "Give a folder of cases, or a --recipe with sources.")
     settings = settings_of(args, recipe)
     card: dict[str, Any] = {"name": args.out.name}
+    card |= recipe.card
     if recipe.attribution:
         card["attribution"] = list(recipe.attribution)
     sources: Sequence[Source] = recipe.sources or [Source("cases", 1.0, found_cases(args))]

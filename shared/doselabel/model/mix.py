@@ -19,7 +19,7 @@ cross-validation; without ``sources`` the cases are given beside it. Those in ``
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -54,6 +54,8 @@ class Mix:
         Organs to learn; none: the profile's.
     folds, split
         Of a cross-validation.
+    card : mapping
+        More lines of the model card: licence, limits.
     """
 
     sources: tuple[Source, ...] = ()
@@ -65,6 +67,7 @@ class Mix:
     organs: tuple[str, ...] = ()
     folds: int | None = None
     split: str | None = None
+    card: Mapping[str, Any] = field(default_factory=dict)
 
 
 def recipe_path(name: str | Path) -> Path:
@@ -104,7 +107,7 @@ def read_mix(
     """
     path = recipe_path(name)
     content = _filled(read_yaml(path), path, data)
-    known = {"sources", "validation", "settings", "attribution", "profile", "organs", "folds", "split"}
+    known = {"sources", "validation", "settings", "attribution", "profile", "organs", "folds", "split", "card"}
     if unknown := sorted(set(content) - known):
         raise ModelError(f"{path}: has unknown entries {unknown}; known: {', '.join(sorted(known))}.")
     held_out = {str(patient) for patient in content.get("validation") or []} if hold_out else set()
@@ -142,6 +145,7 @@ def read_mix(
         tuple(content.get("organs") or ()),
         content.get("folds"),
         content.get("split"),
+        content.get("card") or {},
     )
 
 

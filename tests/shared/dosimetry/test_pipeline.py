@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -27,8 +28,8 @@ from doselabel.errors import (
 )
 from doselabel.geometry import Geometry, Volume, read_image, resample, write_image
 from doselabel.labels import LabelMap, organ, read_labels, write_labels
-from doselabel.study import Study
-from doselabel.wire import DoseResults
+from doselabel.study import Study, image_id
+from doselabel.wire import DoseResults, LabelVersion
 
 PLAIN = DoseOptions(registration="stored")
 
@@ -291,9 +292,13 @@ def test_labels_are_found_by_tag_folder_or_file(three_organs: Study, tmp_path: P
     shutil.copy(study.folder / "truth" / "ct.nii.gz", final / "ct.nii.gz")
     assert resolve(study, "final").origin == "tag 'final' of the study"
     assert not resolve(study, "final").reviewed
-    review = study.folder / "labels" / "versions" / "ct" / "v0001.review.json"
-    review.parent.mkdir(parents=True)
-    review.write_text('{"approved": true}')
+    versions = study.folder / "labels" / "versions" / "ct"
+    versions.mkdir(parents=True)
+    shutil.copy(final / "ct.nii.gz", versions / "v0001.nii.gz")
+    submitted = LabelVersion(image_id=image_id(study.patient_id, "ct.nii.gz"), version=1, created=datetime.now(UTC))
+    (versions / "v0001.json").write_text(submitted.model_dump_json())
+    assert not resolve(study, "final").reviewed
+    (versions / "v0001.review.json").write_text('{"approved": true}')
     assert resolve(study, "final").reviewed
     assert set(resolve(study, study.folder / "truth").maps) == {"ct.nii.gz"}
     assert set(resolve(study, final / "ct.nii.gz").maps) == {"ct.nii.gz"}
