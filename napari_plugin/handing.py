@@ -10,7 +10,7 @@ from pathlib import Path
 
 from qtpy.QtCore import QObject, Signal
 
-from doselabel.errors import DoselabelError, Progress, ServerError
+from doselabel.errors import DoselabelError, Progress
 from doselabel.labels import LabelMap
 from doselabel.wire import LabelSubmission, LabelVersion
 from napari_plugin import tools
@@ -25,7 +25,7 @@ from napari_plugin.session.review import Review, review
 from napari_plugin.tasks import Tasks
 
 
-class Queued(ServerError):
+class Queued(Unreachable):
     """A submission that waits on this computer because the server does not answer."""
 
     code = "queued"

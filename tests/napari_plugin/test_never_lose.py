@@ -68,6 +68,7 @@ def test_a_result_that_comes_after_an_edit_is_offered_and_undone_like_any_step(p
     ada.segmenting.offered.connect(offers.append)
     ada.segment()
     at = draw(ada)
+    ada.layers.labels.data_setitem(tuple(axis + 6 for axis in at), 1)  # an organ that the network looks for
     drawn = ada.session.array.copy()
     moment = ada.session.moment
     summary = ada.wait("segment", 600)
@@ -75,7 +76,8 @@ def test_a_result_that_comes_after_an_edit_is_offered_and_undone_like_any_step(p
     assert len(offers) == 1
     ada.take_offer()
     assert ada.session.started_from == summary.model_sha256
-    assert np.all(ada.session.array[at] == 4)  # the network does not look for a spleen
+    assert not np.array_equal(ada.session.array, drawn)
+    assert np.all(ada.session.array[at] == 4)  # it does not answer for a spleen
     ada.undo()
     assert np.array_equal(ada.session.array, drawn)
     assert ada.session.moment == moment
