@@ -115,6 +115,7 @@ def measure(folder: Path, what: str, voi: str = "gtm") -> dict:
             env={**os.environ, "DOSELABEL_CACHE": cache},
             capture_output=True,
             text=True,
+            encoding="utf-8",
             check=False,
         )
     if done.returncode:

@@ -112,7 +112,9 @@ def _torch() -> Finding:
     if version_of("torch") is None or version_of("torchvision") is None:
         return Finding("torch + torchvision", "absent", "not installed", "part of the extra 'server'")
     code = "import torch, torchvision; torch.ops.torchvision.nms; print(torch.__version__, torchvision.__version__)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, encoding="utf-8", timeout=300, check=False
+    )
     if done.returncode == 0:
         return Finding("torch + torchvision", "ok", done.stdout.strip() + " work together")
     reason = (done.stderr.strip().splitlines() or ["no message"])[-1]

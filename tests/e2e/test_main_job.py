@@ -23,7 +23,7 @@ pytestmark = pytest.mark.e2e
 def demo(tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("a demo") / "out"  # a path with a space, as users have
     command = [sys.executable, "-m", "doselabel.cli", "demo", "--out", str(out), "--patients", "1", "--steps", "2"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=1500, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", timeout=1500, check=False)
     log = out / "server.log"
     server = log.read_text(errors="replace")[-4000:] if log.exists() else "no server log"
     assert done.returncode == 0, f"{done.stdout}\n{done.stderr}\n--- server ---\n{server}"

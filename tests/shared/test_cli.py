@@ -21,6 +21,7 @@ def test_bad_input_exits_2_without_a_traceback(small_study):
         [sys.executable, "-m", "doselabel.cli", "study", "check", str(small_study.folder)],
         capture_output=True,
         text=True,
+        encoding="utf-8",
         check=False,
     )
     assert done.returncode == 2
