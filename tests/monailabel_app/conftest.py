@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -86,14 +87,24 @@ def untrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def server(tmp_path_factory: pytest.TempPathFactory, untrained: Path) -> Iterator[Running]:
-    """A real server process on four patients, in a folder with a space in its name."""
-    root = tmp_path_factory.mktemp("served") / "studies with space"
-    for number in range(1, 5):
-        make_patient(root / f"P-{number:03}", f"P-{number:03}")
-    (root / "broken").mkdir()
-    (root / "broken" / "study.json").write_text("{}")
-    with running(root, conf={"checkpoint": str(untrained), "grace_s": "3", "replay": "none"}) as found:
+def served(tmp_path_factory: pytest.TempPathFactory, untrained: Path) -> Callable[[], AbstractContextManager[Running]]:
+    """Starts a real server process on four patients, in a folder with a space in its name."""
+
+    def serve() -> AbstractContextManager[Running]:
+        root = tmp_path_factory.mktemp("served") / "studies with space"
+        for number in range(1, 5):
+            make_patient(root / f"P-{number:03}", f"P-{number:03}")
+        (root / "broken").mkdir()
+        (root / "broken" / "study.json").write_text("{}")
+        return running(root, conf={"checkpoint": str(untrained), "grace_s": "3", "replay": "none"})
+
+    return serve
+
+
+@pytest.fixture(scope="session")
+def server(served: Callable[[], AbstractContextManager[Running]]) -> Iterator[Running]:
+    """The server that most tests share."""
+    with served() as found:
         yield found
 
 

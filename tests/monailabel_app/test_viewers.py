@@ -1,4 +1,4 @@
-"""What 3D Slicer's modules and OHIF ask of a real server, in their order and form: patient P-001 is theirs.
+"""What 3D Slicer's modules and OHIF ask of a real server, in their order and form.
 
 After MONAI Label's plugins: slicer/MONAILabel, slicer/MONAILabelReviewer and ohifv3.
 """
@@ -23,6 +23,13 @@ EVERY_SEGMENT = [
     {"name": "Segment_6 (1)", "idx": 5},
 ]
 """3D Slicer sends the names of all its segments, also of empty ones that nobody named."""
+
+
+@pytest.fixture(scope="module")
+def server(served):
+    """Their own: which CTs others have labelled or reserved must not decide what Slicer is handed."""
+    with served() as found:
+        yield found
 
 
 def infer(http, tmp_path, image, **params):
