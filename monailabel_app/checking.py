@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from doselabel.alarms import Alarm
-from doselabel.errors import DoselabelError, LabelError
+from doselabel.errors import DoselabelError, LabelError, OffGridError
 from doselabel.geometry import read_image
 from doselabel.labels import LabelMap, read_labels, region, write_labels
 from doselabel.study import Study
@@ -112,11 +112,8 @@ def _tagged(file: Path, study: Study, upload: Upload) -> Checked:
     """What is kept under a tag may be any image that is whole; if it is a label map, what is odd about it is said."""
     try:
         return Checked({}, list(_read(file, study, upload.ct).findings))
-    except LabelError:  # a dose map, a probability: an image all the same
+    except (LabelError, OffGridError):  # a dose map, a probability: an image all the same
         pass
-    except DoselabelError as error:
-        if "grid of its CT" not in error.message:
-            raise
     read_image(file, max_bytes=_most_bytes(study, upload.ct))
     return Checked({}, [])
 
@@ -138,9 +135,8 @@ def _most_bytes(study: Study, ct: str) -> int:
 
 def _of_upload(error: DoselabelError, file: Path, image_id: str) -> DoselabelError:
     """What is wrong with an uploaded label map, without the name it has on this machine."""
-    elsewhere = "grid of its CT" in error.message
     message = error.message.replace(f"{file}: ", "The label map ", 1).replace("grid of its CT", f"grid of {image_id}")
-    return (LabelError if elsewhere else type(error))(message, error.hint)
+    return (LabelError if isinstance(error, OffGridError) else type(error))(message, error.hint)
 
 
 class Checker:

@@ -344,11 +344,6 @@ class Controller(QObject):
             self._asked("dose", self.dosing.start(client, self.settings.author, options))
 
     @property
-    def dose_results(self) -> Any:
-        """The latest `doselabel.wire.DoseResults`."""
-        return self.dosing.results
-
-    @property
     def report(self) -> Path | None:
         """The latest dose report, HTML."""
         return self.dosing.report

@@ -53,6 +53,10 @@ class GeometryError(DoselabelError):
     code = "geometry"
 
 
+class OffGridError(GeometryError):
+    """A label map lies elsewhere than the CT that it is for."""
+
+
 class LabelError(DoselabelError):
     """A label map holds values or names that the label table does not."""
 

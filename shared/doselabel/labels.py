@@ -19,7 +19,7 @@ import numpy as np
 
 from doselabel.alarms import Alarm, finding, ordered
 from doselabel.anatomy import describe, into_organs, middle_x_mm, regions, split_kidneys
-from doselabel.errors import GeometryError, LabelError
+from doselabel.errors import LabelError, OffGridError
 from doselabel.geometry import Geometry, StatedGrid, Volume, write_image
 from doselabel.images import MAX_BYTES, read_header
 from doselabel.images.header import Header
@@ -340,7 +340,7 @@ def _place_in(header: Header, expect: Geometry | None) -> tuple[int, int, int] |
         and tuple(stop - start) == header.grid.shape
     )
     if not crop:
-        raise GeometryError(
+        raise OffGridError(
             f"{header.path}: is not on the grid of its CT: it has {header.grid.words()}; the CT {expect.words()}.",
             "Draw the map on that CT, or resample it onto the CT's grid.",
         )
