@@ -30,7 +30,8 @@ ORGANS = {  # value: centre and semi-axes (z, y, x) mm, MBq/mL at its highest
 }
 RUN = """
 import json, resource, sys, time
-from doselabel.dosimetry import ct_registration, pipeline, registration
+from doselabel.dosimetry import pipeline
+from doselabel.dosimetry.alignment import ct_registration, registration
 from doselabel.dosimetry.options import DoseOptions
 from doselabel.geometry import read_image
 from doselabel.labels import read_labels

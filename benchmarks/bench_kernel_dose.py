@@ -22,8 +22,8 @@ def measure(voxels: int, spacing_mm: float, nuclide: str) -> dict[str, float]:
     """Build the kernel, read it back from the cache, and convolve a random map; CPU-seconds, MiB and energy."""
     import numpy as np
 
-    from doselabel.dosimetry import dose
-    from doselabel.dosimetry.kernels import voxel_s_kernel
+    from doselabel.dosimetry.dose import engines
+    from doselabel.dosimetry.physics.kernels import voxel_s_kernel
 
     def peak_mib() -> float:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
@@ -36,7 +36,7 @@ def measure(voxels: int, spacing_mm: float, nuclide: str) -> dict[str, float]:
     cpu.append(time.process_time())
     tia_mbq_h = np.random.default_rng(0).random((voxels,) * 3, dtype=np.float32)
     start = time.process_time()
-    dose.voxel_s(tia_mbq_h, spacing_mm, kernel)
+    engines.voxel_s(tia_mbq_h, spacing_mm, kernel)
     return {
         "build_s": cpu[1] - cpu[0],
         "cached_s": cpu[2] - cpu[1],

@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.known import between
 from doselabel.dosimetry import pipeline
 from doselabel.dosimetry.options import DoseOptions
 from doselabel.errors import DoselabelError
@@ -155,11 +156,7 @@ def main() -> None:
     text = table(simulate(args.out, args.phantoms, args.seed, args.first))
     print(text)
     if args.write:
-        head, begin, rest = args.write.read_text("utf-8").partition(BEGIN)
-        _, end, tail = rest.partition(END)
-        if not begin or not end:
-            raise SystemExit(f"{args.write} has no place for the tables: put the lines '{BEGIN}' and '{END}' there.")
-        args.write.write_text(f"{head}{BEGIN}\n\n{text}\n\n{END}{tail}", "utf-8")
+        args.write.write_text(between(BEGIN, END, args.write.read_text("utf-8"), text), "utf-8")
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ def imported_by(file: Path) -> set[str]:
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
-            names.add(node.module)
+            names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
     return names
 
 
@@ -62,6 +62,38 @@ def test_the_foundations_do_not_look_up(room):
     file = ROOT / "shared" / (room.replace(".", "/") + ".py")
     upper = ("doselabel.model", "doselabel.dosimetry", "doselabel.io", "doselabel.cli", "doselabel.wire")
     assert not [name for name in imported_by(file) if name.startswith(upper)]
+
+
+DOSIMETRY = (
+    {"options", "cache", "failures"},
+    {"physics"},
+    {"alignment"},
+    {"uptake"},
+    {"curves"},
+    {"dose"},
+    {"uncertainty"},
+    {"results", "priors", "course"},
+    {"organ_results"},
+    {"pipeline"},
+)
+"""The rooms and modules of `doselabel.dosimetry` in the order in which a patient's data pass through them."""
+
+
+def test_the_dose_chain_runs_one_way():
+    level = {name: i for i, names in enumerate(DOSIMETRY) for name in names}
+    home = ROOT / "shared" / "doselabel" / "dosimetry"
+    found = {path.stem for path in home.iterdir() if path.suffix == ".py" or path.is_dir()}
+    assert set(level) == found - {"__init__", "__pycache__"}
+    for file in files("shared/doselabel/dosimetry"):
+        room = file.relative_to(home).parts[0].removesuffix(".py")
+        for name in imported_by(file):
+            if name.startswith("doselabel.dosimetry.") and (other := name.split(".")[2]) != room:
+                assert level[other] < level[room], f"{file} imports {name}"
+
+
+def test_a_module_of_the_dose_chain_fits_in_the_head():
+    for file in files("shared/doselabel/dosimetry"):
+        assert len(file.read_text("utf-8").splitlines()) <= 400, file
 
 
 def test_importing_doselabel_is_light_and_quick():
@@ -102,7 +134,7 @@ def test_the_wheel_holds_what_a_user_needs_and_no_more(tmp_path):
     (wheel,) = tmp_path.glob("*.whl")
     names = zipfile.ZipFile(wheel).namelist()
     for needed in (
-        "doselabel/dosimetry/data/dpk_Lu-177_icru4.npz",
+        "doselabel/dosimetry/physics/data/dpk_Lu-177_icru4.npz",
         "doselabel/model/starter.safetensors",
         "napari_plugin/napari.yaml",
         "monailabel_app/main.py",

@@ -72,7 +72,8 @@ class Dosimetry(InferTask):
             The dose map's file, and the `DoseResults` under "dose".
         """
         from doselabel.dosimetry.options import DoseOptions
-        from doselabel.dosimetry.pipeline import masks_name, run
+        from doselabel.dosimetry.pipeline import run
+        from doselabel.dosimetry.results import masks_name
 
         progress = progress_of(request)
         study = Study.load(_study_folder(Path(request["image"])))

@@ -118,8 +118,8 @@ def _study_place(args: argparse.Namespace) -> None:
 
 def _dose(args: argparse.Namespace) -> None:
     from doselabel.dosimetry import pipeline
-    from doselabel.dosimetry.pipeline import read_results
     from doselabel.dosimetry.priors import with_earlier_cycles
+    from doselabel.dosimetry.results import read_results, store_registration, write_dose
     from doselabel.io.compare import labels_of
     from doselabel.io.report import write_report
     from doselabel.study import Study
@@ -131,7 +131,7 @@ def _dose(args: argparse.Namespace) -> None:
     labels = labels_of(study, args.labels)
     cache = args.cache or args.out / ".cache"
     done = pipeline.compute(study, labels, options, cache=cache, progress=_share(progress, 0.0, 0.8))
-    pipeline.write(done, study, args.out)
+    write_dose(done, study, args.out)
     truth = study.folder / "truth" / "truth.json"
     report = write_report(
         done.results,
@@ -143,7 +143,7 @@ def _dose(args: argparse.Namespace) -> None:
         progress=_share(progress, 0.8, 1.0),
     )
     if args.store_registration:
-        pipeline.store_registration(study, done.results)
+        store_registration(study, done.results)
     _print_doses(done.results)
     print(f"report in {report.html}")
 

@@ -71,10 +71,10 @@ def _figure(args: argparse.Namespace, what: str) -> Path:
 def _sensitivity(args: argparse.Namespace) -> None:
     from doselabel.calibration import sensitivity
     from doselabel.camera import Sensitivity, cps_per_mbq
-    from doselabel.dosimetry.nuclides import nuclide
     from doselabel.errors import CalibrationError
     from doselabel.geometry import read_image
     from doselabel.io.calibration_figure import draw
+    from doselabel.nuclides import nuclide
 
     if args.value is not None:
         value = cps_per_mbq(args.value, args.unit)

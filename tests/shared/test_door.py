@@ -23,7 +23,7 @@ import pytest
 import SimpleITK as sitk
 
 from doselabel.cli import main
-from doselabel.dosimetry.masks import resolve
+from doselabel.dosimetry.uptake.masks import resolve
 from doselabel.errors import DoselabelError, GeometryError, LabelError
 from doselabel.geometry import Geometry, Volume, read_image, write_image
 from doselabel.labels import LabelMap, read_labels, write_labels

@@ -14,7 +14,7 @@ import SimpleITK as sitk
 from doselabel.alarms import Alarm
 from doselabel.anatomy import regions
 from doselabel.cli import main
-from doselabel.dosimetry.masks import resolve
+from doselabel.dosimetry.uptake.masks import resolve
 from doselabel.errors import LabelError, ModelError
 from doselabel.geometry import Geometry, Volume, write_image
 from doselabel.io.evaluation import evaluate_files

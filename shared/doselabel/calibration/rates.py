@@ -10,7 +10,7 @@ import numpy as np
 from scipy import optimize
 
 from doselabel.camera import DeadTime, Recovery
-from doselabel.dosimetry.grids import Subdivision
+from doselabel.dosimetry.alignment.grids import Subdivision
 from doselabel.errors import CalibrationError
 from doselabel.geometry import Volume
 

@@ -56,14 +56,14 @@ class DoseOptions(BaseModel):
     margin_mm : float
         3 mm as Nazari et al. 2021 use for the network's masks.
     gaussian_sigma_mm, gaussian_level, threshold_percent, search_mm
-        As in `doselabel.dosimetry.voi.measure`; σ 3 mm is Nazari et al. 2021, expert 1.
+        As in `doselabel.dosimetry.uptake.voi.measure`; σ 3 mm is Nazari et al. 2021, expert 1.
     psf_fwhm_mm : (z, y, x), optional
         Replaces the study's resolution, FWHM in mm.
     tac : {"auto", "uptake", "mono", "bi", "trapezoid", "hanscheid", "population"}
         Time-activity model. ``auto`` is `mono` unless the points speak for an uptake phase (from four points on by
         evidence, see `curves`; with three when the first lies on the uptake limb), `hanscheid` for one point.
     uptake_limb, tail
-        As in `doselabel.dosimetry.tac.fit`.
+        As in `doselabel.dosimetry.curves.fit.fit`.
     tac_weights : {"relative", "equal", "poisson"}
         Of the points in the fit. ``relative`` goes with the assumed noise, a percentage of each activity.
     population_half_life_h, population_half_life_sd_h : float, or by organ

@@ -13,14 +13,15 @@ import SimpleITK as sitk
 from numpy.typing import NDArray
 
 import doselabel
-from doselabel.dosimetry import activity, curves, tia_map
-from doselabel.dosimetry.bed import bed_gy, bed_relative_sd, eqd2_gy, lea_catcheside_g
+from doselabel.dosimetry.alignment.mask_scene import ASSUMED_FWHM_MM
 from doselabel.dosimetry.cache import Cache, file_sha256
-from doselabel.dosimetry.dvh import dvh
-from doselabel.dosimetry.kernels import VoxelSKernel
-from doselabel.dosimetry.mask_scene import ASSUMED_FWHM_MM
-from doselabel.dosimetry.masks import LabelSet
+from doselabel.dosimetry.curves import choice
+from doselabel.dosimetry.dose import tia_map
+from doselabel.dosimetry.dose.bed import bed_gy, bed_relative_sd, eqd2_gy, lea_catcheside_g
+from doselabel.dosimetry.dose.dvh import dvh
 from doselabel.dosimetry.options import DoseOptions, of_organ
+from doselabel.dosimetry.physics.kernels import VoxelSKernel
+from doselabel.dosimetry.results import DOSE_MAP
 from doselabel.dosimetry.uncertainty import (
     CONTOUR_RELATIVE_SD,
     TiaErrors,
@@ -28,12 +29,13 @@ from doselabel.dosimetry.uncertainty import (
     organ_budget,
     percentile_sd_gy,
 )
+from doselabel.dosimetry.uptake import activity
+from doselabel.dosimetry.uptake.masks import LabelSet
 from doselabel.geometry import Geometry
 from doselabel.labels import LabelMap
 from doselabel.study import MANIFEST, Study
 from doselabel.wire import DvhCurve, OrganDose
 
-DOSE_MAP = "dose.nii.gz"
 ENGINES_AGREE = 0.05
 """A spread of the three engines above this is flagged."""
 
@@ -72,7 +74,7 @@ class Patient:
     psf: tuple[float, float, float] | None
     options: DoseOptions
 
-    def budget(self, name: str, dose_gy: float, curve: curves.OrganCurve) -> UncertaintyBudget:
+    def budget(self, name: str, dose_gy: float, curve: choice.OrganCurve) -> UncertaintyBudget:
         """Uncertainty of an organ's mean dose."""
         options = self.options
         method = activity.voi_method(options, self.psf)
@@ -93,7 +95,7 @@ class Patient:
                 "threshold": None,
             }[method],
             model_relative_sd=curve.model_relative_sd,
-            sampling_relative_sd=curves.sampling_relative_sd(curve.fit),
+            sampling_relative_sd=choice.sampling_relative_sd(curve.fit),
             scans=TiaErrors.of(curve.fit, errors, self.place_sd_mm, self.own_masks, self.place_doubt),
             contour_relative_sd=drawn,
             calibration_relative_sd=self.study.calibration_relative_sd,
@@ -104,7 +106,7 @@ def organ_result(
     name: str,
     patient: Patient,
     mass_g: float,
-    curve: curves.OrganCurve,
+    curve: choice.OrganCurve,
     by_engine: Mapping[str, float],
     voxels_gy: NDArray[np.float32],
 ) -> OrganDose:
@@ -125,7 +127,7 @@ def organ_result(
     mean = by_engine[options.engine]
     budget = patient.budget(name, mean, curve)
     histogram = dvh(voxels_gy)
-    warnings = curves.warnings_of(curve)
+    warnings = choice.warnings_of(curve)
     low, high = min(by_engine.values()), max(by_engine.values())
     if high - low > ENGINES_AGREE * mean:
         shown = ", ".join(f"{engine} {value:.3g} Gy" for engine, value in by_engine.items())
@@ -135,7 +137,7 @@ def organ_result(
     bed = bed_sd = eqd2 = eqd2_sd = None
     if ratio is not None:
         bed, eqd2 = float(bed_gy(mean, g, ratio)), float(eqd2_gy(bed_gy(mean, g, ratio), ratio))
-        bed_sd = bed * bed_relative_sd(mean, g, ratio, budget.relative_sd, curves.half_life_relative_sd(fitted))
+        bed_sd = bed * bed_relative_sd(mean, g, ratio, budget.relative_sd, choice.half_life_relative_sd(fitted))
         eqd2_sd = bed_sd * eqd2 / bed if bed > 0 else 0.0
     recovery = [m.recovery[name] for m in measured]
     return OrganDose(
@@ -168,7 +170,7 @@ def organ_result(
             max_gy=histogram.max_gy,
             mean_gy=histogram.mean_gy,
         ),
-        tac=curves.described(curve),
+        tac=choice.described(curve),
         uncertainty_percent={c.name: 100 * c.relative_sd for c in budget.components},
         warnings=warnings,
     )

@@ -18,48 +18,31 @@ import numpy as np
 from numpy.typing import NDArray
 
 from doselabel.alarms import Alarm, finding, told
-from doselabel.dosimetry import activity, curves, dose, placement, registration, tia_map
+from doselabel.dosimetry.alignment import placement
 from doselabel.dosimetry.cache import Cache
-from doselabel.dosimetry.consistency import time_point_off
+from doselabel.dosimetry.curves import choice
+from doselabel.dosimetry.curves.fit import TacFit
+from doselabel.dosimetry.curves.voxel import fit_voxels
+from doselabel.dosimetry.dose import tia_map
+from doselabel.dosimetry.dose.dose_map import dose_map
+from doselabel.dosimetry.dose.engines import SOFT_TISSUE_G_CM3
 from doselabel.dosimetry.failures import Failures, with_the_rest
-from doselabel.dosimetry.frames import Frames, organs_of
-from doselabel.dosimetry.kernels import VoxelSKernel, voxel_s_kernel
-from doselabel.dosimetry.masks import LabelSet, resolve
-from doselabel.dosimetry.nuclides import nuclide as find_nuclide
 from doselabel.dosimetry.options import DoseOptions
-from doselabel.dosimetry.organ_results import DOSE_MAP, Patient, organ_result, provenance
-from doselabel.dosimetry.tac import TacFit
-from doselabel.dosimetry.tac_voxel import fit_voxels
+from doselabel.dosimetry.organ_results import Patient, organ_result, provenance
+from doselabel.dosimetry.physics.kernels import voxel_s_kernel
+from doselabel.dosimetry.results import DoseComputation, write_dose
+from doselabel.dosimetry.uptake import activity
+from doselabel.dosimetry.uptake.consistency import time_point_off
+from doselabel.dosimetry.uptake.frames import Frames, organs_of
+from doselabel.dosimetry.uptake.masks import LabelSet, resolve
 from doselabel.errors import DoseError, FitError, Progress, no_progress
-from doselabel.geometry import Geometry, Volume, placed, read_image, resample, write_image
-from doselabel.labels import LabelMap, title, write_labels
+from doselabel.geometry import Geometry, Volume, placed, resample
+from doselabel.labels import LabelMap, title
+from doselabel.nuclides import nuclide as find_nuclide
 from doselabel.study import Study, read_field
 from doselabel.wire import DoseResults, ErrorInfo
 
-RESULTS = "results.json"
 REFERENCE_TIME_H = 24.0
-SOFT_TISSUE_G_CM3 = 1.04
-
-
-@dataclass(frozen=True, eq=False)
-class DoseComputation:
-    """Results with the images that belong to them.
-
-    Attributes
-    ----------
-    results : DoseResults
-    dose : Volume
-        Gy.
-    labels : dict of str to LabelMap
-        The masks used, by the CT's file name.
-    vois : list of LabelMap
-        Volumes of interest on each SPECT's grid.
-    """
-
-    results: DoseResults
-    dose: Volume
-    labels: Mapping[str, LabelMap]
-    vois: list[LabelMap]
 
 
 def run(
@@ -102,39 +85,9 @@ def run(
     done = compute(study, labels, options, cache=cache, edited_vois=edited_vois, progress=progress)
     if out is not None:
         progress("writing", 0.95)
-        write(done, study, out)
+        write_dose(done, study, out)
     progress("done", 1.0)
     return done.results
-
-
-def write(done: DoseComputation, study: Study, out: str | Path) -> None:
-    """Write a computation's files; `results.json` last, so that it never speaks of files that are not there."""
-    out = Path(out)
-    out.mkdir(parents=True, exist_ok=True)
-    write_image(out / DOSE_MAP, done.dose)
-    for name, label_map in done.labels.items():
-        write_labels(out / masks_name(name), label_map)
-    for i, regions in enumerate(done.vois, start=1):
-        write_labels(out / f"voi_tp{i}.nii.gz", regions)
-    temporary = out / f".writing-{RESULTS}"
-    temporary.write_text(done.results.model_dump_json(by_alias=True, indent=1), encoding="utf-8")
-    temporary.replace(out / RESULTS)
-
-
-def masks_name(ct: str) -> str:
-    """File of the masks used on a CT."""
-    return f"masks_{Path(ct).name.partition('.')[0]}.nii.gz"
-
-
-def store_registration(study: Study, results: DoseResults) -> None:
-    """Keep the transforms that a calculation found in the study, and save it."""
-    for entry in results.registration:
-        point = study.time_points[entry["time_point"]]
-        found = registration.Alignment(
-            np.asarray(entry["matrix"]), entry["method"], entry["shift_mm"], entry["merit_before"], entry["merit_after"]
-        )
-        point.spect_to_ct = found.registration()
-    study.save()
 
 
 def compute(
@@ -247,9 +200,9 @@ def _of_organs(
                 np.hypot(m.errors[name].counts, m.errors[name].place(a.sd_mm))
                 for m, a in zip(measured, alignments, strict=True)
             ]
-            fits[name] = curves.fit_organ(name, times, activities, nuclide.name, options, noise)
+            fits[name] = choice.fit_organ(name, times, activities, nuclide.name, options, noise)
     failures.settle()
-    rest_tia, rest_model = curves.fit_rest(times, [m.rest_mbq for m in measured], nuclide.name, options)
+    rest_tia, rest_model = choice.fit_rest(times, [m.rest_mbq for m in measured], nuclide.name, options)
 
     progress("activity map", 0.68)
     reference = _reference(times, options)
@@ -272,7 +225,7 @@ def _of_organs(
     kernel = voxel_s_kernel(nuclide, grid.geometry.spacing_mm, density_g_cm3=SOFT_TISSUE_G_CM3, extent_mm=extent)
     progress("dose map", 0.8)
     masses = {name: diagnostic.volume_ml(name) * options.density_of(name) for name in organs}
-    dose_gy, by_engine = _doses(grid, tia_mbq_h, tia, masses, kernel, options)
+    dose_gy, by_engine = dose_map(grid, tia_mbq_h, tia, masses, kernel, options)
 
     progress("organ doses", 0.9)
     own_masks = [p.ct != study.ct and p.ct in label_set.maps for p in study.time_points]
@@ -402,53 +355,6 @@ def _shares(
     return tia / tia.sum()
 
 
-def _doses(
-    grid: tia_map.DoseGrid,
-    tia_mbq_h: NDArray[np.float32],
-    tia: Mapping[str, float],
-    masses: Mapping[str, float],
-    kernel: VoxelSKernel,
-    options: DoseOptions,
-) -> tuple[NDArray[np.float32], dict[str, dict[str, float]]]:
-    """The chosen engine's dose map, and every engine's mean dose by organ.
-
-    An organ's voxels together have the mass of the mask on the dose grid; its dose is brought to the mass that the
-    diagnostic CT's own mask and the organ's density give, by one factor near 1.
-    """
-    spacing, voxel_ml = grid.geometry.spacing_mm, grid.geometry.voxel_volume_ml
-    density: NDArray[np.float64] | None = None
-    if options.density == "ct":
-        density = dose.density_from_hu(grid.hu)
-        for name in grid.organs:
-            density[grid.mask(name)] = options.density_of(name)
-    maps = {
-        "voxel-s": dose.voxel_s(tia_mbq_h, spacing, kernel, density_g_cm3=density),
-        "local": dose.local(
-            tia_mbq_h, spacing, kernel.nuclide, density_g_cm3=kernel.density_g_cm3 if density is None else density
-        ),
-    }
-    by_engine: dict[str, dict[str, float]] = {}
-    organ_engine = dose.organ(tia, masses, kernel.nuclide)
-    for name in grid.organs:
-        mask = grid.mask(name)
-        used = kernel.density_g_cm3 if density is None else options.density_of(name)
-        factor = float(np.count_nonzero(mask)) * voxel_ml * used / masses[name]
-        for values in maps.values():
-            values[mask] *= np.float32(factor)
-        by_engine[name] = {
-            "organ": organ_engine[name],
-            **{engine: float(values[mask].mean(dtype=np.float64)) for engine, values in maps.items()},
-        }
-    if options.engine != "organ":
-        return maps[options.engine], by_engine
-    # Organ S-values know one dose per organ; its distribution is the voxel engine's.
-    chosen = maps["voxel-s"]
-    for name in grid.organs:
-        mean = by_engine[name]["voxel-s"]
-        chosen[grid.mask(name)] *= np.float32(organ_engine[name] / mean if mean > 0 else 0.0)
-    return chosen, by_engine
-
-
 def _voi_map(found: activity.ScanActivity, scan: activity.Scan, organs: tuple[str, ...]) -> LabelMap:
     regions = found.region_map(scan.spect.geometry)
     return LabelMap(regions.array, regions.geometry, dict(enumerate(organs, start=1))).renumbered()
@@ -456,32 +362,3 @@ def _voi_map(found: activity.ScanActivity, scan: activity.Scan, organs: tuple[st
 
 def _centre(geometry: Geometry) -> list[float]:
     return [float(v) for v in geometry.index_to_lps((np.asarray(geometry.shape) - 1) / 2)]
-
-
-def read_results(path: str | Path) -> DoseResults:
-    """Read a ``results.json``, by its path or its folder's.
-
-    Raises
-    ------
-    DoseError
-        When it is not there, or can't be read.
-    """
-    path = Path(path)
-    path = path / RESULTS if path.is_dir() else path
-    try:
-        return DoseResults.model_validate_json(path.read_bytes())
-    except OSError as error:
-        raise DoseError(f"{path}: there is no such file.", "Run `doselabel dose` first.") from error
-    except ValueError as error:
-        raise DoseError(f"{path}: can't be read ({error}).", "Run `doselabel dose` again.") from error
-
-
-def read_dose(out: str | Path) -> tuple[DoseResults, Volume]:
-    """Read what `run` wrote into a folder.
-
-    Raises
-    ------
-    DoseError
-        When there are no results, or they can't be read.
-    """
-    return read_results(Path(out) / RESULTS), read_image(Path(out) / DOSE_MAP)

@@ -9,9 +9,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from doselabel.dosimetry.nuclides import nuclide
 from doselabel.dosimetry.options import DoseOptions
 from doselabel.errors import DoseError
+from doselabel.nuclides import nuclide
 from doselabel.wire import DoseResults, OrganDose
 
 BETWEEN_CYCLES_RELATIVE_SD = 0.10

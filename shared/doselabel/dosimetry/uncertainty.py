@@ -16,15 +16,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from doselabel.dosimetry.spheres import (
+from doselabel.dosimetry.curves.fit import TacFit
+from doselabel.dosimetry.physics.spheres import (
+    CT_FWHM_MM,
     counts_volume_slope,
-    radius_mm,
     recovery_volume_slope,
     require_not_negative,
     require_positive,
+    volume_relative_sd,
 )
-from doselabel.dosimetry.tac import TacFit
-from doselabel.dosimetry.voi_errors import ActivityErrors
+from doselabel.dosimetry.uptake.errors import ActivityErrors
 
 CONTOUR_RELATIVE_SD = 0.096
 """Volume error of a network's kidney contour: root mean square difference of the 15 kidney masses by network and
@@ -43,8 +44,6 @@ RECONSTRUCTION_RELATIVE_SD = 0.03
 Pamphlet 26, J. Nucl. Med. 57:151 (2016): quantification within some per cent in large regions)."""
 SPREAD_RELATIVE_SD = 0.5
 """Of the distance between D_x and the mean dose."""
-CT_FWHM_MM = 1.0
-"""Assumed sharpness of a diagnostic CT."""
 COVERAGE_K = 2.0
 
 
@@ -93,33 +92,6 @@ class UncertaintyBudget:
     def expanded_gy(self) -> float:
         """Expanded uncertainty ``coverage_k · dose_sd_gy``, Gy."""
         return self.coverage_k * self.dose_sd_gy
-
-
-def volume_relative_sd(
-    volume_ml: float, *, spacing_mm: Sequence[float], fwhm_mm: float, contour_relative_sd: float = 0.0
-) -> float:
-    """Relative standard uncertainty of a volume outlined on an image.
-
-    ``u(d)² = a²/6 + FWHM²/(4 ln 2)`` for the diameter of the sphere of that volume (two edges, each uncertain by
-    the voxel a, rectangular, and by the blur), ``u(v)/v = 3 u(d)/d`` (Gear 2018, section on volume), and the
-    observer's or network's own error in quadrature.
-
-    Parameters
-    ----------
-    volume_ml : float
-    spacing_mm : sequence of 3 float
-        Voxel size (z, y, x) of the image outlined; its mean square counts.
-    fwhm_mm : float
-        Resolution of the image outlined (the CT's for CT contours).
-    contour_relative_sd : float
-        Systematic error of the contour, relative to the volume.
-    """
-    require_positive(volume_ml=volume_ml)
-    require_not_negative(fwhm_mm=fwhm_mm, contour_relative_sd=contour_relative_sd)
-    diameter = 2.0 * radius_mm(volume_ml)
-    voxel = float(np.mean(np.square(spacing_mm)))
-    edges = math.sqrt(voxel / 6.0 + fwhm_mm**2 / (4.0 * math.log(2.0)))
-    return math.hypot(3.0 * edges / diameter, contour_relative_sd)
 
 
 @dataclass(frozen=True)
@@ -304,7 +276,7 @@ def organ_budget(
         By which the contour was expanded to read the activity (0 with a recovery correction); None for a volume of
         interest that does not follow the contour (``threshold``).
     model_relative_sd, sampling_relative_sd : float
-        `doselabel.dosimetry.tac.ModelSpread.relative_sd`, and `doselabel.dosimetry.curves.sampling_relative_sd`.
+        `curves.spread.ModelSpread.relative_sd`, and `curves.choice.sampling_relative_sd`.
     scans : TiaErrors, optional
         What the images themselves say.
     contour_relative_sd : float

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from doselabel.dosimetry.pipeline import masks_name, read_dose
+from doselabel.dosimetry.results import masks_name, read_dose
 from doselabel.errors import DoseError, Progress, no_progress
 from doselabel.geometry import Volume, placed
 from doselabel.io import figures

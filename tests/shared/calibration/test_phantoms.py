@@ -177,7 +177,7 @@ def test_dead_time_of_a_decaying_source(model: rates.Model) -> None:
 
 def test_recovery_of_spheres() -> None:
     """Six spheres by a known Gaussian: the curve gives each within its ±, and the recovery of one in between."""
-    from doselabel.dosimetry.spheres import sphere_recovery
+    from doselabel.dosimetry.physics.spheres import sphere_recovery
 
     volumes = (0.5, 1.15, 2.6, 5.6, 11.5, 26.5)
     true = np.array([sphere_recovery(v, 12.0) for v in volumes])
@@ -192,7 +192,7 @@ def test_recovery_of_spheres() -> None:
 
 
 def test_recovery_of_one_sphere_is_read_off_its_own_volume() -> None:
-    from doselabel.dosimetry.spheres import sphere_recovery
+    from doselabel.dosimetry.physics.spheres import sphere_recovery
 
     shape, at = (72, 72, 72), (1.3, -2.1, 0.7)
     radius = (3e3 * 11.5 / (4 * math.pi)) ** (1 / 3)

@@ -5,11 +5,11 @@ import math
 import numpy as np
 import pytest
 
-from doselabel.dosimetry.bed import KIDNEY, Radiobiology, bed_gy, bed_relative_sd, eqd2_gy, lea_catcheside_g
-from doselabel.dosimetry.nuclides import nuclide
-from doselabel.dosimetry.tac import fit
-from doselabel.dosimetry.tac_models import Curve
+from doselabel.dosimetry.curves.fit import fit
+from doselabel.dosimetry.curves.models import Curve
+from doselabel.dosimetry.dose.bed import KIDNEY, Radiobiology, bed_gy, bed_relative_sd, eqd2_gy, lea_catcheside_g
 from doselabel.errors import DoseError
+from doselabel.nuclides import nuclide
 
 T1_TIMES_H = [3.74111, 27.72528, 103.09417, 123.98361]
 T1_KIDNEY_MBQ = [98.561432, 73.599408, 25.39568, 19.04661]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from doselabel.dosimetry.consistency import masks_differ, time_point_off
+from doselabel.dosimetry.uptake.consistency import masks_differ, time_point_off
 from doselabel.geometry import Geometry
 from doselabel.labels import LabelMap
 

@@ -8,10 +8,10 @@ import re
 import numpy as np
 import pytest
 
-from doselabel.dosimetry import curves
+from doselabel.dosimetry.curves import choice
+from doselabel.dosimetry.curves.fit import fit
+from doselabel.dosimetry.curves.voxel import fit_voxels
 from doselabel.dosimetry.options import DoseOptions
-from doselabel.dosimetry.tac import fit
-from doselabel.dosimetry.tac_voxel import fit_voxels
 from doselabel.errors import FitError
 
 EARLY_H = np.array([0.5, 6.0, 24.0, 72.0])
@@ -27,7 +27,7 @@ def with_uptake(times_h, half_life_h=50.0, uptake_h=1.0):
 
 
 def organ(times_h, activity, options=AUTO, name="left_kidney"):
-    return curves.fit_organ(name, list(times_h), list(activity), "Lu-177", options)
+    return choice.fit_organ(name, list(times_h), list(activity), "Lu-177", options)
 
 
 # ---- choice by evidence
@@ -42,7 +42,7 @@ def test_on_the_clearance_limb_the_bias_is_below_2_percent_where_forced_uptake_g
         noise = 0.05 * rng.standard_normal(4)
         for sign in (1, -1):  # antithetic: what noise does in the first order cancels, the bias remains
             activity = list(true_activity * (1 + sign * noise))
-            model = curves.choose("", list(times_h), activity, "Lu-177", AUTO)
+            model = choice.choose("", list(times_h), activity, "Lu-177", AUTO)
             for found, chosen in ((errors, model), (forced, "uptake")):
                 tia = fit(times_h, activity, nuclide="Lu-177", model=chosen, weights="relative").tia_mbq_h
                 found.append(tia / truth - 1)
@@ -102,10 +102,10 @@ def test_one_degree_of_freedom_never_prints_a_thousand_percent():
             found = organ(times_h, activity, DoseOptions(tac="uptake"))
             assert found.fit.degrees_of_freedom == 1
             assert found.fit.tia_sd_mbq_h < 2 * found.fit.tia_mbq_h
-            shown = curves.described(found)
+            shown = choice.described(found)
             for name, sd in shown.parameter_sd.items():
                 assert sd < abs(shown.parameters[name])
-            assert not re.search(r"\d{3}%", " ".join(curves.warnings_of(found)).replace("100%", ""))
+            assert not re.search(r"\d{3}%", " ".join(choice.warnings_of(found)).replace("100%", ""))
 
 
 def test_a_large_uncertainty_is_still_as_large_as_what_the_points_leave_open():
@@ -123,12 +123,12 @@ def test_a_point_far_off_its_curve_is_named_and_its_effect_shown():
     activity[2] *= 1.6
     found = organ(times_h, activity)
     truth = 100 * 50 / math.log(2)
-    (text,) = [t for t in curves.warnings_of(found) if "off its curve" in t]
+    (text,) = [t for t in choice.warnings_of(found) if "off its curve" in t]
     assert "The point at 72 h" in text
     assert found.tia_without_mbq_h[2] == pytest.approx(truth, rel=0.01)
     assert abs(found.tia_without_mbq_h[0] / truth - 1) > 0.05
     assert f"{found.tia_without_mbq_h[2] / found.fit.tia_mbq_h - 1:+.0%}" in text
-    assert curves.described(found).tia_mbq_h_without == list(found.tia_without_mbq_h)
+    assert choice.described(found).tia_mbq_h_without == list(found.tia_without_mbq_h)
     alarm = found.far.finding("left_kidney")
     assert (alarm.code, alarm.severity, alarm.organ, alarm.time_point) == (
         "point-off-curve",
@@ -147,7 +147,7 @@ def test_with_one_degree_of_freedom_it_is_said_that_another_point_may_be_wrong()
     activity[2] *= 1.6
     found = organ(EARLY_H, activity)
     assert found.fit.degrees_of_freedom == 1
-    (text,) = [t for t in curves.warnings_of(found) if "off its curve" in t]
+    (text,) = [t for t in choice.warnings_of(found) if "off its curve" in t]
     assert "any other point may be the wrong one" in text
 
 
@@ -162,8 +162,8 @@ def test_noise_that_an_image_shows_counts_where_it_exceeds_the_assumed():
     times_h = (24.0, 72.0, 120.0, 168.0)
     quiet = organ(times_h, cleared(times_h)).fit
     named = {"nuclide": "Lu-177", "options": AUTO}
-    same = curves.fit_organ("", times_h, list(cleared(times_h)), relative_sd=[0.01] * 4, **named).fit
-    loud = curves.fit_organ("", times_h, list(cleared(times_h)), relative_sd=[0.2] * 4, **named).fit
+    same = choice.fit_organ("", times_h, list(cleared(times_h)), relative_sd=[0.01] * 4, **named).fit
+    loud = choice.fit_organ("", times_h, list(cleared(times_h)), relative_sd=[0.2] * 4, **named).fit
     assert same.tia_sd_mbq_h == quiet.tia_sd_mbq_h
     assert loud.tia_sd_mbq_h > 2 * quiet.tia_sd_mbq_h
     assert loud.tia_mbq_h == pytest.approx(quiet.tia_mbq_h)
@@ -173,13 +173,13 @@ def test_what_nobody_measured_is_in_the_sampling_error_and_not_twice_for_one_poi
     late, whole = organ((24.0, 72.0), cleared([24.0, 72.0])).fit, organ((4.0, 250.0), cleared([4.0, 250.0])).fit
     after = math.exp(-math.log(2) / 50 * 72)
     before = 1 - math.exp(-math.log(2) / 50 * 24)
-    assert curves.sampling_relative_sd(late) == pytest.approx(math.hypot(0.15 * after, 0.10 * before), rel=1e-3)
-    assert curves.sampling_relative_sd(whole) < 0.01
+    assert choice.sampling_relative_sd(late) == pytest.approx(math.hypot(0.15 * after, 0.10 * before), rel=1e-3)
+    assert choice.sampling_relative_sd(whole) < 0.01
     single = fit(
         [72.0], [10.0], nuclide="Lu-177", model="hanscheid", population_half_life_h=50, population_half_life_sd_h=10
     )
-    assert curves.sampling_relative_sd(single) == 0.0
-    assert 0.02 < curves.half_life_relative_sd(single) < 0.3
+    assert choice.sampling_relative_sd(single) == 0.0
+    assert 0.02 < choice.half_life_relative_sd(single) < 0.3
 
 
 # ---- one point, two points
@@ -226,7 +226,7 @@ def test_two_points_that_cannot_carry_a_curve_are_refused_or_at_least_40_percent
     for model in ("mono", "trapezoid"):
         insisted = organ([0.5, 72.0], activity, DoseOptions(tac=model))
         assert insisted.model_relative_sd >= 0.4
-        assert any("can't carry a curve" in text for text in curves.warnings_of(insisted))
+        assert any("can't carry a curve" in text for text in choice.warnings_of(insisted))
     close = organ([24.0, 27.0], cleared([24.0, 27.0]))
     assert close.fit.tia_sd_mbq_h > 0.4 * close.fit.tia_mbq_h
 
@@ -240,7 +240,7 @@ def test_two_points_on_the_clearance_limb_carry_a_curve():
 
 def test_the_rest_of_the_body_is_integrated_whatever_its_points():
     for times_h, activity in (([0.5, 72.0], [900.0, 30.0]), ([200.0], [5.0]), ([24.0, 48.0, 72.0], [1.0, 0.0, 0.0])):
-        tia, model = curves.fit_rest(times_h, activity, "Lu-177", AUTO)
+        tia, model = choice.fit_rest(times_h, activity, "Lu-177", AUTO)
         assert tia > 0
         assert model in ("trapezoid", "hanscheid", "mono")
-    assert curves.fit_rest([24.0, 48.0], [0.0, 0.0], "Lu-177", AUTO) == (0.0, "none")
+    assert choice.fit_rest([24.0, 48.0], [0.0, 0.0], "Lu-177", AUTO) == (0.0, "none")

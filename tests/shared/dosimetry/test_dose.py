@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from doselabel.dosimetry import dose
-from doselabel.dosimetry.kernels import VoxelMask, self_s_value, voxel_s_kernel
-from doselabel.dosimetry.nuclides import nuclide
+from doselabel.dosimetry.dose import engines
+from doselabel.dosimetry.physics.kernels import VoxelMask, self_s_value, voxel_s_kernel
 from doselabel.errors import DoseError, KernelError
+from doselabel.nuclides import nuclide
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -33,14 +33,14 @@ def test_fft_convolution_equals_direct_summation_over_all_voxel_pairs():
         for source in np.ndindex(shape):
             offset = tuple(abs(t - q) for t, q in zip(target, source, strict=True))
             expected[target] += tia[source] * s[offset] * 3600 * 1e-3
-    np.testing.assert_allclose(dose.voxel_s(tia, spacing_mm, kernel), expected, rtol=1e-5)
+    np.testing.assert_allclose(engines.voxel_s(tia, spacing_mm, kernel), expected, rtol=1e-5)
 
 
 def test_nothing_wraps_around_the_border():
     shape, spacing_mm = (16, 16, 16), (4.0, 4.0, 4.0)
     tia = np.zeros(shape)
     tia[0, 0, 0] = 1.0
-    found = dose.voxel_s(tia, spacing_mm, kernel_for(shape, spacing_mm))
+    found = engines.voxel_s(tia, spacing_mm, kernel_for(shape, spacing_mm))
     # In a circular convolution the opposite corner would be a diagonal neighbour.
     assert found[0, 0, 0] > found[1, 1, 1] > found[7, 7, 7] > found[15, 15, 15] > 0
     assert found[15, 15, 15] < 0.01 * found[1, 1, 1]
@@ -51,7 +51,7 @@ def test_energy_of_a_source_deep_in_a_large_image_is_conserved(name):
     shape, spacing_mm = (81, 81, 81), (22.0, 22.0, 22.0)
     tia = np.zeros(shape)
     tia[38:43, 40, 39:42] = 2.0
-    found = dose.voxel_s(tia, spacing_mm, kernel_for(shape, spacing_mm, name)).astype(float)
+    found = engines.voxel_s(tia, spacing_mm, kernel_for(shape, spacing_mm, name)).astype(float)
     mass_g = 22.0**3 / 1e3 * 1.04
     data = nuclide(name)
     emitted_j = tia.sum() * 1e6 * 3600 * (data.electron_kev + data.photon_kev) * 1.602176634e-16
@@ -63,8 +63,8 @@ def test_a_large_uniform_organ_gets_the_local_dose_in_its_middle_plus_its_photon
     tia = np.full(shape, 0.05)
     kernel = kernel_for(shape, spacing_mm)
     middle = (20, 20, 20)
-    electrons = dose.local(tia, spacing_mm, "Lu-177")[middle]
-    both = dose.voxel_s(tia, spacing_mm, kernel)[middle]
+    electrons = engines.local(tia, spacing_mm, "Lu-177")[middle]
+    both = engines.voxel_s(tia, spacing_mm, kernel)[middle]
     # All the electrons (147.92 keV), and the photons that are absorbed within 8 cm: some 30 % of 35.1 keV.
     assert both / electrons == pytest.approx(1 + 0.3 * 35.1 / 147.92, abs=0.03)
 
@@ -74,7 +74,7 @@ def test_engine_agrees_with_the_self_s_value_of_the_same_voxels():
     z, y, x = np.mgrid[-9:10, -14:15, -11:12]
     mask = (z * 5.0 / 35) ** 2 + (y * 3.0 / 25) ** 2 + (x * 4.0 / 30) ** 2 <= 1
     tia = mask * (1000.0 / mask.sum())
-    found = dose.voxel_s(tia, spacing_mm, kernel_for(mask.shape, spacing_mm))
+    found = engines.voxel_s(tia, spacing_mm, kernel_for(mask.shape, spacing_mm))
     expected = 1000.0 * 3.6 * self_s_value(VoxelMask(mask, spacing_mm), "Lu-177")
     assert found[mask].mean() == pytest.approx(expected, rel=1e-4)
 
@@ -83,11 +83,11 @@ def test_twice_the_density_halves_the_dose_of_a_voxel():
     shape, spacing_mm = (9, 9, 9), (4.0, 4.0, 4.0)
     tia = np.random.default_rng(2).random(shape)
     kernel = kernel_for(shape, spacing_mm)
-    plain = dose.voxel_s(tia, spacing_mm, kernel)
+    plain = engines.voxel_s(tia, spacing_mm, kernel)
     density = np.full(shape, kernel.density_g_cm3)
     density[4, 4, 4] *= 2
     density[0, 0, 0] = 0.0  # air: counts as 0.1 g/cm³
-    scaled = dose.voxel_s(tia, spacing_mm, kernel, density_g_cm3=density)
+    scaled = engines.voxel_s(tia, spacing_mm, kernel, density_g_cm3=density)
     assert scaled[4, 4, 4] == pytest.approx(plain[4, 4, 4] / 2)
     assert scaled[0, 0, 0] == pytest.approx(plain[0, 0, 0] * kernel.density_g_cm3 / 0.1)
     np.testing.assert_allclose(scaled[1:4], plain[1:4], rtol=1e-6)
@@ -97,25 +97,25 @@ def test_dose_rate_over_an_hour_is_the_dose_of_one_mbq_h():
     shape, spacing_mm = (6, 6, 6), (4.0, 4.0, 4.0)
     activity = np.random.default_rng(3).random(shape)
     kernel = kernel_for(shape, spacing_mm)
-    rate = dose.dose_rate_gy_per_h(activity, spacing_mm, kernel)
-    np.testing.assert_array_equal(rate, dose.voxel_s(activity, spacing_mm, kernel))
+    rate = engines.dose_rate_gy_per_h(activity, spacing_mm, kernel)
+    np.testing.assert_array_equal(rate, engines.voxel_s(activity, spacing_mm, kernel))
     assert rate.dtype == np.float32
 
 
 def test_no_activity_gives_no_dose_and_never_a_negative_one():
     shape, spacing_mm = (24, 20, 22), (4.0, 4.0, 4.0)
     kernel = kernel_for(shape, spacing_mm)
-    assert not dose.voxel_s(np.zeros(shape), spacing_mm, kernel).any()
+    assert not engines.voxel_s(np.zeros(shape), spacing_mm, kernel).any()
     tia = np.zeros(shape)
     tia[0, 0, 0] = 1e6
-    assert dose.voxel_s(tia, spacing_mm, kernel).min() >= 0
+    assert engines.voxel_s(tia, spacing_mm, kernel).min() >= 0
 
 
 # --- local ------------------------------------------------------------------------------------------------------------
 
 
 def test_t2_one_mbq_h_of_lu177_in_one_gram_is_0_08532_gy():
-    found = dose.local(np.ones((1, 1, 1)), 10.0, "Lu-177", density_g_cm3=1.0)
+    found = engines.local(np.ones((1, 1, 1)), 10.0, "Lu-177", density_g_cm3=1.0)
     assert found.item() == pytest.approx(0.08532, abs=5e-6)
 
 
@@ -124,7 +124,7 @@ def test_t1_snmmi_left_kidney_local_electron_dose(density_g_cm3, expected_gy):
     # TIA 7593.7526 MBq·h in 233.608 mL, here spread over 64 voxels.
     edge_mm = (233_608 / 64) ** (1 / 3)
     tia = np.full((4, 4, 4), 7593.7526 / 64)
-    found = dose.local(tia, edge_mm, "Lu-177", density_g_cm3=density_g_cm3)
+    found = engines.local(tia, edge_mm, "Lu-177", density_g_cm3=density_g_cm3)
     assert found.mean() == pytest.approx(expected_gy, abs=0.001)
 
 
@@ -135,19 +135,19 @@ T9 = [("kidney", 310.0, 7.76e-5), ("liver", 1800.0, 1.37e-5), ("spleen", 150.0, 
 
 @pytest.mark.parametrize(("name", "mass_g", "published"), T9)
 def test_t9_an_organ_of_reference_mass_gets_the_published_s_value(name, mass_g, published):
-    assert dose.organ_s(name, mass_g, "Lu-177").s_mgy_per_mbq_s == pytest.approx(published, rel=1e-9)
-    assert dose.organ({name: 1000.0}, {name: mass_g}, "Lu-177")[name] == pytest.approx(3600 * published, rel=1e-9)
+    assert engines.organ_s(name, mass_g, "Lu-177").s_mgy_per_mbq_s == pytest.approx(published, rel=1e-9)
+    assert engines.organ({name: 1000.0}, {name: mass_g}, "Lu-177")[name] == pytest.approx(3600 * published, rel=1e-9)
 
 
 @pytest.mark.parametrize(("name", "mass_g", "published"), T9)
 def test_t9_our_own_kernels_reproduce_the_published_organ_s_values_within_1_percent(name, mass_g, published):
     # An organ without a published value gets that of the equal-mass sphere: here for the organs that have one.
-    own = dose.organ_s("tumour", mass_g, "Lu-177")
+    own = engines.organ_s("tumour", mass_g, "Lu-177")
     assert own.s_mgy_per_mbq_s == pytest.approx(published, rel=0.01)
 
 
 def test_left_and_right_kidney_take_the_kidneys_s_value_scaled_by_mass():
-    found = dose.organ(
+    found = engines.organ(
         {"left_kidney": 100.0, "right_kidney": 100.0}, {"left_kidney": 155, "right_kidney": 310}, "Lu-177"
     )
     assert found["right_kidney"] == pytest.approx(100 * 3.6 * 7.76e-5, rel=1e-9)
@@ -155,8 +155,8 @@ def test_left_and_right_kidney_take_the_kidneys_s_value_scaled_by_mass():
 
 
 def test_the_source_of_every_organ_s_value_is_told():
-    assert "310 g" in dose.organ_s("left_kidney", 150.0, "Lu-177").source
-    assert "sphere" in dose.organ_s("left_kidney", 150.0, "Y-90").source
+    assert "310 g" in engines.organ_s("left_kidney", 150.0, "Lu-177").source
+    assert "sphere" in engines.organ_s("left_kidney", 150.0, "Y-90").source
 
 
 # --- density ----------------------------------------------------------------------------------------------------------
@@ -165,8 +165,8 @@ def test_the_source_of_every_organ_s_value_is_told():
 def test_density_of_tissues_from_hu():
     # ICRU 46: adipose 0.95, muscle 1.05, liver 1.06 g/cm³; water 1.0; air 0.0012.
     hu = [-1024, -100, 0, 50, 60]
-    np.testing.assert_allclose(dose.density_from_hu(hu), [0.0012, 0.93, 1.0, 1.05, 1.06], atol=0.025)
-    steps = np.diff(dose.density_from_hu(np.arange(-1100, 2000)))
+    np.testing.assert_allclose(engines.density_from_hu(hu), [0.0012, 0.93, 1.0, 1.05, 1.06], atol=0.025)
+    steps = np.diff(engines.density_from_hu(np.arange(-1100, 2000)))
     assert (steps >= 0).all()
 
 
@@ -186,23 +186,23 @@ def test_density_of_tissues_from_hu():
 def test_a_map_that_is_not_finite_non_negative_and_3d_is_refused(tia):
     kernel = kernel_for((4, 4, 4), (4.0, 4.0, 4.0))
     with pytest.raises(DoseError, match="tia_map_mbq_h"):
-        dose.voxel_s(tia, 4.0, kernel)
+        engines.voxel_s(tia, 4.0, kernel)
     with pytest.raises(DoseError, match="tia_map_mbq_h"):
-        dose.local(tia, 4.0, "Lu-177")
+        engines.local(tia, 4.0, "Lu-177")
     with pytest.raises(DoseError, match="activity_map_mbq"):
-        dose.dose_rate_gy_per_h(tia, 4.0, kernel)
+        engines.dose_rate_gy_per_h(tia, 4.0, kernel)
 
 
 def test_a_kernel_of_another_voxel_size_is_refused():
     kernel = kernel_for((4, 4, 4), (4.0, 4.0, 4.0))
     with pytest.raises(DoseError, match="spacing_mm"):
-        dose.voxel_s(np.ones((4, 4, 4)), (4.0, 4.0, 4.42), kernel)
+        engines.voxel_s(np.ones((4, 4, 4)), (4.0, 4.0, 4.42), kernel)
 
 
 def test_a_kernel_that_crops_the_photon_field_is_refused_with_the_extent_to_ask_for():
     kernel = voxel_s_kernel("Lu-177", 4.0, extent_mm=25)
     with pytest.raises(KernelError, match="left out") as caught:
-        dose.voxel_s(np.ones((20, 20, 20)), 4.0, kernel)
+        engines.voxel_s(np.ones((20, 20, 20)), 4.0, kernel)
     assert "extent_mm=(80.0, 80.0, 80.0)" in caught.value.hint
 
 
@@ -210,7 +210,7 @@ def test_a_kernel_that_crops_the_photon_field_is_refused_with_the_extent_to_ask_
 def test_densities_that_do_not_fit_the_map_or_are_none_are_refused(density):
     kernel = kernel_for((4, 4, 4), (4.0, 4.0, 4.0))
     with pytest.raises(DoseError, match="density_g_cm3"):
-        dose.voxel_s(np.ones((4, 4, 4)), 4.0, kernel, density_g_cm3=density)
+        engines.voxel_s(np.ones((4, 4, 4)), 4.0, kernel, density_g_cm3=density)
 
 
 @pytest.mark.parametrize(
@@ -218,10 +218,10 @@ def test_densities_that_do_not_fit_the_map_or_are_none_are_refused(density):
 )
 def test_organ_engine_refuses_impossible_numbers(tia, mass):
     with pytest.raises(DoseError, match="liver"):
-        dose.organ(tia, mass, "Lu-177")
+        engines.organ(tia, mass, "Lu-177")
 
 
 @pytest.mark.parametrize("mass_g", [0.0, -3.0, float("nan")])
 def test_organ_engine_refuses_an_organ_without_mass(mass_g):
     with pytest.raises(DoseError, match="mass_g of liver"):
-        dose.organ({"liver": 1.0}, {"liver": mass_g}, "Lu-177")
+        engines.organ({"liver": 1.0}, {"liver": mass_g}, "Lu-177")

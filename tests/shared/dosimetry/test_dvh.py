@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from doselabel.dosimetry.dvh import dose_at_volume_gy, dvh, volume_at_dose
+from doselabel.dosimetry.dose.dvh import dose_at_volume_gy, dvh, volume_at_dose
 from doselabel.errors import DoseError
 
 RAMP = np.arange(1.0, 101.0)  # 100 voxels of 1 to 100 Gy

@@ -54,7 +54,7 @@ def with_a_kidney_beyond_a_low_dose_ct(study: Study) -> DoseOptions:
     """The low-dose CT of the second time point ends before the right kidney begins."""
     ct = read_image(study.path("ct.nii.gz"))
     kept = slice(38, None)
-    from doselabel.dosimetry.grids import cut
+    from doselabel.dosimetry.alignment.grids import cut
 
     geometry = cut(ct.geometry, (slice(0, 60), slice(0, 66), slice(38, 84)))
     write_image(study.path("ct_tp2.nii.gz"), Volume(ct.array[:, :, kept], geometry))

@@ -7,10 +7,10 @@ import json
 import numpy as np
 import pytest
 
-from doselabel.dosimetry import kernels, radial
-from doselabel.dosimetry.kernels import Ellipsoid, VoxelMask, self_s_value, sphere, voxel_s_kernel
-from doselabel.dosimetry.nuclides import nuclide
+from doselabel.dosimetry.physics import kernels, radial
+from doselabel.dosimetry.physics.kernels import Ellipsoid, VoxelMask, self_s_value, sphere, voxel_s_kernel
 from doselabel.errors import DoseError, KernelError
+from doselabel.nuclides import nuclide
 
 KEV_PER_MBQ_S = 1.602176634e-16 * 1e3 * 1e6  # mGy·kg/(MBq·s) of 1 keV per decay
 
@@ -189,7 +189,7 @@ def test_soft_tissue_is_icru_tissue_for_lu177_and_water_for_the_others():
 def test_a_radial_kernel_that_lost_six_percent_of_its_energy_is_refused(tmp_path, monkeypatch):
     data = tmp_path / "data"
     data.mkdir()
-    shipped = radial.resources.files("doselabel.dosimetry") / "data"
+    shipped = radial.resources.files("doselabel.dosimetry.physics") / "data"
     arrays = dict(np.load(str(shipped / "dpk_Lu-177_icru4.npz")))
     arrays["beta_E_keV_per_decay"] = arrays["beta_E_keV_per_decay"] * 0.94
     np.savez(data / "dpk_Lu-177_icru4.npz", **arrays)
@@ -204,7 +204,7 @@ def test_a_radial_kernel_that_lost_six_percent_of_its_energy_is_refused(tmp_path
 def test_a_radial_kernel_that_is_not_the_shipped_one_is_refused(tmp_path, monkeypatch):
     data = tmp_path / "data"
     data.mkdir()
-    shipped = radial.resources.files("doselabel.dosimetry") / "data"
+    shipped = radial.resources.files("doselabel.dosimetry.physics") / "data"
     (data / "index.json").write_text((shipped / "index.json").read_text())
     (data / "dpk_Y-90_water.npz").write_bytes((shipped / "dpk_Y-90_water.npz").read_bytes()[:-1] + b"x")
     monkeypatch.setattr(radial.resources, "files", lambda _: tmp_path)

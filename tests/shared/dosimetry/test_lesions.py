@@ -10,8 +10,9 @@ import pytest
 from scipy import ndimage
 
 from doselabel.dosimetry import pipeline
-from doselabel.dosimetry.kernels import Ellipsoid, self_s_value, sphere
 from doselabel.dosimetry.options import DoseOptions
+from doselabel.dosimetry.physics.kernels import Ellipsoid, self_s_value, sphere
+from doselabel.dosimetry.results import DoseComputation, write_dose
 from doselabel.errors import DoseError
 from doselabel.geometry import Volume, write_image
 from doselabel.labels import LabelMap, write_labels
@@ -83,10 +84,10 @@ def lesions(known: SimpleNamespace, tmp_path_factory: pytest.TempPathFactory) ->
 
 
 @pytest.fixture(scope="module")
-def done(lesions: Study, tmp_path_factory: pytest.TempPathFactory) -> tuple[pipeline.DoseComputation, Path]:
+def done(lesions: Study, tmp_path_factory: pytest.TempPathFactory) -> tuple[DoseComputation, Path]:
     out = tmp_path_factory.mktemp("lesion-out")
     found = pipeline.compute(lesions, lesions.folder / "truth", PLAIN, cache=out / "cache")
-    pipeline.write(found, lesions, out)
+    write_dose(found, lesions, out)
     return found, out
 
 

@@ -4,8 +4,8 @@ import math
 
 import pytest
 
-from doselabel.dosimetry.nuclides import NUCLIDES, Nuclide, nuclide
 from doselabel.errors import DoseError
+from doselabel.nuclides import NUCLIDES, Nuclide, nuclide
 
 DESIGN_TABLE = [
     # name, half-life h, electrons keV, photons keV, local constant g·Gy/(GBq·h)

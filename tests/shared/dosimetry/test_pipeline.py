@@ -13,9 +13,10 @@ import pytest
 from scipy import ndimage
 
 from doselabel.dosimetry import pipeline
-from doselabel.dosimetry.kernels import Ellipsoid, self_s_value
-from doselabel.dosimetry.masks import resolve
 from doselabel.dosimetry.options import DoseOptions
+from doselabel.dosimetry.physics.kernels import Ellipsoid, self_s_value
+from doselabel.dosimetry.results import read_dose, store_registration
+from doselabel.dosimetry.uptake.masks import resolve
 from doselabel.errors import (
     Cancelled,
     DoseError,
@@ -110,7 +111,7 @@ def test_the_map_the_histogram_and_the_table_agree(done: tuple) -> None:
 
 def test_what_is_written_can_be_read_and_says_what_made_it(done: tuple, three_organs: Study) -> None:
     results, out, _ = done
-    again, _ = pipeline.read_dose(out)
+    again, _ = read_dose(out)
     assert again == results
     content = json.loads((out / "results.json").read_text())
     assert content["schema"] == "doselabel.results/1"
@@ -260,7 +261,7 @@ def test_a_volume_of_interest_corrected_by_hand_is_used(one_kidney: Study, tmp_p
 
 def test_transforms_found_can_be_kept_in_the_study(done: tuple, three_organs: Study, tmp_path: Path) -> None:
     study = copied(three_organs, tmp_path)
-    pipeline.store_registration(study, done[0])
+    store_registration(study, done[0])
     again = Study.load(study.folder)
     assert again.time_points[2].spect_to_ct.method == "organ"
     results = pipeline.run(again, study.folder / "truth")
@@ -389,7 +390,7 @@ def test_options_that_cannot_be_are_refused(one_kidney: Study, tmp_path: Path) -
     refused(study, VoiError, "resolution", DoseOptions(voi="gtm", registration="stored"))
     assert pipeline.run(study, study.folder / "truth", PLAIN).options["voi"] == "margin"
     with pytest.raises(DoseError, match="no such file"):
-        pipeline.read_dose(tmp_path)
+        read_dose(tmp_path)
 
 
 def test_a_low_dose_ct_in_other_units_is_refused(one_kidney: Study, tmp_path: Path) -> None:

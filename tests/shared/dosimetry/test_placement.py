@@ -12,10 +12,11 @@ import pytest
 
 from doselabel import cli
 from doselabel.alarms import SEVERITIES
-from doselabel.dosimetry import pipeline, placement
+from doselabel.dosimetry import pipeline
+from doselabel.dosimetry.alignment import placement
+from doselabel.dosimetry.alignment.placement import Placement, compared, place
+from doselabel.dosimetry.alignment.registration import Alignment
 from doselabel.dosimetry.options import DoseOptions
-from doselabel.dosimetry.placement import Placement, compared, place
-from doselabel.dosimetry.registration import Alignment
 from doselabel.errors import RegistrationError
 from doselabel.geometry import Geometry, Volume, read_image, write_image
 from doselabel.labels import LabelMap, read_labels

@@ -6,9 +6,9 @@ import math
 
 import pytest
 
+from doselabel.dosimetry.curves.fit import fit
 from doselabel.dosimetry.options import DoseOptions
 from doselabel.dosimetry.priors import BETWEEN_CYCLES_RELATIVE_SD, half_lives_h, with_earlier_cycles
-from doselabel.dosimetry.tac import fit
 from doselabel.errors import DoseError
 from doselabel.wire import DoseResults, DvhCurve, OrganDose, TimeActivity
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from doselabel.dosimetry import ct_registration, overlay, registration
+from doselabel.dosimetry.alignment import ct_registration, registration
 from doselabel.errors import Cancelled, RegistrationError
 from doselabel.geometry import Geometry, Volume, placed, read_image, resample
 from doselabel.labels import LabelMap, read_labels
@@ -132,16 +132,6 @@ def test_masks_of_two_cts_are_matched_by_their_organs(known: SimpleNamespace) ->
     assert set(found) == {"left_kidney", "liver", ""}
     for alignment in found.values():
         assert np.allclose(alignment.matrix[:3, 3], (-3, 2, -7), atol=1e-6)
-
-
-def test_before_and_after_can_be_seen(three_organs: Study, scan: tuple) -> None:
-    spect, labels = scan
-    ct = read_image(three_organs.path("ct.nii.gz"))
-    figure = overlay.overlay(
-        ct, labels, spect, {"before": np.eye(4), "after": registration.manual(-SHIFT_LPS).matrix}, organ="left_kidney"
-    )
-    assert len(figure.axes) == 6
-    assert overlay.png(figure).startswith(b"\x89PNG")
 
 
 def test_bad_input_is_named(scan: tuple) -> None:

@@ -7,10 +7,12 @@ import numpy as np
 import pytest
 from scipy.integrate import quad
 
-from doselabel.dosimetry.nuclides import Nuclide, nuclide
-from doselabel.dosimetry.tac import fit, fit_all, hanscheid_ratio
-from doselabel.dosimetry.tac_voxel import fit_voxels
+from doselabel.dosimetry.curves.estimates import hanscheid_ratio
+from doselabel.dosimetry.curves.fit import fit
+from doselabel.dosimetry.curves.spread import fit_all
+from doselabel.dosimetry.curves.voxel import fit_voxels
 from doselabel.errors import FitError
+from doselabel.nuclides import Nuclide, nuclide
 
 # T1: SNMMI Lu-177 challenge patient.
 T1_TIMES_H = [3.74111, 27.72528, 103.09417, 123.98361]

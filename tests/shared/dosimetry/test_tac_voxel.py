@@ -6,8 +6,8 @@ import time
 import numpy as np
 import pytest
 
-from doselabel.dosimetry.tac import fit
-from doselabel.dosimetry.tac_voxel import fit_voxels
+from doselabel.dosimetry.curves.fit import fit
+from doselabel.dosimetry.curves.voxel import fit_voxels
 from doselabel.errors import Cancelled, FitError
 
 TIMES_H = np.array([3.74111, 27.72528, 103.09417, 123.98361])

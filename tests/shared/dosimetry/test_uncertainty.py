@@ -7,18 +7,24 @@ import pytest
 from scipy.ndimage import gaussian_filter
 from scipy.special import erf
 
-from doselabel.dosimetry.spheres import FWHM_PER_SIGMA, counts_volume_slope, recovery_volume_slope, sphere_recovery
-from doselabel.dosimetry.tac import fit, fit_all
-from doselabel.dosimetry.tac_voxel import fit_voxels
+from doselabel.dosimetry.curves.fit import fit
+from doselabel.dosimetry.curves.spread import fit_all
+from doselabel.dosimetry.curves.voxel import fit_voxels
+from doselabel.dosimetry.physics.spheres import (
+    FWHM_PER_SIGMA,
+    counts_volume_slope,
+    recovery_volume_slope,
+    sphere_recovery,
+    volume_relative_sd,
+)
 from doselabel.dosimetry.uncertainty import (
     CONTOUR_RELATIVE_SD,
     TiaErrors,
     combine,
     organ_budget,
     percentile_sd_gy,
-    volume_relative_sd,
 )
-from doselabel.dosimetry.voi_errors import ActivityErrors
+from doselabel.dosimetry.uptake.errors import ActivityErrors
 from doselabel.errors import DoseError
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from doselabel.dosimetry import voi
+from doselabel.dosimetry.uptake import voi
 from doselabel.errors import VoiError
 from doselabel.geometry import Geometry, Volume
 from doselabel.labels import LabelMap

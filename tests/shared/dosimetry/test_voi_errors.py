@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from doselabel.dosimetry import voi
-from doselabel.dosimetry.spheres import sphere_recovery
-from doselabel.dosimetry.voi_errors import errors_of, scan_model, unknown
+from doselabel.dosimetry.physics.spheres import sphere_recovery
+from doselabel.dosimetry.uptake import voi
+from doselabel.dosimetry.uptake.errors import errors_of, scan_model, unknown
 from doselabel.geometry import Volume
 from doselabel.labels import LabelMap
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from doselabel.dosimetry import tac
+from doselabel.dosimetry.curves.fit import fit
 from doselabel.geometry import Geometry, Volume, write_image
 from doselabel.labels import ORGANS, LabelMap
 from doselabel.study import Study
@@ -42,7 +42,7 @@ def ellipsoid(center_mm: tuple[float, ...], semi_mm: tuple[float, ...]) -> np.nd
 
 def organ_result(name: str, dose_gy: np.ndarray, volume_ml: float, scale: float) -> OrganDose:
     activity = scale * np.array([62.0, 118.0, 96.0, 44.5])
-    fitted = tac.fit(TIME_H, activity, nuclide="Lu-177", model="uptake")
+    fitted = fit(TIME_H, activity, nuclide="Lu-177", model="uptake")
     density = next(o.density_g_cm3 for o in ORGANS if o.name == name)
     grid = np.linspace(0, dose_gy.max(), 120)
     curve = DvhCurve(

@@ -1,0 +1,1 @@
+"""Activities over time to time-integrated activity. Knows no images."""

@@ -1,0 +1,1 @@
+"""Time-integrated activity to absorbed dose: the map, the engines, histograms, BED."""

@@ -1,0 +1,160 @@
+"""Which organ masks belong to which CT of a study: finding the files, checking them, filling gaps. Knows no doses.
+
+Masks come as a folder of files named like the CTs, as one file for the diagnostic CT, or as a tag: the folder
+``labels/<tag>`` inside the study, where the server keeps what was submitted ("final" is the version that counts).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from doselabel.alarms import Alarm
+from doselabel.dosimetry.alignment.registration import match_masks
+from doselabel.errors import LabelError
+from doselabel.geometry import SUFFIXES, Geometry, Volume, resample
+from doselabel.labels import LabelMap, read_labels
+from doselabel.study import Study, image_id
+from doselabel.submitted import Submitted
+
+_SUFFIXES = (*SUFFIXES, ".seg.nrrd")
+_TAG = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,39}")
+
+
+@dataclass(frozen=True, eq=False)
+class LabelSet:
+    """Label maps by the CT's file name; the diagnostic CT always has one.
+
+    Attributes
+    ----------
+    maps : dict of str to LabelMap
+    files : dict of str to Path
+    origin : str
+        Where they came from, for a reader.
+    reviewed : bool
+        Whether somebody approved every one of them.
+    findings : tuple of Alarm
+        What is odd about them, with the CT named.
+    """
+
+    maps: Mapping[str, LabelMap]
+    files: Mapping[str, Path]
+    origin: str
+    reviewed: bool = False
+    findings: tuple[Alarm, ...] = ()
+
+
+def resolve(study: Study, labels: str | Path, scheme: str | None = None, *, ct: Volume | None = None) -> LabelSet:
+    """Find and read a study's label maps.
+
+    Parameters
+    ----------
+    study : Study
+    labels : str or Path
+        A folder with files named like the CTs, a file (the diagnostic CT's map), or a tag such as "final".
+    scheme : str, optional
+        How the maps are numbered (`doselabel.labels.SCHEMES`).
+    ct : Volume, optional
+        The diagnostic CT, when it has been read already.
+
+    Raises
+    ------
+    LabelError
+        When there are none for the diagnostic CT, or one is not a label map.
+    GeometryError
+        When a map is not on its CT's grid.
+    """
+    text = str(labels)
+    tagged = study.folder / "labels" / text
+    path = Path(labels)
+    reviewed = False
+    if _TAG.fullmatch(text) and tagged.is_dir():
+        files, origin = _in_folder(study, tagged), f"tag '{text}' of the study"
+        reviewed = text == "final" and all(_approved(study, name) for name in files)
+    elif path.is_dir():
+        files, origin = _in_folder(study, path), f"folder {path.name}"
+    elif path.is_file():
+        files, origin = {study.ct: path}, f"file {path.name} (diagnostic CT)"
+    else:
+        tags = sorted(p.name for p in (study.folder / "labels").glob("*") if p.is_dir() and p.name != "versions")
+        raise LabelError(
+            f"Labels '{text}': no such file or folder, and the study has no label maps under that tag.",
+            f"The study's tags: {', '.join(tags) or 'none'}. Segment and submit first, or give a folder or file.",
+        )
+    if study.ct not in files:
+        raise LabelError(
+            f"{origin}: has no label map for the diagnostic CT '{study.ct}'; found "
+            f"{', '.join(sorted(p.name for p in files.values())) or 'none'}.",
+            f"Organ masses come from that CT: name its label map '{_stem(study, study.ct)}.nii.gz'.",
+        )
+    maps: dict[str, LabelMap] = {}
+    findings: list[Alarm] = []
+    for name, file in files.items():
+        maps[name] = read_labels(
+            file,
+            scheme=scheme,
+            expect=study.grid(name),
+            stated=study.stated_place(name),
+            within=study.folder if file.resolve().is_relative_to(study.folder) else None,
+            ct=ct if ct is not None and name == study.ct else partial(study.read, name),
+        )
+        findings += [alarm.of_file(f"label map of {name}") for alarm in maps[name].findings]
+    return LabelSet(maps, files, origin, reviewed, tuple(findings))
+
+
+def carried(diagnostic: LabelMap, grid: Geometry, ct_to_diagnostic: np.ndarray) -> LabelMap:
+    """The diagnostic CT's masks on another CT's grid; ``ct_to_diagnostic`` maps that CT's LPS points to the former."""
+    moved = resample(diagnostic.volume, grid, interpolation="label", transform=np.linalg.inv(ct_to_diagnostic))
+    return LabelMap(moved.array, grid, diagnostic.names)
+
+
+def completed(labels: LabelMap, diagnostic: LabelMap, organs: tuple[str, ...]) -> tuple[LabelMap, list[str]]:
+    """Fill in organs that a time point's map lacks, from the diagnostic CT, moved as the other organs moved.
+
+    Returns
+    -------
+    LabelMap
+        Renumbered by the label table.
+    list of str
+        The organs that were filled in.
+    """
+    own, theirs = labels.renumbered(), diagnostic.renumbered()
+    present = own.present()
+    missing = [name for name in organs if name not in present]
+    if not missing:
+        return own, []
+    shared = [name for name in organs if name not in missing]
+    matrix = match_masks(own, theirs, shared)[""].matrix if shared else np.eye(4)
+    brought = carried(theirs, own.geometry, matrix)
+    array, names = own.array.copy(), dict(own.names)
+    for name in missing:
+        value = own.value(name) or max(names) + 1
+        names[value] = name
+        array[brought.mask(name) & (array == 0)] = value
+    return LabelMap(array, own.geometry, names), missing
+
+
+def _in_folder(study: Study, folder: Path) -> dict[str, Path]:
+    found = {}
+    for name in study.cts().values():
+        stem = _stem(study, name)
+        candidates = (folder / f"{s}{suffix}" for s in (stem, f"{study.patient_id}__{stem}") for suffix in _SUFFIXES)
+        file = next((p for p in candidates if p.is_file()), None)
+        if file is not None:
+            found[name] = file
+    return found
+
+
+def _approved(study: Study, ct: str) -> bool:
+    """Whether the version that counts was approved."""
+    final = Submitted.of(study, ct).final()
+    return final is not None and final.approved
+
+
+def _stem(study: Study, name: str) -> str:
+    return image_id(study.patient_id, name).partition("__")[2]
