@@ -29,7 +29,8 @@ from doselabel.wire import LabelSubmission
 from monailabel_app.conf import Conf
 from monailabel_app.datastore import StudyDatastore
 from monailabel_app.models import ModelStore
-from monailabel_app.trainers.kidney_liver import VALIDATION, TrainKidneyLiver
+from monailabel_app.trainers.kidney_liver import TrainKidneyLiver
+from monailabel_app.trainers.split import VALIDATION
 from sample_data.anatomy import Anatomy, Tissue, labels_of
 from sample_data.ct import Protocol, axes_of, hounsfield, take
 from sample_data.plan import Plan

@@ -7,13 +7,12 @@ import os
 import shutil
 import sys
 import tempfile
-import threading
-import time
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import schedule
 from monailabel.config import settings
 from monailabel.interfaces.app import MONAILabelApp
 from monailabel.interfaces.tasks.infer_v2 import InferTask
@@ -27,18 +26,27 @@ from doselabel.wire import ErrorInfo, JobStatus, NextCase, ServerInfo
 from monailabel_app.checking import Checker
 from monailabel_app.conf import TOKEN, Conf, take_over
 from monailabel_app.datastore import StudyDatastore
+from monailabel_app.jobs.batch import Batch
 from monailabel_app.jobs.manager import JobManager
+from monailabel_app.logs import keep_logs
+from monailabel_app.process import limit_memory
 from monailabel_app.refusals import JobFailed, Refused, not_found
+from monailabel_app.reservations import Reservations
+from monailabel_app.selfcheck import Found, self_check
+from monailabel_app.startup import mark, report_start
 from monailabel_app.strategies import Doubtful, First, Random, todo
+from monailabel_app.strategies.active import Active, is_scored
 from monailabel_app.tasks import TRAIN, Tasks
+from monailabel_app.trainers.split import fix_split
 from monailabel_app.trainers.stats import train_stats
 from monailabel_app.users import Users
 from monailabel_app.versions import FINAL, ORIGINAL
 
 logger = logging.getLogger(__name__)
+mark("importing MONAI Label with its libraries, and this app")
 
-RESERVED_S = 30 * 60
-"""A CT handed to one annotator is not offered to another for this long."""
+SERVER_MEMORY_BYTES = 6 << 30
+"""The server's own process: it spools files and reads headers; whatever reads voxels is a process of its own."""
 
 NOT_FROM_OUTSIDE = ("image", "label", "model", "out", "progress", "taken", "session", "folder")
 """Keys of a request that the server sets; a client's params may not."""
@@ -57,12 +65,15 @@ class DoselabelApp(MONAILabelApp):
         See `monailabel_app.conf.Conf`.
     """
 
+    batch: Batch
+
     def __init__(self, app_dir: str, studies: str, conf: dict[str, str]) -> None:
         self.options = Conf.read(studies, conf)
         self.tasks = Tasks(self.options)
         self.jobs: JobManager | None = None
-        self._reserved: dict[str, tuple[str, float]] = {}
-        self._reserving = threading.Lock()
+        self.checks: list[Found] = []
+        self.active = Active(self.options.state / "active.jsonl")
+        self.reservations = Reservations(self.options.state / "reserved.json")
         super().__init__(
             app_dir=app_dir,
             studies=studies,
@@ -76,7 +87,9 @@ class DoselabelApp(MONAILabelApp):
 
     def init_datastore(self) -> StudyDatastore:
         """Patient folders."""
-        return StudyDatastore(self.options.studies, Checker())
+        store = StudyDatastore(self.options.studies, Checker(), needs_review=self.options.review == "required")
+        mark(f"looking at {len(store.cases())} CTs")
+        return store
 
     def init_infers(self) -> dict[str, InferTask]:
         """Infer tasks."""
@@ -88,7 +101,7 @@ class DoselabelApp(MONAILabelApp):
 
     def init_strategies(self) -> dict[str, Strategy]:
         """Active learning strategies."""
-        return {"first": First(), "random": Random(), "doubtful": Doubtful()}
+        return {"first": First(), "random": Random(), "doubtful": Doubtful(), "active": self.active}
 
     def datastore(self) -> StudyDatastore:
         """The datastore."""
@@ -101,7 +114,11 @@ class DoselabelApp(MONAILabelApp):
         from monailabel_app.join import join
 
         self._alone = take_over(self.options.state)
+        keep_logs(self.options.state / "log")
         _own_temporary_folder(self.options.state / "tmp")
+        limit_memory(SERVER_MEMORY_BYTES)
+        self.datastore().watch()
+        mark("counting label maps")
         super().on_init_complete()
         self.jobs = JobManager(
             self.options.state / "jobs",
@@ -110,11 +127,18 @@ class DoselabelApp(MONAILabelApp):
             keep=("infer",),
             finish=self._finish,
             grace_s=self.options.grace_s,
+            gives_way={"train": ("infer", "dose")} if self.options.pauses_training else None,
         )
+        self.batch = Batch(self.jobs)
         self.jobs.start("infer")
+        if self.options.score_at:
+            schedule.every().day.at(self.options.score_at).do(self._score_at_night)  # run by MONAI Label's own loop
         users = Users(self.options.state, self.options.login_h * 3600)
+        self.checks = self_check(self.options, self.tasks.models, self.datastore())
         join(server, self, users)
         self._say_what_is_open(users)
+        mark("jobs, self-check and routes")
+        report_start()
 
     @staticmethod
     def _say_what_is_open(users: Users) -> None:
@@ -193,7 +217,10 @@ class DoselabelApp(MONAILabelApp):
         role = self._infers[job.task].role
         file = _temporary_copy(self.jobs.file(job.id, result.files[role])) if role in result.files else None
         params = result.model_dump(
-            mode="json", by_alias=True, include={"label_names", "segmentation", "dose"}, exclude_none=True
+            mode="json",
+            by_alias=True,
+            include={"label_names", "segmentation", "dose", "registration"},
+            exclude_none=True,
         )
         answer = {"label": file, "tag": ORIGINAL, "file": file, "params": params}
         if request.get("save_label") and file and job.image_id:
@@ -201,6 +228,36 @@ class DoselabelApp(MONAILabelApp):
             info = {"model": job.task, "params": params}
             answer["label"] = self.datastore().save_label(job.image_id, file, tag, info)
         return answer
+
+    def score(self, user: str = "") -> int:
+        """Predict anew, by three planes, the CTs to be done whose prediction tells too little to choose by.
+
+        Returns
+        -------
+        int
+            How many CTs.
+
+        Raises
+        ------
+        Refused
+            While another batch is under way.
+        """
+        model = self.tasks.models.sha256()
+        wanted = {"planes": "all", "dose_doubt": True}
+        images = [case.image_id for case in todo({}, self.datastore()) if not is_scored(case, model)]
+        if images:
+            self.batch.start(
+                "kidney_liver",
+                images,
+                lambda image: self.begin_infer("kidney_liver", wanted | {"image": image}, None, user),
+            )
+        return len(images)
+
+    def _score_at_night(self) -> None:
+        try:
+            self.score()
+        except Exception:  # the next night is another one
+            logger.exception("Scoring at night")
 
     def forget(self, job: JobStatus) -> None:
         """Cancel a job that nobody waits for any longer, or forget it when it is over."""
@@ -223,7 +280,10 @@ class DoselabelApp(MONAILabelApp):
         request = dict(params)
         if wrong := [key for key in request if key in NOT_FROM_OUTSIDE]:
             raise Refused(f"params may not hold '{wrong[0]}'.", "Name the CT by image_id.")
-        if task != TRAIN:
+        if task == TRAIN:
+            labelled = [case.study.patient_id for case, known in self.datastore().known() if FINAL in known.tags]
+            fix_split(Path(self.options.studies), labelled)
+        else:
             request["image"] = str(self.datastore().case(image_id or "").path)
         return self.jobs.submit(task, request, image_id=image_id, user=user)
 
@@ -256,13 +316,11 @@ class DoselabelApp(MONAILabelApp):
         if strategy not in self._strategies:
             raise not_found("strategy", str(strategy), f"There are {', '.join(self._strategies)}.")
         user = str(request.get("user") or request.get("client_id") or "")
-        with self._reserving:
-            now = time.monotonic()
-            self._reserved = {k: v for k, v in self._reserved.items() if now - v[1] < RESERVED_S}
-            taken = {k for k, (owner, _) in self._reserved.items() if owner != user}
-            found = self._strategies[strategy](request | {"taken": taken}, self.datastore())
+        with self.reservations.lock:
+            taken = self.reservations.of_others(user)
+            found = self._strategies[strategy](request | {"taken": taken, "user": user}, self.datastore())
             if found and user:
-                self._reserved[found["id"]] = (user, now)
+                self.reservations.hold(found["id"], user)
         return found | {"path": self.datastore().get_image_uri(found["id"])} if found else {}
 
     def next_case(self, strategy: str, user: str) -> NextCase:

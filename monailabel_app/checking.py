@@ -15,16 +15,19 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from doselabel.alarms import Alarm
 from doselabel.errors import DoselabelError, LabelError, OffGridError
 from doselabel.geometry import read_image
 from doselabel.labels import LabelMap, read_labels, region, write_labels
 from doselabel.study import Study
+from monailabel_app.process import limit_memory
 from monailabel_app.refusals import Refused, explain
 
 MAX_VOXEL_BYTES = 16
@@ -51,6 +54,8 @@ class Upload:
         Numbering, see `doselabel.labels.SCHEMES`.
     out : str
         Where the label map is written, under our own numbers; "": nowhere, and an image of any kind is good.
+    prediction : str
+        What it is compared with, if anything.
     """
 
     file: str
@@ -60,14 +65,16 @@ class Upload:
     names: Mapping[int, str] | None = None
     scheme: str = ""
     out: str = ""
+    prediction: str = ""
 
 
 @dataclass(frozen=True)
 class Checked:
-    """What an upload turned out to be: volumes of its organs, in ml, and what is odd about it."""
+    """What an upload turned out to be: volumes of its organs, in ml, what is odd, and 1 − Dice to the prediction."""
 
     organs_ml: dict[str, float]
     alarms: list[Alarm]
+    changed: dict[str, float] = field(default_factory=dict)
 
 
 Check = Callable[[Upload], Checked]
@@ -93,7 +100,29 @@ def check(upload: Upload) -> Checked:
     except DoselabelError as error:
         raise _of_upload(error, file, upload.image_id) from error
     write_labels(Path(upload.out), labels)
-    return Checked({name: round(labels.volume_ml(name), 3) for name in labels.present()}, list(labels.findings))
+    volumes = {name: round(labels.volume_ml(name), 3) for name in labels.present()}
+    return Checked(volumes, list(labels.findings), _changed(labels, upload.prediction))
+
+
+def _changed(labels: LabelMap, prediction: str) -> dict[str, float]:
+    """1 − Dice of each organ that either shows; nothing where the prediction can't be compared."""
+    if not prediction:
+        return {}
+    try:
+        before = read_labels(Path(prediction), expect=labels.geometry)
+    except (DoselabelError, OSError):  # it is only compared with: what is wrong with it is no fault of the upload
+        return {}
+    names = {**labels.names, **before.names}.values()
+    shown = set(labels.present()) | set(before.present())
+    return {name: _lost(_mask(before, name), _mask(labels, name)) for name in dict.fromkeys(names) if name in shown}
+
+
+def _mask(labels: LabelMap, name: str) -> np.ndarray:
+    return np.isin(labels.array, [value for value, own in labels.names.items() if own == name])
+
+
+def _lost(before: np.ndarray, after: np.ndarray) -> float:
+    return round(1 - 2 * float((before & after).sum()) / max(1, int(before.sum()) + int(after.sum())), 4)
 
 
 def _names(given: Mapping[int, str]) -> tuple[dict[int, str], dict[str, LabelError]]:
@@ -197,7 +226,8 @@ class Checker:
             if error["code"] in _FAMILY:
                 raise _FAMILY[error["code"]](error["message"], error["hint"])
             raise Refused(error["message"], error["hint"], status=error["status"], code=error["code"])
-        return Checked(answer["organs_ml"], [Alarm.model_validate(row) for row in answer["alarms"]])
+        alarms = [Alarm.model_validate(row) for row in answer["alarms"]]
+        return Checked(answer["organs_ml"], alarms, answer["changed"])
 
     def close(self) -> None:
         """End all children."""
@@ -239,7 +269,8 @@ _FAMILY: dict[str, type[DoselabelError]] = {kind.code: kind for kind in Doselabe
 
 def main() -> None:
     """Look at uploads until stdin ends, which it does with the server."""
-    _limit_memory(int(sys.argv[1]))
+    limit_memory(int(sys.argv[1]))
+    limit_memory(int(sys.argv[1]), addresses=True)
     out = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # what libraries print must not end up between our lines
     for line in sys.stdin:
@@ -248,7 +279,8 @@ def main() -> None:
             given["names"] = {int(value): name for value, name in given["names"].items()}
         try:
             found = check(Upload(**given))
-            answer = {"organs_ml": found.organs_ml, "alarms": [alarm.model_dump(mode="json") for alarm in found.alarms]}
+            alarms = [alarm.model_dump(mode="json") for alarm in found.alarms]
+            answer = {"organs_ml": found.organs_ml, "alarms": alarms, "changed": found.changed}
         except Exception as error:
             answer = {"error": _told(error)}
         out.write(json.dumps(answer) + "\n")
@@ -267,14 +299,6 @@ def _told(error: Exception) -> dict[str, Any]:
     if info.code == "internal":
         traceback.print_exc()
     return {**info.model_dump(), "status": status}
-
-
-def _limit_memory(count: int) -> None:
-    try:
-        import resource
-    except ImportError:  # not on Windows, where servers are tried out only
-        return
-    resource.setrlimit(resource.RLIMIT_AS, (count, count))
 
 
 if __name__ == "__main__":

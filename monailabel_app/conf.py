@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -32,7 +34,21 @@ MONAI_OWN = ("server_mode", "models", "preload", "skip_trainers", "skip_scoring"
 
 REPLAY_MADE, REPLAY_NONE = "made", "none"
 
+SMALL_CPUS = 4
+"""On a machine with so many processors or fewer, a training stands still while somebody waits."""
+
+ROLES = ("annotator", "reviewer", "admin")
+"""Every role may do what the ones before it may."""
+
 PLANES = {"axial": ("axial",), "all": ("axial", "coronal", "sagittal")}
+
+
+_CHOICES = {
+    "planes": tuple(PLANES),
+    "pause_training": ("auto", "yes", "no"),
+    "train_role": ROLES,
+    "review": ("optional", "required"),
+}
 
 
 def take_over(state: Path) -> FileLock:
@@ -62,6 +78,9 @@ class Conf:
         Folder of patient folders.
     checkpoint : str
         Model to start with; empty: the starter model of the package.
+    paper_checkpoint : str
+        Model of the profile ``paper`` for the task ``kidney_liver_paper``; empty: the one that answers otherwise, read
+        as in the paper.
     planes : str
         "axial" (fast) or "all" (consensus of three planes).
     device : str
@@ -75,21 +94,45 @@ class Conf:
         How long a cancelled job may take to stop by itself before its worker is ended.
     login_h : float
         How long a login is good.
+    memory_gb : float
+        What one worker process may write to, in GiB; what it asks for beyond fails, and that job alone. 0: no limit.
+    pause_training : str
+        Whether a training stands still while a segmentation or a dose is waited for: "yes", "no", or "auto": on a
+        machine with at most `SMALL_CPUS` processors.
+    train_role : str
+        From which role on somebody may start and stop a training.
+    score_at : str
+        "HH:MM": when, every night, CTs are predicted by three planes for active learning; empty: on demand only.
+    review : str
+        "optional": a label map counts when it is submitted, until one of its CT is approved. "required": only an
+        approved one counts.
     """
 
     studies: str
     checkpoint: str = ""
+    paper_checkpoint: str = ""
     planes: str = "axial"
     device: str = "cpu"
     train_steps: int = 200
     replay: str = REPLAY_MADE
-    grace_s: float = 1.5
+    grace_s: float = 1.0
     login_h: float = 10.0
+    memory_gb: float = 12.0
+    pause_training: str = "auto"
+    train_role: str = "admin"
+    score_at: str = ""
+    review: str = "optional"
 
     @property
     def state(self) -> Path:
         """Folder for models, jobs and logs."""
         return Path(self.studies) / STATE
+
+    @property
+    def pauses_training(self) -> bool:
+        """Whether a training stands still while somebody waits."""
+        small = (os.cpu_count() or 1) <= SMALL_CPUS
+        return self.pause_training == "yes" or (self.pause_training == "auto" and small)
 
     @classmethod
     def read(cls, studies: str, options: Mapping[str, str]) -> Conf:
@@ -116,9 +159,12 @@ class Conf:
             except ValueError as error:
                 raise ServerError(f"--conf {key}: found '{text}', expected {kind.__name__}.") from error
         conf = cls(str(Path(studies).resolve()), **values)  # type: ignore[arg-type]
-        if conf.planes not in PLANES:
-            raise ServerError(f"--conf planes: found '{conf.planes}', expected {' or '.join(PLANES)}.")
-        for key in ("checkpoint", "replay"):
+        for key, allowed in _CHOICES.items():
+            if (found := getattr(conf, key)) not in allowed:
+                raise ServerError(f"--conf {key}: found '{found}', expected {' or '.join(allowed)}.")
+        if conf.score_at and not re.fullmatch(r"([01]\d|2[0-3]):[0-5]\d", conf.score_at):
+            raise ServerError(f"--conf score_at: found '{conf.score_at}', expected a time such as 02:30.")
+        for key in ("checkpoint", "paper_checkpoint", "replay"):
             path = getattr(conf, key)
             if path and path not in (REPLAY_MADE, REPLAY_NONE) and not Path(path).exists():
                 raise ServerError(f"--conf {key}: there is no '{path}'.", "Give an absolute path that exists.")

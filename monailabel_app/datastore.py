@@ -1,71 +1,49 @@
-"""Patient folders as MONAI Label's datastore: the annotatable images are the CTs. Knows studies and label versions.
+"""Patient folders as MONAI Label's datastore: the annotatable images are the CTs.
 
-There is no index file: what is on disk is the truth, so that server, batch process and a person with a file browser
-never disagree. A study that can't be used is listed with its error.
+It joins what is elsewhere: which patients there are (`patients`), what is known of their label maps (`overview`,
+`versions`), and whether an upload is any good (`checking`).
 """
 
 from __future__ import annotations
 
-import hashlib
 import io
-import os
+import logging
 import tempfile
 import threading
 import time
-import zipfile
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from monailabel.interfaces.datastore import Datastore
 
 from doselabel.alarms import Alarm
-from doselabel.errors import DoselabelError, LabelError, StudyError
-from doselabel.geometry import SUFFIXES, Geometry
-from doselabel.geometry import read_grid as grid_of
-from doselabel.study import MANIFEST, Study
-from doselabel.wire import ErrorInfo, ImageInfo, LabelReview, LabelSubmission, LabelVersion, StudyInfo, TimePointInfo
+from doselabel.errors import LabelError
+from doselabel.study import Study
+from doselabel.wire import (
+    LabelEvent,
+    LabelReview,
+    LabelSubmission,
+    LabelVersion,
+    Reopening,
+    StudyInfo,
+)
+from monailabel_app.cases import Case, cases_of, suffix_of
 from monailabel_app.checking import Check, Upload, check
 from monailabel_app.conf import STATE
-from monailabel_app.refusals import Refused, not_found
-from monailabel_app.versions import FINAL, LabelStore, check_tag
-from monailabel_app.whole import whole
+from monailabel_app.described import broken_info, review_of, study_info
+from monailabel_app.export import archive
+from monailabel_app.image_files import Images
+from monailabel_app.overview import Known, Overview
+from monailabel_app.patients import RESCAN_S, Patients
+from monailabel_app.refusals import Refused
+from monailabel_app.versions import FINAL, ORIGINAL, check_tag
 
-RESCAN_S = 1.0
-"""New and changed patient folders are noticed within this time."""
-RECOUNT_S = 2.0
-"""Label maps are counted again after this time; those of this process at once."""
+logger = logging.getLogger(__name__)
 
-
-@dataclass(frozen=True)
-class Case:
-    """One annotatable CT."""
-
-    image_id: str
-    study: Study
-    file: str
-    time_h: float | None
-
-    @property
-    def path(self) -> Path:
-        """The CT's file."""
-        return self.study.path(self.file)
-
-    @property
-    def grid(self) -> Geometry:
-        """The grid it lies on, without reading its voxels."""
-        return grid_of(self.path, stated=self.study.stated_place(self.file), within=self.study.folder)
-
-    @property
-    def stem(self) -> str:
-        """The CT's file name without suffix."""
-        return self.image_id.partition("__")[2]
-
-    @property
-    def labels(self) -> LabelStore:
-        """Its label maps."""
-        return LabelStore(self.study.folder / "labels", self.image_id, self.stem)
+RECOUNT_S = 5.0
+"""Label maps that others wrote are counted within this time; those of this process at once."""
 
 
 class StudyDatastore(Datastore):
@@ -79,165 +57,76 @@ class StudyDatastore(Datastore):
     root : path
     check : callable
         Looks at what is uploaded: here and now, or a `monailabel_app.checking.Checker`.
+    needs_review : bool
+        What is submitted from now on counts only once it is approved.
     """
 
-    def __init__(self, root: str | Path, check: Check = check) -> None:
+    def __init__(self, root: str | Path, check: Check = check, *, needs_review: bool = False) -> None:
         self._root = Path(root)
         self._check = check
-        self._lock = threading.RLock()
-        self._known: dict[Path, tuple[tuple[int, int], Study | StudyError]] = {}
-        self._cases: dict[str, Case] = {}
-        self._broken: dict[str, StudyError] = {}
-        self._notes: dict[str, dict[str, Any]] = {}
-        self._hashes: dict[str, tuple[tuple[int, int, int], str]] = {}
-        self._scanned = float("-inf")
-        self._changes = 0
-        self._counted: tuple[int, list[int], dict[str, int], float] | None = None
-        self._counting = threading.Lock()
-        self.refresh()
+        self._needs_review = needs_review
+        self._images = Images(self._root / STATE / "whole")
+        self._overview = Overview()
+        self._counted = float("-inf")
+        self._watched = threading.Event()
+        self._patients = Patients(self._root)
 
     # ---- what there is
 
     def refresh(self) -> None:
-        """Look at the disk again; only manifests that changed are read."""
-        with self._lock:
-            known: dict[Path, tuple[tuple[int, int], Study | StudyError]] = {}
-            for folder in Study.find(self._root):
-                if folder.name.startswith("."):  # what other systems leave beside a folder, such as ._P-001
-                    continue
-                if folder.is_symlink() and not folder.resolve().is_relative_to(self._root.resolve()):
-                    known[folder] = (
-                        (0, 0),
-                        StudyError(f"{folder.name}: leads out of the studies folder.", "Copy the patient into it."),
-                    )
-                    continue
+        """Look at the disk again; only what changed is read."""
+        self._patients.refresh()
+
+    def watch(self) -> None:
+        """Look at the disk all the time from a thread of its own, so that no request need."""
+
+        def look() -> None:
+            while True:
                 try:
-                    stat = (folder / MANIFEST).stat()
-                except FileNotFoundError:
-                    continue
-                signature = (stat.st_mtime_ns, stat.st_size)
-                old = self._known.get(folder)
-                # A broken study is read again each time: what it lacks may have arrived without a new manifest.
-                keep = old is not None and old[0] == signature and isinstance(old[1], Study)
-                known[folder] = old if keep else (signature, _load(folder))  # type: ignore[assignment]
-            self._known = known
-            self._cases, self._broken = {}, {}
-            for folder, (_, study) in known.items():
-                self._take(folder, study)
-            self._scanned = time.monotonic()
+                    self._patients.refresh()
+                    if time.monotonic() - self._counted > RECOUNT_S:
+                        self._recount()
+                except Exception:  # what befalls one look is no reason not to look again
+                    logger.exception("Looking at %s", self._root)
+                time.sleep(RESCAN_S)
 
-    def _take(self, folder: Path, study: Study | StudyError) -> None:
-        if isinstance(study, StudyError):
-            self._broken[folder.name] = study
-            return
-        cases = list(cases_of(study))
-        taken = next((c for c in cases if c.image_id in self._cases), None)
-        if taken or len({case.image_id for case in cases}) < len(cases):
-            other = self._cases[taken.image_id].study.folder.name if taken else folder.name
-            self._broken[folder.name] = StudyError(
-                f"{folder / MANIFEST}: two CTs would have the id '{(taken or cases[0]).image_id}' "
-                f"(in '{other}' and '{folder.name}').",
-                "Every patient_id, and every CT's file name within a patient, must be there once.",
-            )
-            return
-        self._cases.update((case.image_id, case) for case in cases)
+        self._recount()
+        self._patients.watched()
+        self._watched.set()
+        threading.Thread(target=look, name="watch-studies", daemon=True).start()
 
-    def _fresh(self) -> None:
-        if time.monotonic() - self._scanned > RESCAN_S:
-            self.refresh()
+    def _recount(self) -> None:
+        self._overview.refresh(self.cases())
+        self._counted = time.monotonic()
 
     def cases(self) -> list[Case]:
         """All annotatable CTs: patient by patient, the diagnostic CT first."""
-        with self._lock:
-            self._fresh()
-            return list(self._cases.values())
+        return list(self._patients.now().cases.values())
 
     def case(self, image_id: str) -> Case:
-        """The CT with this id.
-
-        Raises
-        ------
-        Refused
-            When there is none.
-        """
-        with self._lock:
-            self._fresh()
-            found = self._cases.get(image_id)
-        if found is None:
-            raise not_found("image", image_id, "Ask for the list of studies again; it may have changed.")
-        return found
+        """The CT with this id; refused when there is none."""
+        return self._patients.case(image_id)
 
     def study(self, patient_id: str) -> Study:
-        """The study of a patient.
+        """The study of a patient; refused when there is none, or it can't be used."""
+        return self._patients.study(patient_id)
 
-        Raises
-        ------
-        Refused, StudyError
-            When there is none, or it can't be used.
-        """
-        with self._lock:
-            self._fresh()
-            if patient_id in self._broken:
-                raise self._broken[patient_id]
-            found = next((c.study for c in self._cases.values() if c.study.patient_id == patient_id), None)
-        if found is None:
-            raise not_found("patient", patient_id)
-        return found
+    def known(self) -> list[tuple[Case, Known]]:
+        """All CTs, and what is known of their label maps, as of `RECOUNT_S` ago; what this process wrote, at once."""
+        if not self._watched.is_set() and time.monotonic() - self._counted > RECOUNT_S:
+            self._recount()
+        return [(case, self._overview.of(case)) for case in self.cases()]
 
     def studies(self) -> list[StudyInfo]:
         """All patients, those that can't be used with their error."""
-        with self._lock:
-            self._fresh()
-            good = list({id(c.study): c.study for c in self._cases.values()}.values())
-            broken = dict(self._broken)
-        infos = [self.study_info(study) for study in good]
-        infos += [
-            StudyInfo(
-                patient_id=name,
-                nuclide="",
-                injected_activity_mbq=0,
-                images=[],
-                time_points=[],
-                error=ErrorInfo(code=error.code, message=error.message, hint=error.hint),
-            )
-            for name, error in broken.items()
-        ]
+        seen = self._patients.now()
+        infos = [self.study_info(study) for study in seen.studies.values()]
+        infos += [broken_info(name, error) for name, error in seen.broken.items()]
         return sorted(infos, key=lambda info: info.patient_id)
 
     def study_info(self, study: Study) -> StudyInfo:
         """A patient as a client sees it."""
-        cases = {case.file: case for case in cases_of(study)}
-        images = []
-        for case in cases.values():
-            versions = case.labels.count()
-            images.append(
-                ImageInfo(
-                    image_id=case.image_id,
-                    file=case.file,
-                    role="diagnostic" if case.file == study.ct else "time_point",
-                    time_h=case.time_h,
-                    labelled=versions > 0,
-                    versions=versions,
-                )
-            )
-        return StudyInfo(
-            patient_id=study.patient_id,
-            nuclide=study.nuclide,
-            injected_activity_mbq=study.injected_activity_mbq,
-            images=images,
-            time_points=[
-                TimePointInfo(
-                    index=index,
-                    time_h=point.time_h,
-                    image_id=cases[point.ct].image_id,
-                    spect=point.spect,
-                    exclude=point.exclude,
-                    spect_to_ct=point.spect_to_ct,
-                )
-                for index, point in enumerate(study.time_points)
-            ],
-            organs_absent=list(study.organs_absent),
-        )
+        return study_info(study, {case.image_id: self._overview.of(case) for case in cases_of(study)})
 
     # ---- label maps
 
@@ -267,15 +156,42 @@ class StudyDatastore(Datastore):
         case = self.case(image_id)
         with tempfile.TemporaryDirectory(prefix="doselabel-label-") as folder:
             out = Path(folder) / "labels.nii.gz"
-            upload = self._upload(case, file, dict(names) if names else None, submission.label_scheme, str(out))
+            before = case.labels.tagged(ORIGINAL)
+            given = (dict(names) if names else None, submission.label_scheme, str(out), str(before or ""))
+            upload = self._upload(case, file, *given)
             found = self._check(upload)
-            version = case.labels.adopt(out, submission, found.organs_ml, found.alarms)
-        self.changed()
+            version = case.labels.adopt(
+                out,
+                submission,
+                found.organs_ml,
+                found.alarms,
+                needs_review=self._needs_review,
+                changed=found.changed,
+            )
+        self._changed(case)
         return version
 
+    def review(self, image_id: str, number: int, review: LabelReview) -> LabelVersion:
+        """Keep what a reviewer says of a version."""
+        case = self.case(image_id)
+        version = case.labels.review(number, review)
+        self._changed(case)
+        return version
+
+    def reopen(self, image_id: str, why: Reopening) -> LabelEvent:
+        """Have a labelled CT done again."""
+        case = self.case(image_id)
+        event = case.labels.reopen(why)
+        self._changed(case)
+        return event
+
+    def _changed(self, case: Case) -> None:
+        """Label maps of a patient were written: they are counted at once."""
+        self._overview.look_at(cases_of(case.study))
+
     @staticmethod
-    def _upload(case: Case, file: Path, names: dict[int, str] | None = None, scheme: str = "", out: str = "") -> Upload:
-        return Upload(str(file), str(case.study.folder), case.file, case.image_id, names, scheme, out)
+    def _upload(case: Case, file: Path, *how: Any) -> Upload:
+        return Upload(str(file), str(case.study.folder), case.file, case.image_id, *how)
 
     def save_label(self, image_id: str, label_filename: str, label_tag: str, label_info: dict[str, Any]) -> str:
         """Keep what MONAI Label's clients send: "final" becomes a version, other tags hold the latest file."""
@@ -293,6 +209,7 @@ class StudyDatastore(Datastore):
         submission = LabelSubmission(
             author=author[:100],
             comment=str(info.get("comment", ""))[:2000],
+            started_from=str(info.get("started_from") or self._model_of(image_id))[:200],
             label_scheme=str(info.get("label_scheme", "") or ""),
         )
         rows = info.get("label_info") or []
@@ -302,18 +219,28 @@ class StudyDatastore(Datastore):
             raise LabelError(f"label_info is {str(rows)[:100]}; expected a list of {{'name': …, 'idx': …}}.") from error
         version = self.submit(image_id, file, submission, names)
         if isinstance(meta := info.get("segmentationMeta"), Mapping) and meta.get("status") == "flagged":
-            self.case(image_id).labels.review(version.version, review_of(meta, author))
+            try:
+                self.review(image_id, version.version, review_of(meta, author))
+            except (OSError, LabelError) as error:  # the label map is stored: that is what was asked
+                logger.warning("%s: version %d is not flagged: %s", image_id, version.version, error)
         return version.alarms
+
+    def _model_of(self, image_id: str) -> str:
+        """Hash of the model whose prediction clients that know no hashes begin with; "" without a prediction."""
+        known = self.case(image_id).labels.tag_info(ORIGINAL).get("params", {})
+        return str((known.get("segmentation") or {}).get("model_sha256") or "")
 
     def put_tag(self, image_id: str, tag: str, file: Path, info: Mapping[str, Any]) -> None:
         """Keep a file that can be made again, such as a prediction; it is not looked at."""
-        self.case(image_id).labels.put_tag(tag, file, info)
-        self.changed()
+        case = self.case(image_id)
+        case.labels.put_tag(tag, file, info)
+        self._changed(case)
 
     def remove_label(self, label_id: str, label_tag: str) -> None:
         """Remove a prediction; submitted label maps stay."""
-        self.case(label_id).labels.remove_tag(_plain(label_tag))
-        self.changed()
+        case = self.case(label_id)
+        case.labels.remove_tag(_plain(label_tag))
+        self._changed(case)
 
     def get_label_uri(self, label_id: str, label_tag: str) -> str:
         """Path of a tag's file, "" when there is none."""
@@ -346,7 +273,7 @@ class StudyDatastore(Datastore):
                 "Use PUT /doselabel/labels/{image_id}/{version}/review to approve or comment.",
                 status=403,
             )
-        labels.review(final.version, review_of(meta, str(info.get("user") or "")))
+        self.review(label_id, final.version, review_of(meta, str(info.get("user") or "")))
 
     def get_labels_by_image_id(self, image_id: str) -> dict[str, str]:
         """Tag → id, for the tags there are."""
@@ -358,15 +285,15 @@ class StudyDatastore(Datastore):
 
     def get_labeled_images(self, label_tag: str | None = None, labels: list[str] | None = None) -> list[str]:
         """Ids of the CTs with a submitted label map."""
-        return [case.image_id for case in self.cases() if case.labels.count()]
+        return [case.image_id for case, known in self.known() if known.submitted]
 
     def get_unlabeled_images(self, label_tag: str | None = None, labels: list[str] | None = None) -> list[str]:
         """Ids of the CTs without one."""
-        return [case.image_id for case in self.cases() if not case.labels.count()]
+        return [case.image_id for case, known in self.known() if not known.submitted]
 
     def datalist(self, full_path: bool = True) -> list[dict[str, Any]]:
         """Pairs of CT and the label map that counts."""
-        pairs = [(self._whole(case), case.labels.tagged(FINAL)) for case in self.cases()]
+        pairs = [(self.image_of(case), case.labels.tagged(FINAL)) for case in self.cases()]
         return [{"image": str(image), "label": str(label)} for image, label in pairs if label]
 
     # ---- images
@@ -377,65 +304,40 @@ class StudyDatastore(Datastore):
 
     def get_image_uri(self, image_id: str) -> str:
         """Path of a CT as one file (see `monailabel_app.whole`)."""
-        return str(self._whole(self.case(image_id)))
+        return str(self.image_of(self.case(image_id)))
 
     def get_image(self, image_id: str, params: Any = None) -> io.BytesIO:
         """Content of a CT's file."""
-        return io.BytesIO(self._whole(self.case(image_id)).read_bytes())
+        return io.BytesIO(self.image_of(self.case(image_id)).read_bytes())
 
     def file_of(self, study: Study, name: str) -> Path:
         """An image that a study names, as one file that says itself where it is."""
-        return whole(study, name, self._root / STATE / "whole")
+        return self._images.file_of(study, name)
 
-    def _whole(self, case: Case) -> Path:
-        return self.file_of(case.study, case.file)
+    def image_of(self, case: Case) -> Path:
+        """A CT as one file."""
+        return self._images.file_of(case.study, case.file)
 
     def get_image_info(self, image_id: str) -> dict[str, Any]:
-        """What is known of a CT.
-
-        3D Slicer keeps what it downloads under ``name`` and takes it from there the next time unless ``checksum``
-        says that it is another file: the one is this CT's alone, the other changes with it.
-        """
-        return self._info(self.case(image_id)) | {"checksum": self.checksum(image_id)}
-
-    def _info(self, case: Case) -> dict[str, Any]:
-        """What is known without reading a CT."""
-        info: dict[str, Any] = {"path": str(case.path), "name": _name(case), "patient_id": case.study.patient_id}
-        if case.time_h is not None:
-            info["time_h"] = case.time_h
-        if digest := self._hashes.get(str(case.path)):
-            info["checksum"] = f"SHA256:{digest[1]}"
-        with self._lock:
-            return info | self._notes.get(case.image_id, {})
+        """What is known of a CT, with its checksum."""
+        case = self.case(image_id)
+        return self._images.info(case) | {"checksum": self._images.checksum(case)}
 
     def name_of(self, image_id: str) -> str:
         """The file name under which a CT is given out: no other CT has it."""
-        return _name(self.case(image_id))
+        return self.case(image_id).name
 
     def checksum(self, image_id: str) -> str:
-        """Hash of what `get_image_uri` gives out, ``SHA256:…``; computed once per file."""
-        case = self.case(image_id)
-        path = self._whole(case)
-        stat = path.stat()
-        key = (stat.st_mtime_ns, stat.st_size, stat.st_ino)
-        known = self._hashes.get(str(case.path))
-        if known is None or known[0] != key:
-            with path.open("rb") as file:
-                known = key, hashlib.file_digest(file, "sha256").hexdigest()
-            self._hashes[str(case.path)] = known
-        return f"SHA256:{known[1]}"
+        """Hash of what `get_image_uri` gives out, ``SHA256:…``."""
+        return self._images.checksum(self.case(image_id))
 
     def label_name(self, image_id: str, tag: str) -> str:
         """The file name under which a label map is given out."""
-        return f"{image_id}_{_plain(tag)}{_suffix(Path(self.get_label_uri(image_id, tag)))}"
+        return f"{image_id}_{_plain(tag)}{suffix_of(Path(self.get_label_uri(image_id, tag)))}"
 
     def update_image_info(self, image_id: str, info: dict[str, Any]) -> None:
         """Remember what a strategy notes, until the server stops."""
-        self.case(image_id)
-        with self._lock:
-            self._notes.setdefault(image_id, {}).update(
-                {key: value for key, value in info.items() if key not in ("path", "name", "checksum", "patient_id")}
-            )
+        self._images.note(self.case(image_id), info)
 
     def add_image(self, image_id: str, image_filename: str, image_info: dict[str, Any]) -> str:
         """Refuse: patients come as folders."""
@@ -468,101 +370,30 @@ class StudyDatastore(Datastore):
         raise Refused("The datastore's description is fixed.", status=403)
 
     def get_dataset_archive(self, limit_cases: int | None) -> str:
-        """Pack the labelled CTs and their label maps into a zip file."""
-        chosen = [case for case in self.cases() if case.labels.count()][: limit_cases or None]
-        if not chosen:
-            raise not_found("label map", FINAL, "Submit one first.")
-        handle, path = tempfile.mkstemp(suffix=".zip")
-        with os.fdopen(handle, "wb") as file, zipfile.ZipFile(file, "w") as archive:
-            for case in chosen:
-                label = case.labels.tagged(FINAL)
-                image = self._whole(case)
-                archive.write(image, f"image/{case.image_id}{_suffix(image)}")
-                archive.write(str(label), f"label/{case.image_id}.nii.gz")
-        return path
+        """Pack the labelled CTs and the label maps that count into a zip file."""
+        return str(archive(self.cases(), self.image_of, most=limit_cases))
 
     def status(self) -> dict[str, Any]:
-        """How many CTs there are, and how many of each tag; what others wrote is seen within `RECOUNT_S`."""
-        with self._counting:
-            cases = self.cases()
-            known = [id(case.study) for case in cases]
-            if self._counted is None or self._counted[:2] != (self._changes, known) or self._stale():
-                changes, counted_at = self._changes, time.monotonic()
-                tags: dict[str, int] = {}
-                for case in cases:
-                    for tag in case.labels.tags():
-                        tags[tag] = tags.get(tag, 0) + 1
-                self._counted = (changes, known, tags, counted_at)
-            tags = self._counted[2]
-            return {"total": len(cases), "completed": tags.get(FINAL, 0), "label_tags": dict(tags)}
-
-    def _stale(self) -> bool:
-        return self._counted is None or time.monotonic() - self._counted[3] > RECOUNT_S
-
-    def changed(self) -> None:
-        """Say that label maps were written: the next `status` counts them."""
-        self._changes += 1
+        """How many CTs there are, and how many of each tag."""
+        known = [row for _, row in self.known()]
+        tags = Counter(tag for row in known for tag in row.tags)
+        completed = sum(row.submitted > 0 for row in known)
+        return {"total": len(known), "completed": completed, "label_tags": dict(tags)}
 
     def json(self) -> dict[str, Any]:
         """Everything, in the shape of MONAI Label's index file."""
         objects = {}
-        for case in self.cases():
+        for case, known in self.known():
             labels = {
-                tag: {"ext": _suffix(Path(self.get_label_uri(case.image_id, tag))), "info": case.labels.tag_info(tag)}
-                for tag in case.labels.tags()
+                tag: {"ext": suffix_of(case.labels.tagged(tag) or Path()), "info": case.labels.tag_info(tag)}
+                for tag in known.tags
             }
             objects[case.image_id] = {
-                "image": {"ext": _suffix(case.path), "info": self._info(case)},
+                "image": {"ext": suffix_of(case.path), "info": self._images.info(case)},
                 "labels": labels,
             }
         return {"name": self.name(), "description": self.description(), "objects": objects}
 
 
-def review_of(meta: Mapping[str, Any], reviewer: str = "") -> LabelReview:
-    """What 3D Slicer's reviewer calls ``segmentationMeta``, as a review."""
-    status = str(meta.get("status") or "").lower()
-    return LabelReview(
-        approved=status == "approved",
-        flagged=status == "flagged",
-        difficulty=str(meta.get("level") or "")[:40],
-        reviewer=(reviewer or str(meta.get("approvedBy") or ""))[:100],
-        comment=str(meta.get("comment") or "")[:2000],
-    )
-
-
-def _name(case: Case) -> str:
-    return f"{case.image_id}{_suffix(case.path)}"
-
-
-def cases_of(study: Study) -> Iterator[Case]:
-    """The annotatable CTs of a study, the diagnostic one first."""
-    times = {point.ct: point.time_h for point in reversed(study.time_points)}
-    for image_id, name in study.cts().items():
-        yield Case(image_id, study, name, None if name == study.ct else times.get(name))
-
-
-def _load(folder: Path) -> Study | StudyError:
-    try:
-        study = Study.load(folder)
-    except StudyError as error:
-        return error
-    except DoselabelError as error:
-        return StudyError(error.message, error.hint)
-    stems: dict[str, str] = {}
-    for name in dict.fromkeys([study.ct, *(point.ct for point in study.time_points)]):
-        stem = Path(name).name.removesuffix(_suffix(Path(name)))
-        if stem in stems:
-            return StudyError(
-                f"{folder / MANIFEST}: the CTs '{stems[stem]}' and '{name}' have the same name.",
-                "Rename one: a CT is known by its file name.",
-            )
-        stems[stem] = name
-    return study
-
-
 def _plain(tag: str) -> str:
     return check_tag(str(getattr(tag, "value", tag)))
-
-
-def _suffix(path: Path) -> str:
-    return next((path.name[-len(s) :] for s in SUFFIXES if path.name.lower().endswith(s)), path.suffix)

@@ -14,6 +14,7 @@ import logging
 import os
 import re
 import secrets
+import time
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 from urllib.parse import urlsplit
@@ -25,9 +26,12 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
+from structlog.contextvars import bound_contextvars
 
 from doselabel.wire import ErrorInfo
+from monailabel_app import metrics
 from monailabel_app.conf import ORIGINS, TOKEN
+from monailabel_app.logs import requests
 from monailabel_app.refusals import Refused, answer, explain
 from monailabel_app.users import ROLES, User, Users
 
@@ -129,14 +133,23 @@ class Door:
         name = headers.get("x-request-id", "")
         state = scope.setdefault("state", {})
         state["request_id"] = name if _REQUEST_ID.fullmatch(name) else secrets.token_hex(8)
-        told = _Told(send, state["request_id"])
+        told, began = _Told(send, state["request_id"]), time.monotonic()
+        with bound_contextvars(request_id=state["request_id"]):
+            try:
+                await self._pass_on(scope, receive, headers, told)
+            finally:
+                _remember(scope, told.status, time.monotonic() - began)
+
+    async def _pass_on(self, scope: Scope, receive: Receive, headers: Headers, told: _Told) -> None:
+        state = scope["state"]
         try:
             self._check_page(scope, headers)
             state["user"] = self._user(scope, headers)
             limit = _limit(state["user"], headers)
-            await self._inner(scope, _bounded(receive, headers, limit), told)
+            with bound_contextvars(user=state["user"].name if state["user"] else ""):
+                await self._inner(scope, _bounded(receive, headers, limit), told)
         except Exception as error:
-            if told.started:
+            if told.status:
                 raise
             status, info = explain(error)
             if info.code == "internal":
@@ -197,21 +210,38 @@ class Door:
 
 
 class _Told:
-    """Passes a reply on with the request's id, and knows whether it has begun."""
+    """Passes a reply on with the request's id, and knows its status once it has begun."""
 
     def __init__(self, send: Send, request_id: str) -> None:
         self._send = send
         self._request_id = request_id
-        self.started = False
+        self.status = 0
 
     async def __call__(self, message: Message) -> None:
         if message["type"] == "http.response.start":
-            self.started = True
+            self.status = message["status"]
             headers = MutableHeaders(scope=message)
             headers["X-Request-ID"] = self._request_id
             headers["X-Content-Type-Options"] = "nosniff"
             headers.setdefault("Cache-Control", "no-store")
         await self._send(message)
+
+
+def _remember(scope: Scope, status: int, seconds: float) -> None:
+    """Count a request and write it down; ``status`` is 0 when its client went before there was an answer."""
+    route = getattr(scope.get("route"), "path", "")
+    metrics.answered(scope["method"], route, status, seconds)
+    user = scope["state"].get("user")
+    requests.info(
+        "request",
+        extra={
+            "method": scope["method"],
+            "path": scope["path"],
+            "status": status,
+            "ms": round(1000 * seconds),
+            "who": user.name if user else "",
+        },
+    )
 
 
 async def _told(request: Request, error: Exception) -> Any:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, Any
 
-from fastapi import APIRouter, FastAPI, Form
+from fastapi import APIRouter, FastAPI, Form, Response
 from fastapi.routing import APIRoute
+from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4
 from starlette.routing import BaseRoute, Mount
 
-from monailabel_app import routes, standard
+from monailabel_app import metrics, routes, standard
 from monailabel_app.door import OPEN, hang, role_of
 from monailabel_app.refusals import Refused
 from monailabel_app.routes import Annotator
@@ -25,6 +26,7 @@ def join(server: FastAPI, app: DoselabelApp, users: Users) -> None:
     """Let a running FastAPI app of MONAI Label answer our routes, behind our door."""
     router = APIRouter()
     _add_accounts(router, users)
+    _add_operation(router, app)
     routes.add(router, app)
     standard.add(router, app)
     check_roles(router.routes)
@@ -70,6 +72,16 @@ def _add_accounts(router: APIRouter, users: Users) -> None:
     def valid(who: Annotator) -> dict[str, Any]:
         return {"username": who.name, "name": who.name, "email": None, "role": who.role, "roles": who.roles}
 
+
+def _add_operation(router: APIRouter, app: DoselabelApp) -> None:
+    metrics.watch(app)
+
     @router.get("/health")
-    def health() -> dict[str, str]:
-        return {"status": "ok"}
+    def health() -> dict[str, Any]:
+        """Open to everybody, so it says what is not well and not why: the log does."""
+        wrong = [check.name for check in app.checks if not check.well]
+        return {"status": "ok", "not_well": wrong}
+
+    @router.get("/metrics")
+    def told(_: Annotator) -> Response:
+        return Response(metrics.text(), media_type=CONTENT_TYPE_PLAIN_0_0_4)

@@ -25,6 +25,7 @@ import httpx
 
 from doselabel.errors import ServerError
 from monailabel_app.conf import ORIGINS, PARENT, STATE, TOKEN, USERS, Conf, take_over
+from monailabel_app.startup import PROFILE
 
 
 @dataclass(frozen=True)
@@ -280,10 +281,13 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--origin", action="append", default=[], help="web origin that may call the server")
     parser.add_argument("--ssl-certfile", type=Path, help="certificate (PEM): the server then speaks HTTPS only")
     parser.add_argument("--ssl-keyfile", type=Path, help="key of the certificate (PEM)")
+    parser.add_argument("--profile-start", action="store_true", help="print what the start spends its time on")
     parser.add_argument("--verbose", default="INFO", choices=("DEBUG", "INFO", "WARNING", "ERROR"))
     given = parser.parse_args(arguments)
     if bool(given.ssl_certfile) != bool(given.ssl_keyfile):
         parser.error("--ssl-certfile and --ssl-keyfile go together")
+    if given.profile_start:
+        os.environ.setdefault(PROFILE, str(time.time()))
     tls = Tls(given.ssl_certfile, given.ssl_keyfile) if given.ssl_certfile else None
     if given.host not in ("127.0.0.1", "localhost", "::1"):
         _say_what_is_open(given, tls)

@@ -1,16 +1,18 @@
-"""Which model answers: the champion, the one before it, and the record of every change. Knows no training."""
+"""Which model answers: the champion, all that ever did, and the record of every change. Knows no training."""
 
 from __future__ import annotations
 
 import json
-import os
-import shutil
 import threading
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
 from doselabel.errors import ModelError
-from doselabel.wire import ModelInfo
+from doselabel.wire import ModelEvent, ModelInfo
+from monailabel_app import disk
+
+_HISTORY = "history.jsonl"
 
 
 class ModelStore:
@@ -19,7 +21,8 @@ class ModelStore:
     Parameters
     ----------
     folder : Path
-        Holds ``champion.safetensors``, ``previous.safetensors`` and ``history.jsonl`` once a model was promoted.
+        Once a model was promoted it holds ``champion.safetensors``, ``history.jsonl``, and in ``kept`` every model
+        that has answered, named by its hash.
     first : Path, optional
         Answers until then; by default the starter model of the package.
     """
@@ -34,9 +37,8 @@ class ModelStore:
     def _champion(self) -> Path:
         return self._folder / "champion.safetensors"
 
-    @property
-    def _previous(self) -> Path:
-        return self._folder / "previous.safetensors"
+    def _kept(self, sha256: str) -> Path:
+        return self._folder / "kept" / f"{sha256}.safetensors"
 
     def champion(self) -> Path:
         """Path of the checkpoint that answers.
@@ -56,9 +58,11 @@ class ModelStore:
 
     def sha256(self) -> str:
         """Hash of the champion's file; computed once per file."""
+        return self._hash(self.champion())
+
+    def _hash(self, path: Path) -> str:
         from doselabel.model.checkpoint import file_hash
 
-        path = self.champion()
         stat = path.stat()
         key = (str(path), stat.st_mtime_ns, stat.st_size)
         if key not in self._hashes:
@@ -83,42 +87,77 @@ class ModelStore:
         )
 
     def promote(self, candidate: Path, reason: str, by: str = "") -> None:
-        """Let a candidate answer from now on; the old champion is kept for `rollback`."""
+        """Let a candidate answer from now on; what answered before is kept for `rollback`."""
         with self._lock:
-            self._folder.mkdir(parents=True, exist_ok=True)
-            self._replace(self._previous, self.champion())
-            self._replace(self._champion, candidate)
-            self._record("promoted", reason, by)
+            before = self.sha256()
+            self._keep(self.champion())
+            self._keep(candidate)
+            disk.copy(candidate, self._champion)
+            self._record("promoted", before, reason, by)
 
-    def rollback(self, by: str = "") -> None:
-        """Go back one promotion.
+    def rollback(self, by: str = "", sha256: str = "") -> None:
+        """Let an earlier model answer again.
+
+        Parameters
+        ----------
+        by : str
+        sha256 : str
+            Of any model that has answered, or how its hash begins; "": the one before the champion.
 
         Raises
         ------
         ModelError
-            When there is nothing to go back to.
+            When there is no such model.
         """
         with self._lock:
-            if not self._previous.is_file():
-                raise ModelError(
-                    "There is no earlier model to go back to.", "Only the last promotion can be undone, once."
-                )
-            os.replace(self._previous, self._champion)
-            self._record("rolled back", "", by)
+            before = self.sha256()
+            wanted = self._find(sha256) if sha256 else self._before(before)
+            path = self._kept(wanted)
+            if not path.is_file() or self._hash(path) != wanted:
+                raise ModelError(f"The model {wanted[:12]} is no longer there as it was.", "Restore it from a backup.")
+            disk.copy(path, self._champion)
+            self._record("rolled back", before, "", by)
 
-    @staticmethod
-    def _replace(target: Path, source: Path) -> None:
-        temporary = target.with_name(f".writing-{target.name}")
-        shutil.copyfile(source, temporary)
-        os.replace(temporary, target)
+    def _find(self, begin: str) -> str:
+        known = {event.sha256 for event in self.history()} | {event.previous_sha256 for event in self.history()}
+        found = [sha256 for sha256 in sorted(known) if sha256.startswith(begin) and self._kept(sha256).is_file()]
+        if len(found) != 1:
+            what = f"{len(found)} models" if found else "no model"
+            raise ModelError(f"There is {what} whose hash begins with '{begin[:64]}'.", "Take one of the history.")
+        return found[0]
 
-    def _record(self, what: str, reason: str, by: str) -> None:
+    def _before(self, sha256: str) -> str:
+        for event in self.history():
+            if event.what == "promoted" and event.sha256 == sha256 and event.previous_sha256:
+                return event.previous_sha256
+        raise ModelError("There is no earlier model to go back to.", "Name one of the history by its hash.")
+
+    def history(self) -> list[ModelEvent]:
+        """Every change of the model that answers, newest first; a line that can't be read is passed over."""
+        try:
+            lines = (self._folder / _HISTORY).read_text("utf-8", "replace").splitlines()
+        except FileNotFoundError:
+            return []
+        events = []
+        for line in reversed(lines):
+            with suppress(ValueError):
+                event = ModelEvent.model_validate_json(line)
+                events.append(event.model_copy(update={"kept": self._kept(event.sha256).is_file()}))
+        return events
+
+    def _keep(self, path: Path) -> None:
+        target = self._kept(self._hash(path))
+        disk.make_folder(target.parent)
+        if not target.is_file():
+            disk.copy(path, target)
+
+    def _record(self, what: str, before: str, reason: str, by: str) -> None:
         line = {
             "time": datetime.now(UTC).isoformat(),
             "what": what,
             "sha256": self.sha256(),
+            "previous_sha256": before,
             "reason": reason,
             "by": by,
         }
-        with (self._folder / "history.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
+        disk.append(self._folder / _HISTORY, json.dumps(line))

@@ -12,6 +12,8 @@ from doselabel.errors import DoselabelError, ServerError
 from doselabel.wire import ErrorInfo
 
 _FULL = {errno.ENOSPC, errno.EDQUOT}
+_NO_MEMORY = ("bad_alloc", "DefaultCPUAllocator", "out of memory")
+"""How libraries say that they got none: numpy, SimpleITK, torch on a CPU and on a GPU."""
 _SHUT = {errno.EACCES, errno.EPERM, errno.EROFS}
 
 
@@ -53,9 +55,11 @@ def explain(error: BaseException) -> tuple[int, ErrorInfo]:
             return explain(error.__cause__)
         code = "not_found" if error.status_code == 404 else f"http_{error.status_code}"
         return error.status_code, ErrorInfo(code=code, message=str(error.detail))
-    if isinstance(error, MemoryError):
+    if isinstance(error, MemoryError) or any(words in str(error) for words in _NO_MEMORY):
         return 500, ErrorInfo(
-            code="memory", message="The memory did not suffice.", hint="Use a machine with more memory."
+            code="memory",
+            message="The memory that this process may have did not suffice.",
+            hint="Raise --conf memory_gb, or use a machine with more memory.",
         )
     if isinstance(error, OSError) and error.errno in _FULL | _SHUT:
         full = error.errno in _FULL

@@ -7,30 +7,37 @@ from __future__ import annotations
 
 import asyncio
 import threading
-import time
 from collections.abc import AsyncIterator
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
-from fastapi import APIRouter, File, Form, Query, Response, UploadFile
-from fastapi.responses import FileResponse, StreamingResponse
+from fastapi import APIRouter, BackgroundTasks, File, Form, Header, Query, Response, UploadFile
+from fastapi.responses import FileResponse, HTMLResponse, StreamingResponse
 from pydantic import ValidationError
+from requests_toolbelt import MultipartEncoder
+from sse_starlette import EventSourceResponse
 
 from doselabel.errors import ModelError
 from doselabel.study import Registration, Study
 from doselabel.wire import (
+    ArmReport,
     JobRequest,
     JobResult,
     JobStatus,
+    LabelEvent,
     LabelReview,
     LabelSubmission,
     LabelVersion,
+    ModelEvent,
     ModelInfo,
     NextCase,
+    Reopening,
     ServerInfo,
     StudyInfo,
 )
 from monailabel_app.door import needs
+from monailabel_app.export import archive
 from monailabel_app.jobs.manager import JobManager
+from monailabel_app.pages import models_page
 from monailabel_app.refusals import Refused, not_found
 from monailabel_app.tasks import TRAIN
 from monailabel_app.uploads import json_object, spooled
@@ -41,8 +48,6 @@ if TYPE_CHECKING:
 
 LOOK_S = 0.2
 """Between two looks at a job whose events are sent."""
-SILENCE_S = 15.0
-"""Proxies cut a connection on which nothing was said for long."""
 
 Annotator = Annotated[User, needs("annotator")]
 Reviewer = Annotated[User, needs("reviewer")]
@@ -93,9 +98,26 @@ def _add_studies(api: APIRouter, app: DoselabelApp) -> None:
     ) -> NextCase:
         return app.next_case(strategy, who.name or user)
 
+    @api.post("/doselabel/active/score", status_code=202)
+    def score(who: Admin) -> dict[str, int]:
+        return {"images": app.score(who.name)}
+
+    @api.get("/doselabel/active/report")
+    def report(_: Annotator) -> dict[str, ArmReport]:
+        return app.active.report(store)
+
+    @api.get("/doselabel/models", response_model=list[ModelEvent])
+    def models(_: Annotator, accept: Annotated[str, Header()] = "") -> Any:
+        events = app.tasks.models.history()
+        return HTMLResponse(models_page(events, app.tasks.models.info())) if "text/html" in accept else events
+
     @api.post("/doselabel/model/rollback")
-    def rollback(who: Admin, user: Annotated[str, Query(max_length=100)] = "") -> ModelInfo:
-        app.tasks.models.rollback(who.name or user)
+    def rollback(
+        who: Admin,
+        user: Annotated[str, Query(max_length=100)] = "",
+        sha256: Annotated[str, Query(pattern="^[0-9a-f]{0,64}$")] = "",
+    ) -> ModelInfo:
+        app.tasks.models.rollback(who.name or user, sha256)
         model = app.tasks.models.info()
         if model is None:
             raise ModelError("The model that was gone back to can't be read.")
@@ -108,6 +130,20 @@ def _add_labels(api: APIRouter, app: DoselabelApp) -> None:
     @api.get("/doselabel/labels/{image_id}")
     def versions(_: Annotator, image_id: str) -> list[LabelVersion]:
         return store.case(image_id).labels.versions()
+
+    @api.get("/doselabel/labels/{image_id}/history")
+    def history(_: Annotator, image_id: str) -> list[LabelEvent]:
+        return store.case(image_id).labels.history()
+
+    @api.put("/doselabel/labels/{image_id}/reopen")
+    def reopen(who: Reviewer, image_id: str, why: Reopening) -> LabelEvent:
+        return store.reopen(image_id, why.model_copy(update={"by": who.name}) if who.name else why)
+
+    @api.get("/doselabel/export", response_class=FileResponse)
+    def export(_: Reviewer, background: BackgroundTasks, approved: bool = False, images: bool = False) -> FileResponse:
+        path = archive(store.cases(), store.image_of if images else None, approved=approved)
+        background.add_task(path.unlink)
+        return FileResponse(path, filename="labels.zip", background=background)
 
     @api.get("/doselabel/labels/{image_id}/{version}", response_class=FileResponse)
     def label_file(_: Annotator, image_id: str, version: int) -> FileResponse:
@@ -131,14 +167,19 @@ def _add_labels(api: APIRouter, app: DoselabelApp) -> None:
     def review(who: Reviewer, image_id: str, version: int, review: LabelReview) -> LabelVersion:
         if who.name:
             review = review.model_copy(update={"reviewer": who.name})
-        return store.case(image_id).labels.review(version, review)
+        return store.review(image_id, version, review)
 
 
 def _add_jobs(api: APIRouter, app: DoselabelApp, jobs: JobManager) -> None:
     @api.post("/jobs/{task}", status_code=202)
     def submit(who: Annotator, task: str, request: JobRequest, response: Response) -> JobStatus:
-        if task == TRAIN and not who.may("admin"):
-            raise Refused("Training is for the role 'admin'.", "Ask an admin to train.", status=403, code="role")
+        if task == TRAIN and not who.may(app.options.train_role):
+            raise Refused(
+                f"Training is for the role '{app.options.train_role}'.",
+                "Ask one who has it; an admin can start the server with --conf train_role annotator.",
+                status=403,
+                code="role",
+            )
         status = app.submit(task, request.image_id, request.params, who.name or request.user)
         response.headers["Location"] = f"/jobs/{status.id}"
         return status
@@ -152,13 +193,14 @@ def _add_jobs(api: APIRouter, app: DoselabelApp, jobs: JobManager) -> None:
         return jobs.status(name)
 
     @api.get("/jobs/{name}/events")
-    async def events(_: Annotator, name: str) -> StreamingResponse:
+    async def events(_: Annotator, name: str) -> EventSourceResponse:
         jobs.status(name)
-        return StreamingResponse(_events(jobs, name), media_type="text/event-stream")
+        return EventSourceResponse(_events(jobs, name))
 
-    @api.get("/jobs/{name}/result")
-    def result(_: Annotator, name: str) -> JobResult:
-        return jobs.result(name)
+    @api.get("/jobs/{name}/result", response_model=JobResult)
+    def result(_: Annotator, name: str, accept: Annotated[str, Header()] = "") -> Any:
+        found = jobs.result(name)
+        return _in_parts(jobs, found) if accept.startswith("multipart/") else found
 
     @api.get("/jobs/{name}/file/{file}", response_class=FileResponse)
     def file(_: Annotator, name: str, file: str) -> FileResponse:
@@ -171,20 +213,25 @@ def _add_jobs(api: APIRouter, app: DoselabelApp, jobs: JobManager) -> None:
         return jobs.cancel(name)
 
 
-async def _events(jobs: JobManager, name: str) -> AsyncIterator[str]:
-    """Every change of a job until it is over, as server-sent events."""
-    last, told_at = None, time.monotonic()
-    while True:
+async def _events(jobs: JobManager, name: str) -> AsyncIterator[dict[str, str]]:
+    """Every change of a job until it is over."""
+    last = None
+    while last is None or not last.is_over:
         try:
             status = jobs.status(name)
         except Refused:  # it was forgotten
             return
         if status != last:
-            last, told_at = status, time.monotonic()
-            yield f"event: status\ndata: {status.model_dump_json()}\n\n"
-        elif time.monotonic() - told_at > SILENCE_S:
-            told_at = time.monotonic()
-            yield ": still there\n\n"
-        if status.is_over:
-            return
-        await asyncio.sleep(LOOK_S)
+            last = status
+            yield {"event": "status", "data": status.model_dump_json()}
+        else:
+            await asyncio.sleep(LOOK_S)
+
+
+def _in_parts(jobs: JobManager, result: JobResult) -> StreamingResponse:
+    """A result and all its files in one reply: the part "result" is its JSON, the others are named by their roles."""
+    parts: dict[str, Any] = {"result": (None, result.model_dump_json(by_alias=True), "application/json")}
+    for role, name in result.files.items():
+        parts[role] = (name, jobs.file(result.id, name).open("rb"), "application/octet-stream")
+    encoder = MultipartEncoder(parts)
+    return StreamingResponse(iter(lambda: encoder.read(1 << 20), b""), media_type=encoder.content_type)

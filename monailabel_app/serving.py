@@ -32,6 +32,9 @@ def main() -> None:
     if parent := os.environ.get(PARENT):
         end_with(int(parent))
 
+    from monailabel_app.startup import mark
+
+    mark("checks before the start, and Python itself")
     from monailabel.main import Main
 
     Main().run()

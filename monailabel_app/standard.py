@@ -13,9 +13,8 @@ import re
 import shutil
 from collections.abc import Mapping
 from contextlib import ExitStack
-from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 from fastapi import APIRouter, BackgroundTasks, Body, File, Form, Query, Request, UploadFile
 from fastapi.responses import FileResponse, PlainTextResponse, Response
@@ -24,13 +23,12 @@ from monailabel.endpoints import datastore, infer
 from starlette.concurrency import run_in_threadpool
 
 from doselabel.wire import JobStatus
+from monailabel_app import standard_work
 from monailabel_app.door import is_here
-from monailabel_app.jobs.batch import Batch
 from monailabel_app.jobs.manager import JobManager
 from monailabel_app.refusals import Refused, not_found
 from monailabel_app.request import plain
 from monailabel_app.routes import Admin, Annotator, Reviewer
-from monailabel_app.tasks import TRAIN
 from monailabel_app.uploads import bounded, json_object, spooled
 
 if TYPE_CHECKING:
@@ -44,9 +42,7 @@ _HANGS_UP_S = 0.5
 def add(router: APIRouter, app: DoselabelApp) -> None:
     """Add the routes."""
     _add_infer(router, app)
-    if app.jobs is not None:
-        _add_train(router, app, app.jobs)
-        _add_batch(router, app, app.jobs)
+    standard_work.add(router, app)
     _add_scoring(router, app)
     _add_datastore(router, app)
     _add_labels(router, app)
@@ -109,93 +105,6 @@ def _session_image(app: DoselabelApp, session_id: str) -> Path:
     if session is None:
         raise not_found("session", session_id, "It may have expired; upload the image again.")
     return Path(session.image)
-
-
-def _add_train(router: APIRouter, app: DoselabelApp, jobs: JobManager) -> None:
-    def trainings() -> list[JobStatus]:
-        return [job for job in jobs.list() if job.task == TRAIN]
-
-    @router.post("/train/")
-    @router.post("/train/{model}")
-    def start(
-        who: Admin,
-        model: str = "",
-        params: Annotated[dict[str, Any] | None, Body()] = None,
-        enqueue: bool = False,
-    ) -> dict[str, Any]:
-        if model and model not in app.tasks.trainers:
-            raise not_found("trainer", model, f"There are {', '.join(app.tasks.trainers)}.")
-        if not enqueue and any(not job.is_over for job in trainings()):
-            raise Refused("A training is under way.", "Wait for it or stop it first.", status=429, code="busy")
-        request = dict(params or {})
-        user = who.name or str(request.pop("client_id", "") or "")
-        request.pop("client_id", None)
-        request.pop("model", None)
-        return _as_monai(app.submit(TRAIN, None, request, user))
-
-    @router.get("/train/")
-    def status(_: Annotator, all: bool = False, check_if_running: bool = False) -> Any:
-        found = trainings()
-        if check_if_running:
-            found = [job for job in found if not job.is_over]
-        if not found:
-            raise not_found("training", "", "None was started.")
-        return [_as_monai(job) for job in found] if all else _as_monai(found[0])
-
-    @router.delete("/train/")
-    def stop(_: Admin) -> Any:
-        running = [job for job in trainings() if not job.is_over]
-        return _as_monai(jobs.cancel(running[-1].id)) if running else None
-
-
-def _as_monai(job: JobStatus) -> dict[str, Any]:
-    """A job as MONAI Label's clients know a task."""
-    states = {"queued": "SUBMITTED", "running": "RUNNING", "done": "DONE", "failed": "ERROR", "cancelled": "STOPPED"}
-
-    def local(time: datetime | None) -> str | None:
-        return time.astimezone().strftime("%Y-%m-%d %H:%M:%S") if time else None
-
-    return {
-        "id": job.id,
-        "status": states[job.state],
-        "request": {"model": "kidney_liver"},
-        "start_ts": local(job.created),
-        "end_ts": local(job.ended),
-        "details": [f"{job.stage} {100 * job.fraction:.0f} % {job.message}".strip()],
-    }
-
-
-def _add_batch(router: APIRouter, app: DoselabelApp, jobs: JobManager) -> None:
-    batch = Batch(jobs)
-
-    @router.post("/batch/infer/{model}")
-    def start(
-        who: Admin,
-        model: str,
-        images: Literal["all", "labeled", "unlabeled"] = "all",
-        params: Annotated[dict[str, Any] | None, Body()] = None,
-        run_sync: bool = False,
-    ) -> dict[str, Any]:
-        store = app.datastore()
-        lists = {"all": store.list_images, "labeled": store.get_labeled_images, "unlabeled": store.get_unlabeled_images}
-        wanted = dict(params or {})
-        most = int(wanted.pop("max_batch_size", 0) or 0)
-        chosen = lists[images]()[: most or None]
-        app.check_infer(model, wanted)
-        user = who.name or str(wanted.get("client_id") or "")
-        task = batch.start(model, chosen, lambda image: app.begin_infer(model, wanted | {"image": image}, None, user))
-        return batch.wait() if run_sync else task
-
-    @router.get("/batch/infer")
-    def status(_: Annotator, all: bool = False, check_if_running: bool = False) -> Any:
-        task = batch.status()
-        if task is None or (check_if_running and task["status"] != "RUNNING"):
-            raise not_found("batch inference", "", "None is running." if check_if_running else "None was started.")
-        return [task] if all else task
-
-    @router.delete("/batch/infer")
-    def stop(_: Admin) -> Any:
-        return batch.stop()
 
 
 def _add_scoring(router: APIRouter, app: DoselabelApp) -> None:

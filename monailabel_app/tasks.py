@@ -12,7 +12,8 @@ from doselabel.errors import Progress
 from monailabel_app.conf import Conf
 from monailabel_app.datastore import StudyDatastore
 from monailabel_app.infers.dosimetry import Dosimetry
-from monailabel_app.infers.kidney_liver import KidneyLiver
+from monailabel_app.infers.kidney_liver import PAPER_READING, KidneyLiver
+from monailabel_app.infers.registration import RegistrationTask
 from monailabel_app.jobs.worker import Task
 from monailabel_app.models import ModelStore
 from monailabel_app.trainers.kidney_liver import TrainKidneyLiver
@@ -37,12 +38,21 @@ class Tasks:
         self._conf = conf
         self.models = ModelStore(conf.state / "model", Path(conf.checkpoint) if conf.checkpoint else None)
         self._kidney_liver = KidneyLiver(self.models, conf.planes, conf.device)
+        paper = ModelStore(conf.state / "paper", Path(conf.paper_checkpoint)) if conf.paper_checkpoint else self.models
         self.infers: dict[str, InferTask] = {
             "kidney_liver": self._kidney_liver,
+            "kidney_liver_paper": KidneyLiver(
+                paper,
+                device=conf.device,
+                reading=PAPER_READING,
+                description="Kidneys and liver, read as in Nazari 2021 (three planes, 2 of 3); research use only",
+            ),
+            "registration": RegistrationTask(),
             "dosimetry": Dosimetry(self._kidney_liver, conf.state / "cache"),
         }
         self.trainers: dict[str, TrainTask] = {"kidney_liver": TrainKidneyLiver(self.models, conf)}
-        self.lanes = {"kidney_liver": "infer", "dosimetry": "dose", TRAIN: "train"}
+        self.lanes = {"kidney_liver": "infer", "kidney_liver_paper": "infer"}
+        self.lanes |= {"registration": "dose", "dosimetry": "dose", TRAIN: "train"}
 
     def jobs(self) -> dict[str, Task]:
         """The tasks as a worker runs them."""

@@ -13,7 +13,6 @@ import getpass
 import hashlib
 import hmac
 import json
-import os
 import re
 import secrets
 import sys
@@ -31,9 +30,9 @@ from pwdlib import PasswordHash
 from pwdlib.hashers.argon2 import Argon2Hasher
 
 from doselabel.errors import ServerError
-from monailabel_app.conf import STATE, USERS
+from monailabel_app import disk
+from monailabel_app.conf import ROLES, STATE, USERS
 
-ROLES = ("annotator", "reviewer", "admin")
 KEY = "token.key"
 SCHEMA = "doselabel.users/1"
 LEAST_PASSWORD = 8
@@ -207,7 +206,7 @@ class Users:
         self._state.mkdir(parents=True, exist_ok=True)
         with FileLock(str(self._state / f"{USERS}.lock"), timeout=30):
             rows = {k: v for k, v in self._rows().items() if k != name} | ({name: row} if row else {})
-            _write_private(self._state / USERS, json.dumps({"schema": SCHEMA, "users": rows}, indent=2))
+            disk.write(self._state / USERS, json.dumps({"schema": SCHEMA, "users": rows}, indent=2), mode=0o600)
 
     def _rows(self) -> dict[str, dict[str, Any]]:
         path = self._state / USERS
@@ -234,7 +233,7 @@ class Users:
             self._state.mkdir(parents=True, exist_ok=True)
             with FileLock(str(path) + ".lock", timeout=30):
                 if not path.exists():
-                    _write_private(path, secrets.token_hex(32))
+                    disk.write(path, secrets.token_hex(32), mode=0o600)
             return path.read_bytes()
 
 
@@ -249,19 +248,6 @@ def _checked(document: dict[str, Any]) -> dict[str, dict[str, Any]]:
 
 def _mark(row: dict[str, Any]) -> str:
     return hashlib.sha256(row["password"].encode()).hexdigest()[:16]
-
-
-def _write_private(path: Path, text: str) -> None:
-    temporary = path.with_name(f".writing-{secrets.token_hex(4)}-{path.name}")
-    handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def main(arguments: list[str] | None = None) -> int:

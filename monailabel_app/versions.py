@@ -1,6 +1,7 @@
 """Every label map that was submitted for one CT, kept for ever. Knows files; no server, no studies.
 
-What a version is, and which one counts: `doselabel.submitted`. Nothing here overwrites or removes one.
+What a version is, and which one counts: `doselabel.submitted`. Nothing here overwrites or removes one but a draft,
+when its author has stored a newer one.
 ``labels/final/<ct>.nii.gz`` is a copy of the version that counts, for readers that know nothing of versions, and
 ``labels/<tag>/<ct>…`` with its ``.json`` holds what can be made again (predictions, dose maps).
 """
@@ -11,9 +12,9 @@ import json
 import logging
 import os
 import re
-import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -24,8 +25,9 @@ from doselabel.alarms import Alarm
 from doselabel.errors import LabelError
 from doselabel.geometry import SUFFIXES
 from doselabel.labels import NAMES, LabelMap, write_labels
-from doselabel.submitted import Submitted, hash_of
-from doselabel.wire import LabelReview, LabelSubmission, LabelVersion
+from doselabel.submitted import HISTORY, REOPENED, Submitted, hash_of
+from doselabel.wire import LabelEvent, LabelReview, LabelSubmission, LabelVersion, Reopening
+from monailabel_app import disk
 
 logger = logging.getLogger(__name__)
 
@@ -33,6 +35,7 @@ FINAL = "final"
 ORIGINAL = "original"
 _RESERVED = {FINAL, "versions"}
 _STARTED_FROM = re.compile(r"version (\d{1,6})")
+_BEGUN = re.compile(r"v(\d{4,})\.")
 _TAG = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,39}")
 
 
@@ -54,6 +57,9 @@ class LabelStore(Submitted):
         submission: LabelSubmission,
         organs_ml: Mapping[str, float],
         alarms: Sequence[Alarm] = (),
+        *,
+        needs_review: bool = False,
+        changed: Mapping[str, float] | None = None,
     ) -> LabelVersion:
         """Keep a label map's file, which is as `write_labels` writes it, as a new version.
 
@@ -63,7 +69,7 @@ class LabelStore(Submitted):
             Once it is returned, the map is on disk. Its ``unseen`` names the versions of others that its author did
             not know of: nothing is refused then, and both can be told.
         """
-        self._versions.mkdir(parents=True, exist_ok=True)
+        disk.make_folder(self._versions)
         with self._locked():
             known = [version for version in self.versions() if version.error is None]
             if submission.key and (again := [v for v in known if v.key == submission.key]):
@@ -71,11 +77,11 @@ class LabelStore(Submitted):
             seen = _seen(submission)
 
             def others(version: LabelVersion) -> bool:
-                return not version.author or version.author != submission.author
+                return not version.draft and (not version.author or version.author != submission.author)
 
-            number = 1 + max(self._numbers(complete=False), default=0)
+            number = self._next_number()
             image = self._file(number, ".nii.gz")
-            _copy(file, image)
+            disk.copy(file, image)
             version = LabelVersion(
                 image_id=self._image_id,
                 version=number,
@@ -84,21 +90,78 @@ class LabelStore(Submitted):
                 organs_ml=dict(organs_ml),
                 unseen=[] if seen is None else sorted(v.version for v in known if v.version > seen and others(v)),
                 alarms=list(alarms),
+                needs_review=needs_review,
+                changed=dict(changed or {}),
+                state="draft" if submission.draft else "submitted",
                 **submission.model_dump(),
             )
-            _write(self._file(number, ".json"), version.model_dump_json(indent=2))
+            self._acknowledge(self._file(number, ".draft.json" if submission.draft else ".json"), version)
+            self._forget_drafts([v.version for v in known if v.draft and v.author == submission.author])
             self._point()
-        return version
+        return version.model_copy(update={"conflicts": version.unseen})
+
+    @staticmethod
+    def _acknowledge(path: Path, version: LabelVersion) -> None:
+        """Write the metadata, which make a version count; what can't be sure to be on the disk must not count."""
+        try:
+            disk.write(path, version.model_dump_json(indent=2))
+        except OSError:
+            path.unlink(missing_ok=True)
+            raise
+
+    def _forget_drafts(self, numbers: Sequence[int]) -> None:
+        """Remove what an author's newer draft or submission stands for."""
+        for number in numbers:
+            with suppress(OSError):
+                self._file(number, ".draft.json").unlink()
+                self._file(number, ".nii.gz").unlink()
+
+    def _next_number(self) -> int:
+        """One more than any that was begun: also one whose writing was interrupted keeps its number."""
+        begun = (_BEGUN.match(name) for name in self._names())
+        return 1 + max((int(match[1]) for match in begun if match), default=0)
 
     def review(self, number: int, review: LabelReview) -> LabelVersion:
-        """Keep what a reviewer says of a version; a later word replaces an earlier one."""
-        if number not in self._numbers():
-            self.version(number)  # says that there is none
+        """Keep what a reviewer says of a version; a later word replaces an earlier one, and the history has both.
+
+        Raises
+        ------
+        LabelError
+            When there is no such version, or it is a draft.
+        """
+        if self._metadata(number).draft:
+            raise LabelError(f"{self._image_id}: version {number} is a draft.", "It is reviewed once it is submitted.")
         review = review.model_copy(update={"time": datetime.now(UTC)})
+        what = "approved" if review.approved else "flagged" if review.flagged else "reviewed"
         with self._locked():
-            _write(self._file(number, ".review.json"), review.model_dump_json(indent=2))
+            disk.write(self._file(number, ".review.json"), review.model_dump_json(indent=2))
+            self._remember(what, number, review.reviewer, review.comment)
             self._point()
         return self.version(number)
+
+    def reopen(self, why: Reopening) -> LabelEvent:
+        """Have the CT done again; what was submitted stays, and counts as before.
+
+        Raises
+        ------
+        LabelError
+            When nothing has been submitted yet.
+        """
+        newest = max(self._numbers(), default=0)
+        if not newest:
+            raise LabelError(f"{self._image_id}: has no label map yet.", "It is offered to annotators anyway.")
+        with self._locked():
+            disk.write(self._versions / REOPENED, json.dumps({"after": newest, **why.model_dump()}))
+            return self._remember("reopened", newest, why.by, why.comment)
+
+    def _remember(self, what: Any, version: int, by: str, comment: str) -> LabelEvent:
+        """Add a line to the history: what happened has happened, also where the line can't be written."""
+        event = LabelEvent(time=datetime.now(UTC), what=what, version=version, by=by, comment=comment)
+        try:
+            disk.append(self._versions / HISTORY, event.model_dump_json())
+        except OSError as error:
+            logger.warning("%s: the history lacks '%s' by '%s': %s", self._image_id, what, by, error)
+        return event
 
     def _point(self) -> None:
         """Let ``labels/final`` show the version that counts.
@@ -107,16 +170,20 @@ class LabelStore(Submitted):
         """
         try:
             final = self.final()
-            if final is None:
-                return
             target = self._folder / FINAL / f"{self._stem}.nii.gz"
-            target.parent.mkdir(parents=True, exist_ok=True)
-            _copy(self.path(final.version), target)
+            if final is None:
+                target.unlink(missing_ok=True)
+                return
+            disk.make_folder(target.parent)
+            disk.copy(self.path(final.version), target)
         except (OSError, LabelError) as error:
             logger.warning("%s: labels/final is not up to date: %s", self._image_id, error)
 
-    def _locked(self) -> FileLock:
-        return FileLock(str(self._versions / ".lock"), timeout=60)
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        with FileLock(str(self._versions / ".lock"), timeout=60):
+            disk.sweep(self._versions)
+            yield
 
     # ---- what can be made again
 
@@ -127,7 +194,8 @@ class LabelStore(Submitted):
         except FileNotFoundError:
             return []
         tags = [tag for tag in folders if tag not in _RESERVED and self.tagged(tag)]
-        return sorted(tags + ([FINAL] if self.count() else []))
+        shown = (self._folder / FINAL / f"{self._stem}.nii.gz").exists()
+        return sorted(tags + ([FINAL] if self.count() and (shown or self.final()) else []))
 
     def tagged(self, tag: str) -> Path | None:
         """The file of a tag; of "final" the version that counts."""
@@ -178,11 +246,11 @@ class LabelStore(Submitted):
         if suffix is None:
             raise LabelError(f"{file.name}: is no image; expected one of {', '.join(SUFFIXES)}.")
         folder = self._folder / tag
-        folder.mkdir(parents=True, exist_ok=True)
+        disk.make_folder(folder)
         old = self.tagged(tag)
         target = folder / f"{self._stem}{suffix}"
-        _copy(file, target)
-        _write(folder / f"{self._stem}.json", json.dumps(dict(info), indent=2))
+        disk.copy(file, target)
+        disk.write(folder / f"{self._stem}.json", json.dumps(dict(info), indent=2))
         if old and old != target:
             old.unlink()
 
@@ -219,38 +287,3 @@ def check_tag(tag: str) -> str:
             "Use 'final' for a finished label map.",
         )
     return tag
-
-
-def _write(path: Path, text: str) -> None:
-    handle, temporary = tempfile.mkstemp(prefix=".writing-", dir=path.parent)
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-        _sync(path.parent)
-    finally:
-        Path(temporary).unlink(missing_ok=True)
-
-
-def _copy(source: Path, target: Path) -> None:
-    handle, temporary = tempfile.mkstemp(prefix=".writing-", dir=target.parent)
-    os.close(handle)
-    try:
-        shutil.copyfile(source, temporary)
-        os.chmod(temporary, 0o644)
-        _sync(Path(temporary))
-        os.replace(temporary, target)
-    finally:
-        Path(temporary).unlink(missing_ok=True)
-
-
-def _sync(path: Path) -> None:
-    """Have a file, or the names in a folder, on the disk itself."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -17,7 +17,7 @@ from doselabel.errors import LabelError, Progress
 from doselabel.labels import write_labels
 from doselabel.study import MANIFEST, Study
 from doselabel.wire import DoseResults
-from monailabel_app.datastore import cases_of
+from monailabel_app.cases import cases_of
 from monailabel_app.infers.kidney_liver import KidneyLiver
 from monailabel_app.refusals import not_found
 from monailabel_app.request import choice, fresh_file, part, plain, progress_of, yes
@@ -76,7 +76,7 @@ class Dosimetry(InferTask):
         from doselabel.dosimetry.results import masks_name
 
         progress = progress_of(request)
-        study = Study.load(_study_folder(Path(request["image"])))
+        study = Study.load(study_folder(Path(request["image"])))
         options = DoseOptions.read({k: v for k, v in request.items() if k not in _NOT_OPTIONS})
         with tempfile.TemporaryDirectory(prefix="doselabel-dose-") as scratch:
             labels: str | Path = FINAL
@@ -140,7 +140,8 @@ def _not_reviewed(results: DoseResults, predicted: list[str], out: Path) -> Dose
     return results
 
 
-def _study_folder(ct: Path) -> Path:
+def study_folder(ct: Path) -> Path:
+    """The folder of the study that a CT belongs to; refused when there is none."""
     folder = next((parent for parent in ct.parents if (parent / MANIFEST).is_file()), None)
     if folder is None:
         raise not_found("study around", ct.name, "A dose needs a patient of the studies folder.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,13 @@ from doselabel.wire import SegmentationSummary
 from monailabel_app.conf import PLANES
 from monailabel_app.models import ModelStore
 from monailabel_app.refusals import Refused
-from monailabel_app.request import choice, fresh_file, label_suffix, number, plain, progress_of, staged
+from monailabel_app.request import choice, fresh_file, label_suffix, number, plain, progress_of, staged, yes
+
+CONSENSUS = ("", "mean", "vote")
+GAP_FILL = ("", "distance", "linear")
+
+PAPER_READING = {"planes": "all", "consensus": "vote", "gap_fill": "linear", "score_threshold": 0.9}
+"""Nazari 2021: three planes, 2 of 3 voxel by voxel, scores of 0.9 and more, missing slices filled linearly."""
 
 
 class KidneyLiver(InferTask):
@@ -29,25 +36,36 @@ class KidneyLiver(InferTask):
         Default of the request's "planes": "axial" or "all".
     device : str
         Where the network runs.
+    reading : dict, optional
+        Defaults of further keys of the request.
+    description : str
     """
 
     role = "labels"
 
-    def __init__(self, models: ModelStore, planes: str = "axial", device: str = "cpu") -> None:
+    def __init__(
+        self,
+        models: ModelStore,
+        planes: str = "axial",
+        device: str = "cpu",
+        reading: Mapping[str, Any] | None = None,
+        description: str = "Kidneys and liver on CT, by the 2.5D Mask R-CNN; research use only",
+    ) -> None:
+        reading = {"planes": planes, "consensus": "", "gap_fill": "", "score_threshold": "", **(reading or {})}
         super().__init__(
             type=InferType.SEGMENTATION,
             labels={name: organ(name).index for name in SEGMENTED},
             dimension=3,
-            description="Kidneys and liver on CT, by the 2.5D Mask R-CNN; research use only",
+            description=description,
             config={
-                "planes": sorted(PLANES, key=lambda name: name != planes),
-                "consensus": ["", "mean", "vote"],
-                "gap_fill": ["", "distance", "linear"],
-                "score_threshold": "",
+                "planes": _first(reading["planes"], tuple(PLANES)),
+                "consensus": _first(reading["consensus"], CONSENSUS),
+                "gap_fill": _first(reading["gap_fill"], GAP_FILL),
+                "score_threshold": reading["score_threshold"],
             },
         )
         self._models = models
-        self._planes = planes
+        self._reading = reading
         self._device = device
         self._loaded: tuple[tuple[str, int], Any] | None = None
 
@@ -76,22 +94,26 @@ class KidneyLiver(InferTask):
         """Segment one CT as a request wants it.
 
         ``planes`` is "axial" or "all", ``consensus`` "mean" or "vote" (2 of 3), ``gap_fill`` "distance" or "linear";
-        what is left out, and ``score_threshold``, is as the model's own profile says.
+        what is left out, and ``score_threshold``, is as the model's own profile says. ``dose_doubt`` has the summary
+        say how much of an organ's uptake hangs on doubtful voxels, where the CT has a SPECT.
         """
         from doselabel.model.datasets.own import spect_of
         from doselabel.model.predict import segment
 
-        planes = PLANES[choice(request, "planes", self._planes, tuple(PLANES))]
+        request = self._reading | {key: value for key, value in request.items() if value not in (None, "")}
+        planes = PLANES[choice(request, "planes", "", tuple(PLANES))]
         weights = {"locating organs": 1.0, **{f"{plane} slices": 4.0 for plane in planes}, "joining": 1.0}
         ready = self._checkpoint()
-        spect = spect_of(ct) if ready.profile.spect else None
+        there = spect_of(ct) if ready.profile.spect or yes(request, "dose_doubt") else None
+        spect = read_of_study(there) if there else None
         result = segment(
             read_of_study(ct),
             ready,
-            spect=read_of_study(spect) if spect else None,
+            spect=spect if ready.profile.spect else None,
+            uptake=spect if yes(request, "dose_doubt") else None,
             planes=planes,
-            consensus=choice(request, "consensus", "", ("", "mean", "vote")) or None,
-            gap_fill=choice(request, "gap_fill", "", ("", "distance", "linear")) or None,
+            consensus=choice(request, "consensus", "", CONSENSUS) or None,
+            gap_fill=choice(request, "gap_fill", "", GAP_FILL) or None,
             score_threshold=number(request, "score_threshold", None, 0.0, 1.0),
             device=self._device,
             name=ct.name,
@@ -112,6 +134,11 @@ class KidneyLiver(InferTask):
         # 3D Slicer names the segments it finds one after the other: an organ that is not there would shift the rest.
         answer = {"label_names": {name: value for value, name in sorted(labels.names.items()) if name in present}}
         return str(file), plain(answer | {"segmentation": summary.model_dump(mode="json")})
+
+
+def _first(value: str, choices: tuple[str, ...]) -> list[str]:
+    """The choices, the default first: what a client that shows a menu takes unless told otherwise."""
+    return sorted(choices, key=lambda choice: choice != value)
 
 
 def _dtype(request: dict[str, Any]) -> np.dtype:

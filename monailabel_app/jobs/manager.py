@@ -1,27 +1,21 @@
-"""Queue, watch, cancel and remember jobs. Knows worker processes and files; nothing of what the jobs do.
+"""Queue, watch, cancel and remember jobs. Knows lanes and files; nothing of what the jobs do.
 
-A *lane* is a queue with one worker process: jobs of one lane run one after the other, lanes run side by side.
+A *lane* is a queue with one worker process: jobs of one lane run one after the other, lanes run side by side. On a
+small machine one lane may give way to others: its worker stands still while they have work.
 """
 
 from __future__ import annotations
 
-import json
 import logging
-import os
-import queue
-import re
-import secrets
-import shutil
 import signal
-import subprocess
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from doselabel.wire import ErrorInfo, JobResult, JobStatus
+from monailabel_app.jobs.job import Job, Shelf, now
+from monailabel_app.jobs.lane import Lane
 from monailabel_app.refusals import Refused, explain, not_found
 
 logger = logging.getLogger(__name__)
@@ -35,21 +29,11 @@ WAITING = 200
 IDLE_S = 300.0
 """A worker that is not kept ends after this long without a job."""
 
+PAUSED = "paused: somebody waits for a segmentation or a dose"
+
 Outcome = dict[str, Any]
 Finish = Callable[[JobStatus, Outcome, Path], Outcome]
 """Called in the server process with what a task returned and the job's folder; returns what becomes the result."""
-
-
-@dataclass
-class _Job:
-    status: JobStatus
-    request: dict[str, Any]
-    folder: Path
-    result: JobResult | None = None
-    wanted: bool = True
-    oom_kills: int = 0
-    over: threading.Event = field(default_factory=threading.Event)
-    call: list[Callable[[], None]] = field(default_factory=list)
 
 
 class JobManager:
@@ -69,6 +53,8 @@ class JobManager:
         See `Finish`.
     grace_s : float
         How long a cancelled job may take to stop by itself before its worker is ended.
+    gives_way : dict, optional
+        Lane → lanes that it stands still for.
     """
 
     def __init__(
@@ -80,16 +66,16 @@ class JobManager:
         keep: Sequence[str] = (),
         finish: Finish | None = None,
         grace_s: float = 1.5,
+        gives_way: Mapping[str, Sequence[str]] | None = None,
     ) -> None:
-        self._folder = folder
+        self._shelf = Shelf(folder)
+        self._gives_way = dict(gives_way or {})
         self._lane_of = dict(lanes)
         self._finish = finish
         self._lock = threading.RLock()
-        self._jobs: dict[str, _Job] = {}
-        folder.mkdir(parents=True, exist_ok=True)
-        self._recall()
+        self._jobs = {job.status.id: job for job in self._shelf.recall()}
         self._lanes = {
-            name: _Lane(name, command(name), self, grace_s, None if name in keep else IDLE_S)
+            name: Lane(name, command(name), self, grace_s, None if name in keep else IDLE_S)
             for name in dict.fromkeys(self._lane_of.values())
         }
 
@@ -97,6 +83,10 @@ class JobManager:
     def tasks(self) -> list[str]:
         """Names of the tasks that can be asked for."""
         return list(self._lane_of)
+
+    def workers(self) -> dict[str, int]:
+        """Lane → its worker's process, for those that have one at the moment."""
+        return {name: pid for name, lane in self._lanes.items() if (pid := lane.pid()) is not None}
 
     def start(self, lane: str) -> None:
         """Start a lane's worker before it is needed."""
@@ -120,25 +110,21 @@ class JobManager:
                 raise Refused(
                     f"{WAITING} jobs wait already.", "Try again in a minute.", status=429, code="busy", retry_after_s=60
                 )
-            name = secrets.token_hex(8)
-            folder = self._folder / name
-            folder.mkdir()
-            status = JobStatus(
-                id=name, task=task, image_id=image_id, user=user, state="queued", stage="waiting", created=_now()
-            )
-            job = _Job(status, dict(request), folder)
-            _write(folder / "status.json", status.model_dump_json())
-            self._jobs[name] = job
+            job = self._shelf.new(task, request, image_id, user)
+            self._jobs[job.status.id] = job
             self._tidy()
-            lane.waiting.put(name)
+            lane.waiting.put(job.status.id)
+            self._settle()
             return self._told(job)
 
-    def _of(self, lane: str) -> Iterator[_Job]:
+    def _of(self, lane: str) -> Iterator[Job]:
         return (job for job in self._jobs.values() if self._lane_of.get(job.status.task) == lane)
 
-    def _told(self, job: _Job) -> JobStatus:
+    def _told(self, job: Job) -> JobStatus:
         """A job's status; of one that waits, with its place in the queue as it is now."""
         status = job.status
+        if status.state == "running" and self._stands_still(job):
+            return status.model_copy(update={"message": PAUSED})
         if status.state != "queued":
             return status
         ahead = sum(
@@ -205,7 +191,7 @@ class JobManager:
             job = self._job(name)
             if job.status.is_over:
                 del self._jobs[name]
-                shutil.rmtree(job.folder, ignore_errors=True)
+                self._shelf.forget(job)
                 return job.status
             job.wanted = False
             if job.status.state == "queued":
@@ -222,26 +208,27 @@ class JobManager:
 
     # ---- called by lanes
 
-    def _job(self, name: str) -> _Job:
+    def _job(self, name: str) -> Job:
         with self._lock:
             job = self._jobs.get(name)
         if job is None:
             raise not_found("job", name, "It may have been forgotten; ask for the list of jobs.")
         return job
 
-    def begin(self, name: str) -> _Job | None:
+    def begin(self, name: str) -> Job | None:
         """Mark a job as running; None when it was cancelled meanwhile."""
         with self._lock:
             job = self._jobs.get(name)
             if job is None or not job.wanted:
                 return None
             job.status = job.status.model_copy(
-                update={"state": "running", "started": _now(), "stage": "starting", "message": ""}
+                update={"state": "running", "started": now(), "stage": "starting", "message": ""}
             )
             job.oom_kills = oom_kills()
+            self._settle()
             return job
 
-    def heard(self, job: _Job, message: Mapping[str, Any]) -> None:
+    def heard(self, job: Job, message: Mapping[str, Any]) -> None:
         """Take in what a worker says of a job."""
         if "progress" in message:
             stage, fraction = message["progress"]
@@ -258,7 +245,7 @@ class JobManager:
         """A job is over although its worker has not said so."""
         self._end(self._job(name), "cancelled")
 
-    def died(self, job: _Job, code: int) -> None:
+    def died(self, job: Job, code: int) -> None:
         """Say why a job has no end: its worker is gone."""
         if not job.wanted:
             self._end(job, "cancelled")
@@ -278,12 +265,12 @@ class JobManager:
             ),
         )
 
-    def _done(self, job: _Job, outcome: Outcome) -> None:
+    def _done(self, job: Job, outcome: Outcome) -> None:
         try:
             if self._finish:
                 outcome = self._finish(job.status, outcome, job.folder)
             job.result = JobResult(id=job.status.id, task=job.status.task, **outcome)
-            _write(job.folder / "result.json", job.result.model_dump_json(by_alias=True))
+            self._shelf.keep_result(job, job.result)
         except Exception as error:
             logger.warning("Job %s: %s", job.status.id, error, exc_info=error)
             job.result = None
@@ -291,52 +278,28 @@ class JobManager:
             return
         self._end(job, "done")
 
-    def _end(self, job: _Job, state: str, error: ErrorInfo | None = None) -> None:
+    def _end(self, job: Job, state: str, error: ErrorInfo | None = None) -> None:
         with self._lock:
             if job.over.is_set():
                 return
-            update: dict[str, Any] = {"state": state, "ended": _now(), "error": error, "message": ""}
+            update: dict[str, Any] = {"state": state, "ended": now(), "error": error, "message": ""}
             if state == "done":
                 update |= {"fraction": 1.0, "stage": "done"}
             elif error:
                 update["message"] = error.message
             job.status = job.status.model_copy(update=update)
             try:
-                _write(job.folder / "status.json", job.status.model_dump_json())
+                self._shelf.keep_status(job)
             except OSError as failure:  # a full disk: who waits for the job is told all the same
                 logger.warning("Job %s: its end can't be written down: %s", job.status.id, failure)
             job.over.set()
+            self._settle()
             waiting = job.call[:]
         for call in waiting:
             call()
 
-    # ---- memory
-
-    def _recall(self) -> None:
-        """Remember the jobs of an earlier run of the server; those that it left unfinished have failed."""
-        for folder in sorted(self._folder.iterdir()):
-            if not re.fullmatch(r"[0-9a-f]{16}", folder.name):
-                continue
-            try:
-                status = JobStatus.model_validate_json((folder / "status.json").read_bytes())
-                job = _Job(status, {}, folder)
-                if not status.is_over:
-                    self._end(
-                        job,
-                        "failed",
-                        ErrorInfo(
-                            code="restarted", message="The server was stopped meanwhile.", hint="Start it again."
-                        ),
-                    )
-                elif (folder / "result.json").is_file():
-                    job.result = JobResult.model_validate_json((folder / "result.json").read_bytes())
-                job.over.set()
-                self._jobs[status.id] = job
-            except (OSError, ValueError):
-                shutil.rmtree(folder, ignore_errors=True)
-
     def _tidy(self) -> None:
-        over: dict[str, list[_Job]] = {}
+        over: dict[str, list[Job]] = {}
         for job in self._jobs.values():
             if job.status.is_over:
                 over.setdefault(job.status.task, []).append(job)
@@ -345,134 +308,18 @@ class JobManager:
             for job in jobs[: max(0, len(jobs) - KEPT)]:
                 self.cancel(job.status.id)
 
+    # ---- giving way
 
-class _Lane:
-    """A queue, the thread that empties it, and its worker process."""
+    def _settle(self) -> None:
+        """Let lanes stand still that give way to one with work, and the others go on."""
+        for name in self._gives_way:
+            running = next((job for job in self._of(name) if job.status.state == "running"), None)
+            self._lanes[name].pause(running is not None and self._stands_still(running))
 
-    def __init__(
-        self, name: str, command: list[str], manager: JobManager, grace_s: float, idle_s: float | None
-    ) -> None:
-        self.name = name
-        self.waiting: queue.Queue[str | None] = queue.Queue()
-        self._command = command
-        self._manager = manager
-        self._grace_s = grace_s
-        self._idle_s = idle_s
-        self._process: subprocess.Popen[str] | None = None
-        self._lock = threading.Lock()
-        self._closed = False
-        self._ready = False
-        threading.Thread(target=self._run, name=f"lane-{name}", daemon=True).start()
-
-    def wake(self) -> None:
-        self._worker()
-
-    def interrupt(self, name: str) -> None:
-        """Ask the worker to stop a job, and end it when it does not."""
-        process = self._process
-        if process is None:
-            return
-        self._send(process, {"cancel": name})
-        if not self._ready:  # it is still importing; when it comes to the job, it reads that nobody wants it
-            self._manager.end_cancelled(name)
-            return
-
-        def insist() -> None:
-            if not self._manager.wait(name, self._grace_s).is_over and process.poll() is None:
-                process.kill()
-
-        threading.Thread(target=insist, daemon=True).start()
-
-    def close(self) -> None:
-        self._closed = True
-        self.waiting.put(None)
-        self._end_worker()
-
-    def _run(self) -> None:
-        while (name := self._next()) is not None:
-            job = self._manager.begin(name)
-            if job is None:
-                continue
-            try:
-                self._work(name, job)
-            except Exception as error:  # a lane that ended would leave all later jobs waiting for ever
-                logger.exception("Lane %s", self.name)
-                self._manager.heard(job, {"error": explain(error)[1].model_dump()})
-
-    def _work(self, name: str, job: _Job) -> None:
-        try:
-            process = self._worker()
-        except OSError as error:
-            self._manager.heard(job, {"error": {"code": "worker", "message": f"No worker starts: {error}"}})
-            return
-        self._send(
-            process,
-            {"run": name, "task": job.status.task, "request": job.request, "folder": str(job.folder)},
-        )
-        if not job.wanted:  # cancelled while the worker was starting
-            self.interrupt(name)
-        self._watch(process, job)
-
-    def _next(self) -> str | None:
-        try:
-            return self.waiting.get(timeout=self._idle_s)
-        except queue.Empty:
-            self._end_worker()
-            return self.waiting.get()
-
-    def _end_worker(self) -> None:
-        with self._lock:
-            if self._process and self._process.poll() is None:
-                self._process.kill()  # it has no job: nothing is lost
-                self._process.wait()
-
-    def _watch(self, process: subprocess.Popen[str], job: _Job) -> None:
-        assert process.stdout is not None
-        for line in process.stdout:
-            message = json.loads(line)
-            if message.get("ready"):
-                self._ready = True
-            if message.get("id") == job.status.id:
-                self._manager.heard(job, message)
-            if job.over.is_set():
-                return
-        if not self._closed:
-            self._manager.died(job, process.wait())
-
-    def _worker(self) -> subprocess.Popen[str]:
-        with self._lock:
-            if self._process is None or self._process.poll() is not None:
-                environment = os.environ.copy()
-                environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // 2)))
-                self._ready = False
-                self._process = subprocess.Popen(
-                    self._command,
-                    stdin=subprocess.PIPE,
-                    stdout=subprocess.PIPE,
-                    text=True,
-                    encoding="utf-8",
-                    env=environment,
-                )
-            return self._process
-
-    @staticmethod
-    def _send(process: subprocess.Popen[str], message: Mapping[str, Any]) -> None:
-        assert process.stdin is not None
-        try:
-            process.stdin.write(json.dumps(message) + "\n")
-            process.stdin.flush()
-        except (BrokenPipeError, OSError):
-            pass  # it died: the reader of its output notices
-
-
-def _now() -> datetime:
-    return datetime.now(UTC)
-
-
-def _write(path: Path, text: str) -> None:
-    temporary = path.with_name(f".writing-{path.name}")
-    temporary.write_text(text, "utf-8")
-    os.replace(temporary, path)
+    def _stands_still(self, job: Job) -> bool:
+        """Whether a running job gives way at the moment; one that is being cancelled does not."""
+        others = self._gives_way.get(self._lane_of.get(job.status.task, ""), ())
+        return job.wanted and any(not other.status.is_over for lane in others for other in self._of(lane))
 
 
 def oom_kills() -> int:

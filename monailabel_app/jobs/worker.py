@@ -21,7 +21,9 @@ from pathlib import Path
 from typing import IO, Any
 
 from doselabel.errors import Cancelled, Progress
+from monailabel_app.process import end_with_parent, limit_memory
 from monailabel_app.refusals import explain
+from monailabel_app.startup import PROFILE
 
 Task = Callable[[dict[str, Any], Path, Progress], dict[str, Any]]
 """``task(request, folder, progress)`` writes its files into ``folder`` and returns what `JobResult` has room for;
@@ -107,13 +109,24 @@ def main() -> None:
     parser.add_argument("--lane", required=True, choices=("infer", "dose", "train"))
     arguments = parser.parse_args()
 
+    end_with_parent()
+
     from monailabel_app.conf import Conf
     from monailabel_app.tasks import Tasks
 
+    conf = Conf.from_json(arguments.conf)
+    limit_memory(round(conf.memory_gb * 2**30))
+    began = time.monotonic()
     if arguments.lane == "train" and hasattr(os, "nice"):
         os.nice(5)  # somebody waits for a segmentation, nobody for a step of training
-    tasks = Tasks(Conf.from_json(arguments.conf))
-    serve(tasks.jobs(), tasks.warm_up if arguments.lane == "infer" else None)
+    tasks = Tasks(conf)
+
+    def warm_up() -> None:
+        tasks.warm_up()
+        if PROFILE in os.environ:
+            sys.stderr.write(f"{time.monotonic() - began:7.2f} s  libraries and network of the segmentation's worker\n")
+
+    serve(tasks.jobs(), warm_up if arguments.lane == "infer" else None)
 
 
 if __name__ == "__main__":

@@ -7,17 +7,22 @@ from typing import Any
 
 from monailabel.interfaces.tasks.strategy import Strategy
 
-from monailabel_app.datastore import Case, StudyDatastore
+from monailabel_app.cases import Case
+from monailabel_app.datastore import StudyDatastore
 from monailabel_app.versions import ORIGINAL
 
 
 def todo(request: dict[str, Any], datastore: StudyDatastore) -> list[Case]:
-    """CTs without a submitted label map, less those that others are working on (``request["taken"]``)."""
+    """CTs to be done: without a submitted label map, or reopened; less those of others (``request["taken"]``)."""
     taken = request.get("taken", ())
-    return [case for case in datastore.cases() if case.image_id not in taken and not case.labels.count()]
+    return [case for case, known in datastore.known() if known.todo and case.image_id not in taken]
 
 
-def _answer(case: Case, reason: str) -> dict[str, Any]:
+def answer(case: Case, reason: str) -> dict[str, Any]:
+    """What a strategy returns: a CT and why, also why it was reopened."""
+    if why := case.labels.reopened():
+        by = f" by {why.by}" if why.by else ""
+        reason = f"reopened{by}{': ' if why.comment else ''}{why.comment}; {reason}"
     return {"id": case.image_id, "reason": reason}
 
 
@@ -34,7 +39,7 @@ class First(Strategy):
             return None
         case = cases[0]
         what = "diagnostic CT (organ masses come from it)" if case.time_h is None else f"CT at {case.time_h:g} h"
-        return _answer(case, f"next in order: {case.study.patient_id}, {what}")
+        return answer(case, f"next in order: {case.study.patient_id}, {what}")
 
 
 class Random(Strategy):
@@ -46,7 +51,7 @@ class Random(Strategy):
     def __call__(self, request: dict[str, Any], datastore: StudyDatastore) -> dict[str, Any] | None:
         """Choose."""
         cases = todo(request, datastore)
-        return _answer(random.choice(cases), f"drawn at random from {len(cases)}") if cases else None
+        return answer(random.choice(cases), f"drawn at random from {len(cases)}") if cases else None
 
 
 class Doubtful(Strategy):
@@ -62,7 +67,7 @@ class Doubtful(Strategy):
             found = First()(request, datastore)
             return found and found | {"reason": f"{found['reason']} (no CT has a prediction to judge by)"}
         (_, reason), case = max(doubts, key=lambda item: item[0][0])
-        return _answer(case, f"{reason}; most doubtful of {len(doubts)} predictions")
+        return answer(case, f"{reason}; most doubtful of {len(doubts)} predictions")
 
 
 def doubt_of(case: Case) -> tuple[float, str] | None:

@@ -15,19 +15,21 @@ from typing import TYPE_CHECKING, Any
 
 from monailabel.interfaces.tasks.train import TrainTask
 
-from doselabel.errors import ModelError, Progress, StudyError
+from doselabel.errors import ModelError, Progress
 from doselabel.wire import TrainingSummary
+from monailabel_app import disk
 from monailabel_app.conf import REPLAY_MADE, REPLAY_NONE, Conf
 from monailabel_app.datastore import StudyDatastore
 from monailabel_app.models import ModelStore
 from monailabel_app.request import number, plain, progress_of, staged, yes
 from monailabel_app.trainers.promotion import Decision, decidable, decide
+from monailabel_app.trainers.split import validation_patients
 
 if TYPE_CHECKING:
     from doselabel.model.cases import TrainCase
 
-VALIDATION = "validation.json"
-"""``{"patients": ["P-001", …]}`` in the studies folder: patients that are never trained on."""
+SNAPSHOT = "snapshot.json"
+"""In the job's folder: the label versions that were there when the training began."""
 
 
 class TrainKidneyLiver(TrainTask):
@@ -72,7 +74,10 @@ class TrainKidneyLiver(TrainTask):
                 + (f" (those of the validation patients {', '.join(held_out)} do not count)." if held_out else "."),
                 "Correct and submit at least one case first.",
             )
+        snapshot = {"training": [_named(case) for case in cases], "validation": [_named(case) for case in validation]}
         out = Path(request.get("out") or self._conf.state / "runs" / f"{datetime.now(UTC):%Y%m%dT%H%M%S%f}")
+        disk.make_folder(out)
+        disk.write(out / SNAPSHOT, json.dumps(snapshot, indent=2))
         champion = self._models.champion()
         stages = staged(
             progress, {"replay set": 2, "loading": 1, "training": 20, "old model": 2, "new model": 2, "old domain": 2}
@@ -86,7 +91,7 @@ class TrainKidneyLiver(TrainTask):
             seed=seed,
             cache=self._conf.state / "prepared",
             replay=replay,
-            card={"name": "kidney_liver", "label_versions": [_named(case) for case in cases]},
+            card={"name": "kidney_liver", "label_versions": snapshot["training"]},
             progress=stages,
         )
         before, after = [], []
@@ -119,7 +124,7 @@ class TrainKidneyLiver(TrainTask):
         (out / "scores.json").write_text(json.dumps(scores), "utf-8")
         return {
             "training": summary.model_dump(mode="json"),
-            "files": {"model": result.checkpoint.name, "history": "history.json"},
+            "files": {"model": result.checkpoint.name, "history": "history.json", "snapshot": SNAPSHOT},
             "promote": decision.promote,
         }
 
@@ -133,25 +138,6 @@ class TrainKidneyLiver(TrainTask):
         if self._conf.replay == REPLAY_MADE:
             return replay_cases(self._conf.state / "replay", progress)
         return parted([case for case in cases_from(Path(self._conf.replay)) if case.patient not in held_out])
-
-
-def validation_patients(studies: Path) -> tuple[str, ...]:
-    """Patients that the studies folder keeps for validation.
-
-    Raises
-    ------
-    StudyError
-        When the list is there and can't be read.
-    """
-    path = studies / VALIDATION
-    if not path.is_file():
-        return ()
-    try:
-        return tuple(str(name) for name in json.loads(path.read_text("utf-8"))["patients"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise StudyError(
-            f"{path}: is not a list of patients ({error}).", 'Expected {"patients": ["P-001", "P-002"]}.'
-        ) from error
 
 
 def _named(case) -> str:

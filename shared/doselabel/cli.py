@@ -216,6 +216,7 @@ def _serve(args: argparse.Namespace) -> int:
         command += ["--origin", origin]
     for flag, value in (("--ssl-certfile", args.ssl_certfile), ("--ssl-keyfile", args.ssl_keyfile)):
         command += [flag, str(value)] if value else []
+    command += ["--profile-start"] if args.profile_start else []
     return subprocess.run(command, check=False).returncode
 
 
@@ -283,6 +284,8 @@ def _parser() -> argparse.ArgumentParser:
     serve.add_argument("--origin", action="append", help="web origin that may call the server, such as a viewer's")
     serve.add_argument("--ssl-certfile", type=Path, help="certificate (PEM): the server then speaks HTTPS only")
     serve.add_argument("--ssl-keyfile", type=Path, help="key of the certificate (PEM)")
+
+    serve.add_argument("--profile-start", action="store_true", help="print what the start spends its time on")
 
     users = _command(commands, "users", _users, "say who may use the server of a folder of studies")
     users.add_argument("what", choices=("add", "remove", "list"))

@@ -1,21 +1,32 @@
 """Which label maps were submitted for a CT of a study, and which of them counts. Reads files; writes none.
 
 ``labels/versions/<ct>/v0001.nii.gz`` with ``v0001.json`` beside it is a version: the metadata are written last and
-make it count. ``v0001.review.json`` holds what a reviewer said. The server writes them (`monailabel_app.versions`);
-training, evaluation and dosimetry read them here.
+make it count. ``v0001.review.json`` holds what a reviewer said last, ``history.jsonl`` all that was said, and
+``v0001.draft.json`` stands for ``v0001.json`` where the version is a draft. ``reopened.json`` says that the CT is to be
+done again. The server writes them (`monailabel_app.versions`); training, evaluation and dosimetry read them here.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import re
+from contextlib import suppress
 from datetime import UTC, datetime
+from functools import lru_cache
 from pathlib import Path
 
 from doselabel.errors import LabelError
 from doselabel.study import Study, image_id
-from doselabel.wire import ErrorInfo, LabelReview, LabelVersion
+from doselabel.times import too_new
+from doselabel.wire import ErrorInfo, LabelEvent, LabelReview, LabelVersion, Reopening
+
+HISTORY = "history.jsonl"
+REOPENED = "reopened.json"
+
+_finals: dict[Path, tuple[int, LabelVersion | None]] = {}
+"""Folder of versions → its time, and the version that counts: it is chosen again when something came or went."""
 
 _VERSION = re.compile(r"v(\d{4,})\.")
 
@@ -46,21 +57,30 @@ class Submitted:
         return cls(study.folder / "labels", name, name.partition("__")[2])
 
     def count(self) -> int:
-        """Number of versions."""
+        """Number of submitted versions."""
         return len(self._numbers())
 
     def versions(self) -> list[LabelVersion]:
         """All versions, newest first; one that is damaged says so in its ``error``, and does not count."""
-        return [self._version(number) for number in sorted(self._numbers(), reverse=True)]
+        found = [self._version(number) for number in sorted(self._numbers(drafts=True), reverse=True)]
+        blind = {version.version: set(version.unseen) for version in found}
+        return [
+            v.model_copy(
+                update={"conflicts": sorted(blind[v.version] | {n for n, s in blind.items() if v.version in s})}
+            )
+            for v in found
+        ]
 
     def _version(self, number: int) -> LabelVersion:
+        known = LabelVersion(image_id=self._image_id, version=number, created=datetime.fromtimestamp(0, UTC))
         try:
-            return self.version(number)
+            known = self._metadata(number)
+            known = self.version(number)
+            self._check_file(known)
         except LabelError as error:
             told = ErrorInfo(code=error.code, message=error.message, hint=error.hint)
-            return LabelVersion(
-                image_id=self._image_id, version=number, created=datetime.fromtimestamp(0, UTC), error=told
-            )
+            return known.model_copy(update={"error": told})
+        return known
 
     def version(self, number: int) -> LabelVersion:
         """One version's metadata.
@@ -68,21 +88,34 @@ class Submitted:
         Raises
         ------
         LabelError
-            When there is no such version.
+            When there is no such version, or what is known of it can't be read.
         """
-        try:
-            known = LabelVersion.model_validate_json(self._file(number, ".json").read_bytes())
-        except FileNotFoundError as error:
-            raise LabelError(
-                f"{self._image_id}: has no label version {number}.", f"It has {sorted(self._numbers())}."
-            ) from error
-        except ValueError as error:
-            raise LabelError(
-                f"{self._file(number, '.json')}: can't be read.", "Restore the file from a backup."
-            ) from error
+        known = self._metadata(number)
         review = self.review_of(number)
-        said = {"approved": bool(review and review.approved), "flagged": bool(review and review.flagged)}
-        return known.model_copy(update=said)
+        approved, flagged = bool(review and review.approved), bool(review and review.flagged)
+        state = "draft" if known.draft else "approved" if approved else "flagged" if flagged else "submitted"
+        return known.model_copy(update={"approved": approved, "flagged": flagged, "state": state})
+
+    def _metadata(self, number: int) -> LabelVersion:
+        for suffix in (".json", ".draft.json"):
+            try:
+                return LabelVersion.model_validate_json(self._file(number, suffix).read_bytes())
+            except FileNotFoundError:
+                continue
+            except (OSError, ValueError) as error:
+                raise LabelError(
+                    f"{self._file(number, suffix)}: can't be read.", "Restore the file from a backup."
+                ) from error
+        raise LabelError(f"{self._image_id}: has no label version {number}.", f"It has {sorted(self._numbers())}.")
+
+    def _check_file(self, known: LabelVersion) -> Path:
+        file = self._file(known.version, ".nii.gz")
+        if hash_of(file) != known.sha256 and known.sha256:
+            raise LabelError(
+                f"{self._image_id}: the file of version {known.version} is not the one that was submitted.",
+                "Restore it from a backup.",
+            )
+        return file
 
     def path(self, number: int) -> Path:
         """The label map of a version, after a look whether it is still the one that was submitted.
@@ -92,24 +125,72 @@ class Submitted:
         LabelError
             When there is no such version, or its file has changed since.
         """
-        known, file = self.version(number), self._file(number, ".nii.gz")
-        if known.sha256 and hash_of(file) != known.sha256:
-            raise LabelError(
-                f"{self._image_id}: the file of version {number} is not the one that was submitted.",
-                "Restore it from a backup.",
-            )
-        return file
+        return self._check_file(self._metadata(number))
 
     def final(self) -> LabelVersion | None:
-        """The version that counts: the newest approved one; else the newest that is not flagged; else the newest."""
-        versions = [version for version in self.versions() if version.error is None]
-        good = next((v for v in versions if v.approved), None) or next((v for v in versions if not v.flagged), None)
-        return good or (versions[0] if versions else None)
+        """The version that counts: the newest approved one; else the newest that is not flagged; else the newest.
+
+        One that needs a review counts only when it is approved; a draft, or a damaged one, never does.
+        """
+        try:
+            stamp = os.stat(self._versions).st_mtime_ns
+        except OSError:
+            return None
+        known = _finals.get(self._versions)
+        if known is None or known[0] != stamp or not self._is_whole(known[1]):
+            known = (0 if too_new([stamp]) else stamp), self._choose_final()
+            _finals[self._versions] = known
+        return known[1]
+
+    def _is_whole(self, version: LabelVersion | None) -> bool:
+        try:
+            return version is None or bool(self._check_file(version))
+        except LabelError:
+            return False
+
+    def _choose_final(self) -> LabelVersion | None:
+        versions = [version for version in self.versions() if version.error is None and not version.draft]
+        if approved := next((v for v in versions if v.approved), None):
+            return approved
+        open_to_all = [version for version in versions if not version.needs_review]
+        return next((v for v in open_to_all if not v.flagged), None) or next(iter(open_to_all), None)
 
     def final_path(self) -> Path | None:
         """The label map that counts; None when none was submitted."""
         final = self.final()
         return self._file(final.version, ".nii.gz") if final else None
+
+    def reopened(self) -> Reopening | None:
+        """Why the CT is to be done again; None when it is not, or has been."""
+        try:
+            row = json.loads((self._versions / REOPENED).read_text("utf-8"))
+            return Reopening.model_validate(row) if int(row["after"]) >= max(self._numbers(), default=0) else None
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, KeyError, TypeError):
+            return Reopening(comment="why can't be read")
+
+    def history(self) -> list[LabelEvent]:
+        """What happened to the CT's label maps, oldest first; a line that a crash cut off is left out."""
+        events = [
+            LabelEvent(
+                time=v.created,
+                what="draft" if v.draft else "submitted",
+                version=v.version,
+                by=v.author,
+                comment=v.comment,
+            )
+            for v in self.versions()
+            if v.author or v.created.timestamp() > 0
+        ]
+        try:
+            lines = (self._versions / HISTORY).read_text("utf-8", "replace").splitlines()
+        except FileNotFoundError:
+            lines = []
+        for line in lines:
+            with suppress(ValueError):
+                events.append(LabelEvent.model_validate_json(line))
+        return sorted(events, key=lambda event: event.time)
 
     def review_of(self, number: int) -> LabelReview | None:
         """What a reviewer said of a version."""
@@ -122,21 +203,29 @@ class Submitted:
                 f"{self._image_id}: the review of version {number} can't be read.", "Review it again."
             ) from error
 
-    def _numbers(self, complete: bool = True) -> set[int]:
-        """Numbers that are versions; with ``complete=False`` also those whose writing was interrupted."""
+    def _numbers(self, *, drafts: bool = False) -> set[int]:
+        """Numbers of the submitted versions; with ``drafts`` also of those that are under way."""
+        ends = (".json", ".draft.json") if drafts else (".json",)
+        found = ((match, name[match.end() - 1 :]) for name in self._names() if (match := _VERSION.match(name)))
+        return {int(match[1]) for match, end in found if end in ends}
+
+    def _names(self) -> list[str]:
         try:
-            names = os.listdir(self._versions)
-        except FileNotFoundError:
-            return set()
-        ours = [name for name in names if not complete or name.endswith(".json")]
-        return {int(match[1]) for name in ours if (match := _VERSION.match(name)) and ".review." not in name}
+            return os.listdir(self._versions)
+        except (FileNotFoundError, NotADirectoryError):
+            return []
 
     def _file(self, number: int, suffix: str) -> Path:
         return self._versions / f"v{number:04d}{suffix}"
 
 
+def _conflicts(version: LabelVersion, all_of_them: list[LabelVersion]) -> list[int]:
+    """Versions that did not know this one, or that this one did not know."""
+    return sorted({*version.unseen, *(v.version for v in all_of_them if version.version in v.unseen)})
+
+
 def hash_of(file: Path) -> str:
-    """SHA-256 of a file.
+    """SHA-256 of a file; what has been hashed is not read again while its time, size and place are the same.
 
     Raises
     ------
@@ -144,7 +233,13 @@ def hash_of(file: Path) -> str:
         When it is gone or can't be read.
     """
     try:
-        with file.open("rb") as opened:
-            return hashlib.file_digest(opened, "sha256").hexdigest()
+        stat = file.stat()
+        return _hash(file, stat.st_mtime_ns, stat.st_size, stat.st_ino)
     except OSError as error:
         raise LabelError(f"{file}: can't be read ({error.strerror}).", "Restore it from a backup.") from error
+
+
+@lru_cache(maxsize=65_536)
+def _hash(file: Path, *_stat: int) -> str:
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()

@@ -7,16 +7,24 @@ Beside MONAI Label's own REST API the server offers (JSON unless said otherwise)
     GET    /doselabel/studies/{patient_id}/file/{name}  → the image file (a CT, SPECT or exclusion mask of the study)
     PUT    /doselabel/studies/{patient_id}/registration/{time_point}   Registration → StudyInfo
     GET    /doselabel/labels/{image_id}             → list[LabelVersion], newest first
+    GET    /doselabel/labels/{image_id}/history     → list[LabelEvent], oldest first
+    PUT    /doselabel/labels/{image_id}/reopen      Reopening → LabelEvent (the CT is offered again)
     GET    /doselabel/labels/{image_id}/{version}   → the label file
     POST   /doselabel/labels/{image_id}             multipart: file, params = LabelSubmission → LabelVersion
     PUT    /doselabel/labels/{image_id}/{version}/review   LabelReview → LabelVersion
-    POST   /doselabel/model/rollback                → ModelInfo (the model before the last promotion answers again)
+    GET    /doselabel/export?approved=false         → zip: the label map that counts of every CT, and index.json
+    GET    /doselabel/models                        → list[ModelEvent], newest first (as a page for a browser)
+    POST   /doselabel/model/rollback?sha256=HASH    → ModelInfo (an earlier model answers again; the one before, if
+                                                      no hash is given)
+    POST   /doselabel/active/score                  → how many CTs are predicted anew, by three planes, to choose among
+    GET    /doselabel/active/report                 → dict of arm ("strided", "score", "random") to ArmReport
     GET    /doselabel/next?strategy=NAME&user=NAME  → NextCase
     POST   /jobs/{task}        JobRequest → 202 + JobStatus; Location: /jobs/{id}   (an infer task's name, "train")
     GET    /jobs               → list[JobStatus]
     GET    /jobs/{id}          → JobStatus
     GET    /jobs/{id}/events   → server-sent events "status", each a JobStatus, until the job is over
-    GET    /jobs/{id}/result   → JobResult      (409 + ErrorInfo while it is not done)
+    GET    /jobs/{id}/result   → JobResult      (409 + ErrorInfo while it is not done; ``Accept: multipart/form-data``:
+                                 that as the part "result", and each file as a part named by its role)
     GET    /jobs/{id}/file/{name}  → a file of the result
     DELETE /jobs/{id}          → JobStatus      (cancels; a finished job is forgotten)
 
@@ -51,8 +59,14 @@ class ErrorInfo(Frozen):
 # ---- studies and labels
 
 
+LabelState = Literal["draft", "submitted", "approved", "flagged"]
+
+
 class LabelVersion(Frozen):
-    """One submitted (or predicted) label map; versions count from 1 and are never overwritten."""
+    """One label map of a CT; versions count from 1 and are never overwritten.
+
+    A *draft* is work under way: it never counts, and goes when its author stores another one or submits.
+    """
 
     image_id: str
     version: int
@@ -66,6 +80,14 @@ class LabelVersion(Frozen):
     key: str = ""
     unseen: list[int] = Field(default_factory=list)
     """Versions that others stored while this one was drawn: it was made without knowing them. A conflict."""
+    conflicts: list[int] = Field(default_factory=list)
+    """Versions that did not know this one, or that this one did not know: both authors see it."""
+    draft: bool = False
+    needs_review: bool = False
+    """It was submitted where only approved label maps count."""
+    state: LabelState = "submitted"
+    changed: dict[str, float] = Field(default_factory=dict)
+    """Organ → 1 − Dice against the prediction that was stored when it was submitted: what the correction brought."""
     sha256: str = ""
     approved: bool = False
     flagged: bool = False
@@ -89,6 +111,26 @@ class LabelSubmission(Frozen):
     """Any text that is this submission's own: sent again after a lost answer, it is stored once."""
     label_scheme: str = ""
     """How its values are numbered, when the file carries no names (`doselabel.labels.SCHEMES`)."""
+    draft: bool = False
+    """Work under way: kept for its author, counts for nobody."""
+
+
+class LabelEvent(Frozen):
+    """What happened to a CT's label maps, when and by whom."""
+
+    time: datetime
+    what: Literal["draft", "submitted", "approved", "flagged", "reviewed", "reopened"]
+    version: int
+    """The one it happened to; of "reopened" the newest."""
+    by: str = ""
+    comment: str = ""
+
+
+class Reopening(Frozen):
+    """Why a labelled CT is to be done again."""
+
+    comment: str = Field(default="", max_length=2000)
+    by: str = Field(default="", max_length=100)
 
 
 class LabelReview(Frozen):
@@ -164,6 +206,29 @@ class ModelInfo(Frozen):
     card: dict[str, Any] = Field(default_factory=dict)
 
 
+class ModelEvent(Frozen):
+    """One change of the model that answers."""
+
+    time: datetime
+    what: str
+    sha256: str
+    """The model that answered from then on."""
+    previous_sha256: str = ""
+    reason: str = ""
+    by: str = ""
+    kept: bool = False
+    """Whether it can be gone back to."""
+
+
+class ArmReport(Frozen):
+    """What one arm of active learning brought: how often it was offered, done, and how much was corrected."""
+
+    offered: int = 0
+    submitted: int = 0
+    mean_changed: float | None = None
+    """Mean over submissions of the mean over organs of 1 − Dice against the prediction."""
+
+
 class NextCase(Frozen):
     """The case to annotate next, and why; ``image_id`` is None when all are done."""
 
@@ -219,6 +284,21 @@ class JobResult(Frozen):
     segmentation: SegmentationSummary | None = None
     dose: DoseResults | None = None
     training: TrainingSummary | None = None
+    registration: RegistrationSummary | None = None
+
+
+class RegistrationSummary(Frozen):
+    """How one image of a patient was brought onto another: LPS points (mm) of ``moving`` → those of ``fixed``."""
+
+    moving: str
+    fixed: str
+    matrix: list[list[float]]
+    method: str
+    comment: str = ""
+    shift_mm: float
+    agreement_before: float | None = None
+    agreement_after: float | None = None
+    sd_mm: float | None = None
 
 
 # ---- segmentation and training
@@ -232,6 +312,10 @@ class OrganSegmentation(Frozen):
     slices: int
     slices_interpolated: int = 0
     plane_disagreement: float | None = None
+    band_entropy: float | None = None
+    """Mean entropy (bits) of the probability in a band around the outline."""
+    dose_doubt_percent: float | None = None
+    """How much of the organ's uptake hangs on doubtful voxels."""
     flags: list[str] = Field(default_factory=list)
 
 

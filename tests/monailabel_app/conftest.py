@@ -56,10 +56,17 @@ def make_patient(folder: Path, patient_id: str, times_h: tuple[float, ...] = (4.
     return Study.load(folder)
 
 
+def write(path: Path, array: np.ndarray) -> Path:
+    """A label map on the patients' grid."""
+    return write_labels(path, LabelMap(array, GRID))
+
+
 @pytest.fixture(scope="session")
 def boxes() -> SimpleNamespace:
     """What the patients are made of, for tests that make their own."""
-    return SimpleNamespace(grid=GRID, organs=organs, make_patient=make_patient, label_map=LabelMap(organs(), GRID))
+    return SimpleNamespace(
+        grid=GRID, organs=organs, make_patient=make_patient, label_map=LabelMap(organs(), GRID), write=write
+    )
 
 
 @pytest.fixture
@@ -106,6 +113,12 @@ def server(served: Callable[[], AbstractContextManager[Running]]) -> Iterator[Ru
     """The server that most tests share."""
     with served() as found:
         yield found
+
+
+@pytest.fixture(scope="session")
+def served_root(server: Running) -> Path:
+    """The studies folder of the server that most tests share."""
+    return server.log.parents[1]
 
 
 @pytest.fixture

@@ -1,18 +1,24 @@
 """Patient folders as a datastore."""
 
 import hashlib
+import json
+import time
+import zipfile
 
 import numpy as np
 import pytest
 
-from doselabel.errors import DoselabelError, LabelError
+from doselabel.errors import DoselabelError, LabelError, StudyError
 from doselabel.geometry import Geometry
 from doselabel.labels import LabelMap, read_labels, write_labels
 from doselabel.study import Study
-from doselabel.wire import LabelSubmission
-from monailabel_app import datastore
-from monailabel_app.datastore import StudyDatastore, grid_of
+from doselabel.wire import LabelReview, LabelSubmission
+from monailabel_app import datastore, patients
+from monailabel_app.cases import grid_of
+from monailabel_app.datastore import StudyDatastore
+from monailabel_app.export import archive
 from monailabel_app.refusals import Refused
+from monailabel_app.versions import LabelStore
 
 
 @pytest.fixture
@@ -40,7 +46,7 @@ def test_a_broken_study_is_listed_with_its_error_and_the_others_work(store):
 
 
 def test_a_new_patient_is_noticed_and_a_mended_one_too(store, studies, monkeypatch, boxes):
-    monkeypatch.setattr(datastore, "RESCAN_S", 0.0)
+    monkeypatch.setattr(patients, "RESCAN_S", 0.0)
     boxes.make_patient(studies / "P-003", "P-003")
     assert "P-003__ct" in store.list_images()
     (studies / "P-003" / "ct.nii.gz").rename(studies / "away.nii.gz")
@@ -65,6 +71,69 @@ def test_a_folder_that_leads_out_of_the_studies_is_broken(store, studies, boxes,
     by_id = {info.patient_id: info for info in store.studies()}
     assert "leads out" in by_id["P-009"].error.message
     assert not [image for image in store.list_images() if image.startswith("P-009")]
+
+
+def test_a_ct_that_vanishes_makes_its_patient_broken_and_no_other(store, studies, monkeypatch):
+    monkeypatch.setattr(patients, "RESCAN_S", 0.0)
+    known = store.case("P-002__ct")
+    (studies / "P-002" / "ct_tp1.nii.gz").unlink()
+    by_id = {info.patient_id: info for info in store.studies()}
+    assert "no such file" in by_id["P-002"].error.message
+    assert by_id["P-001"].error is None
+    (studies / "P-002" / "ct.nii.gz").unlink()
+    with pytest.raises(StudyError, match="is gone"):
+        store.image_of(known)
+
+
+def test_label_maps_that_lead_out_of_the_studies_make_a_patient_broken(store, studies, tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    (studies / "P-002" / "labels").symlink_to(tmp_path / "elsewhere")
+    store.refresh()
+    assert "leads out" in {i.patient_id: i for i in store.studies()}["P-002"].error.message
+
+
+def test_what_another_process_submits_is_counted_and_what_is_unchanged_is_not_read_again(
+    store, studies, boxes, monkeypatch
+):
+    monkeypatch.setattr(datastore, "RECOUNT_S", 0.0)
+    assert store.status()["completed"] == 0
+    StudyDatastore(studies).case("P-001__ct").labels.add(boxes.label_map, LabelSubmission())
+    assert store.status() == {"total": 6, "completed": 1, "label_tags": {"final": 1}}
+    time.sleep(0.2)
+    store.status()
+    read = []
+    monkeypatch.setattr(LabelStore, "count", lambda self: read.append(self) or 1)
+    assert store.status()["completed"] == 1
+    assert not read
+
+
+def test_the_stock_route_records_the_model_that_the_client_began_with(store, label_file):
+    info = {"params": {"segmentation": {"model_sha256": "abc"}}}
+    store.put_tag("P-001__ct", "original", label_file, info)
+    store.save_label("P-001__ct", str(label_file), "final", {"client_id": "slicer"})
+    assert store.case("P-001__ct").labels.version(1).started_from == "abc"
+
+
+def test_an_export_has_the_label_maps_that_count_and_says_what_was_left_out(store, label_file):
+    for image in ("P-001__ct", "P-001__ct_tp1", "P-002__ct"):
+        store.submit(image, label_file, LabelSubmission(author="ada"))
+    store.review("P-001__ct", 1, LabelReview(approved=True, reviewer="eva"))
+    damaged = store.case("P-002__ct").labels.path(1)
+    damaged.write_bytes(damaged.read_bytes() + b" ")
+    with zipfile.ZipFile(archive(store.cases(), store.image_of)) as packed:
+        index = json.loads(packed.read("index.json"))
+        assert {row["image_id"]: row["state"] for row in index["label_maps"]} == {
+            "P-001__ct": "approved",
+            "P-001__ct_tp1": "submitted",
+        }
+        assert index["label_maps"][0]["review"]["reviewer"] == "eva"
+        assert hashlib.sha256(packed.read("label/P-001__ct.nii.gz")).hexdigest() == index["label_maps"][0]["sha256"]
+        assert packed.read("image/P-001__ct.nii.gz") == store.case("P-001__ct").path.read_bytes()
+        (left_out,) = index["left_out"]
+        assert left_out["image_id"] == "P-002__ct"
+        assert "not the one that was submitted" in left_out["why"]
+    with zipfile.ZipFile(archive(store.cases(), approved=True)) as packed:
+        assert packed.namelist() == ["label/P-001__ct.nii.gz", "index.json"]
 
 
 def test_an_image_s_name_is_its_own_and_its_checksum_follows_the_file(store):

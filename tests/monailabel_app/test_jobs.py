@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from monailabel_app import disk
 from monailabel_app.jobs import manager
 from monailabel_app.jobs.manager import JobManager
 from monailabel_app.refusals import Refused
@@ -165,17 +166,17 @@ def test_jobs_are_remembered_after_a_restart_of_the_server_and_unfinished_ones_h
 
 def test_a_disk_that_is_full_at_the_end_of_a_job_fails_that_job_and_no_other(tmp_path, monkeypatch):
     jobs = JobManager(tmp_path, LANES, lambda lane: WORKER)
-    write = manager._write
+    write = disk.write
 
-    def full(path, text):
+    def full(path, text, **how):
         if path.name == "result.json" or ("ended" in text and '"ended":null' not in text):
             raise OSError(errno.ENOSPC, "No space left on device")
-        write(path, text)
+        write(path, text, **how)
 
-    monkeypatch.setattr(manager, "_write", full)
+    monkeypatch.setattr(disk, "write", full)
     error = ended(jobs, jobs.submit("count", {}).id).error
     assert error.code == "disk"
-    monkeypatch.setattr(manager, "_write", write)
+    monkeypatch.setattr(disk, "write", write)
     assert ended(jobs, jobs.submit("count", {}).id).state == "done"
     jobs.close()
 
@@ -263,6 +264,28 @@ def test_what_happens_in_the_server_process_at_the_end_of_a_job_can_fail_it(tmp_
     status = ended(jobs, jobs.submit("count", {}).id)
     assert status.state == "failed"
     assert "disk full" in status.error.message
+    jobs.close()
+
+
+def test_a_lane_stands_still_while_another_has_work_and_then_goes_on(tmp_path):
+    lanes = {"count": "train", "stubborn": "infer"}
+    jobs = JobManager(tmp_path, lanes, lambda lane: WORKER, grace_s=0.2, gives_way={"train": ["infer"]})
+    slow = jobs.submit("count", {"to": 100_000, "pause_s": 0.01})
+    until(lambda: jobs.status(slow.id).stage == "counting")
+    urgent = jobs.submit("stubborn", {})
+    assert jobs.status(slow.id).message == manager.PAUSED
+    until(lambda: jobs.status(urgent.id).stage == "deaf")
+    still = jobs.status(slow.id).fraction
+    time.sleep(0.5)
+    assert jobs.status(slow.id).fraction == still
+    jobs.cancel(urgent.id)
+    ended(jobs, urgent.id)
+    assert jobs.status(slow.id).message == ""
+    until(lambda: jobs.status(slow.id).fraction > still)
+    waits = jobs.submit("stubborn", {})
+    jobs.cancel(slow.id)
+    assert ended(jobs, slow.id, 60).state == "cancelled", "also one that stands still can be cancelled"
+    jobs.cancel(waits.id)
     jobs.close()
 
 

@@ -1,5 +1,6 @@
 """No submitted label map is ever lost or overwritten."""
 
+import errno
 import multiprocessing
 import os
 from concurrent.futures import ThreadPoolExecutor
@@ -9,8 +10,9 @@ import pytest
 
 from doselabel.errors import LabelError
 from doselabel.geometry import Geometry
-from doselabel.labels import LabelMap, read_labels
-from doselabel.wire import LabelReview, LabelSubmission
+from doselabel.labels import LabelMap, read_labels, write_labels
+from doselabel.wire import LabelReview, LabelSubmission, Reopening
+from monailabel_app import disk
 from monailabel_app.versions import LabelStore, check_tag
 
 
@@ -195,3 +197,97 @@ def test_3d_slicer_reads_who_reviewed_and_which_value_is_which_organ(store, boxe
     meta = info["segmentationMeta"]
     assert (meta["status"], meta["approvedBy"], meta["level"], meta["comment"]) == ("approved", "eva", "easy", "good")
     assert meta["editTime"] >= info["ts"]
+
+
+def test_a_draft_is_kept_for_its_author_counts_for_nobody_and_goes_when_it_is_submitted(store):
+    store.add(drawn(1), LabelSubmission(author="ada"))
+    store.add(drawn(2), LabelSubmission(author="ben", draft=True))
+    newer = store.add(drawn(2), LabelSubmission(author="ben", draft=True))
+    assert [(v.version, v.state, v.author) for v in store.versions()] == [(3, "draft", "ben"), (1, "submitted", "ada")]
+    assert (store.count(), store.final().version) == (1, 1)
+    assert read_labels(store.path(newer.version)).present() == ("right_kidney",)
+    with pytest.raises(LabelError, match="is a draft"):
+        store.review(3, LabelReview(approved=True))
+    store.add(drawn(3), LabelSubmission(author="ben", seen=1))
+    assert [(v.version, v.state) for v in store.versions()] == [(4, "submitted"), (1, "submitted")]
+    assert store.add(drawn(3), LabelSubmission(author="cyd", draft=True)).version == 5
+
+
+def test_where_a_review_is_required_only_an_approved_version_counts(store, tmp_path, boxes):
+    for _ in range(2):
+        with_review(store, tmp_path)
+    shown = tmp_path / "labels" / "final" / "ct.nii.gz"
+    assert (store.final(), store.tags(), store.count()) == (None, [], 2)
+    store.review(1, LabelReview(approved=True))
+    assert (store.final().version, store.tags()) == (1, ["final"])
+    assert shown.exists()
+    store.review(1, LabelReview(approved=False))
+    assert store.final() is None
+    assert not shown.exists()
+
+
+def with_review(store, tmp_path):
+    file = write_labels(tmp_path / "labels.nii.gz", drawn())
+    return store.adopt(file, LabelSubmission(author="ada"), {}, needs_review=True)
+
+
+def test_both_sides_of_a_conflict_can_see_it(store):
+    store.add(drawn(1), LabelSubmission(author="ada", seen=0))
+    store.add(drawn(2), LabelSubmission(author="ben", started_from="version 1"))
+    told = store.add(drawn(3), LabelSubmission(author="cyd", started_from="version 1"))
+    assert told.conflicts == [2]
+    assert {v.version: v.conflicts for v in store.versions()} == {1: [], 2: [3], 3: [2]}
+
+
+def test_the_history_has_every_word_that_was_said_with_who_and_when(store, tmp_path):
+    store.add(drawn(1), LabelSubmission(author="ada", comment="first"))
+    store.review(1, LabelReview(approved=False, flagged=True, reviewer="eva", comment="liver cut"))
+    store.reopen(Reopening(by="eva", comment="once more"))
+    assert store.reopened().comment == "once more"
+    with (tmp_path / "labels" / "versions" / "ct" / "history.jsonl").open("a") as file:
+        file.write('{"time": "2026-')  # a crash cut this line off
+    store.add(drawn(2), LabelSubmission(author="ada"))
+    assert store.reopened() is None, "it has been done again"
+    store.review(2, LabelReview(approved=True, reviewer="eva"))
+    assert [(e.what, e.version, e.by, e.comment) for e in store.history()] == [
+        ("submitted", 1, "ada", "first"),
+        ("flagged", 1, "eva", "liver cut"),
+        ("reopened", 1, "eva", "once more"),
+        ("submitted", 2, "ada", ""),
+        ("approved", 2, "eva", ""),
+    ]
+
+
+def test_what_is_not_labelled_can_t_be_reopened(store):
+    with pytest.raises(LabelError, match="no label map yet"):
+        store.reopen(Reopening())
+
+
+def test_a_version_whose_file_is_damaged_is_listed_so_and_does_not_count(store):
+    store.add(drawn(1), LabelSubmission(author="ada"))
+    store.add(drawn(2), LabelSubmission(author="ben"))
+    file = store.path(2)
+    file.write_bytes(file.read_bytes()[:-1])
+    newest, _ = store.versions()
+    assert (newest.author, newest.error.code) == ("ben", "label")
+    assert store.final().version == 1
+
+
+def test_a_disk_that_does_not_take_the_metadata_leaves_no_version_and_nothing_else(store, monkeypatch):
+    store.add(drawn(1), LabelSubmission(author="ada"))
+    sync = disk.sync
+
+    def full(path):
+        if (path / "v0002.json").exists():
+            raise OSError(errno.EIO, "Input/output error")
+        sync(path)
+
+    monkeypatch.setattr(disk, "sync", full)
+    with pytest.raises(OSError, match="Input/output"):
+        store.add(drawn(2), LabelSubmission(author="ada"))
+    monkeypatch.undo()
+    assert [v.version for v in store.versions()] == [1], "an error and an acknowledgement never disagree"
+    left = store.path(1).with_name(".writing-v0009.json-x")
+    left.write_text("of a writer that was killed")
+    store.add(drawn(2), LabelSubmission(author="ada"))
+    assert not left.exists()

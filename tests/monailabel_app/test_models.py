@@ -35,13 +35,36 @@ def test_one_promotion_can_be_undone_and_both_are_recorded(store, tmp_path):
         store.rollback()
 
 
+def test_any_model_that_has_answered_can_be_gone_back_to_by_its_hash(store, tmp_path):
+    hashes = [store.sha256()]
+    for name in ("second", "third"):
+        (tmp_path / name).write_bytes(name.encode())
+        store.promote(tmp_path / name, "better", "ada")
+        hashes.append(store.sha256())
+    store.rollback("eva", hashes[0][:12])
+    assert store.champion().read_bytes() == b"first"
+    store.rollback("eva", hashes[1])
+    assert store.champion().read_bytes() == b"second"
+    store.rollback("eva")
+    assert store.champion().read_bytes() == b"first", "without a hash: the one before"
+    assert [event.sha256 for event in store.history()] == [hashes[k] for k in (0, 1, 0, 2, 1)]
+    assert all(event.kept for event in store.history())
+    with pytest.raises(ModelError, match="no model whose hash begins with 'feed'"):
+        store.rollback("eva", "feed")
+    kept = tmp_path / "model" / "kept" / f"{hashes[2]}.safetensors"
+    kept.write_bytes(b"not what it was")
+    with pytest.raises(ModelError, match="no longer there as it was"):
+        store.rollback("eva", hashes[2])
+    assert store.champion().read_bytes() == b"first"
+
+
 def test_a_crash_while_promoting_leaves_the_champion(store, tmp_path, monkeypatch):
     store.promote(tmp_path / "better.safetensors", "", "")
 
     def crash(source, target):
         raise OSError("power cut")
 
-    monkeypatch.setattr("monailabel_app.models.os.replace", crash)
+    monkeypatch.setattr("monailabel_app.disk.os.replace", crash)
     with pytest.raises(OSError, match="power cut"):
         store.promote(tmp_path / "first.safetensors", "", "")
     assert store.champion().read_bytes() == b"better"

@@ -46,7 +46,7 @@ def submit(http, image_id, path, **fields) -> LabelVersion:
 
 def test_the_server_says_who_it_is(http):
     info = ServerInfo.model_validate(http.get("/doselabel/info").json())
-    assert info.infers == ["kidney_liver", "dosimetry"]
+    assert info.infers == ["kidney_liver", "kidney_liver_paper", "registration", "dosimetry"]
     assert info.trainers == ["train"]
     assert info.model.profile == "fast"
     assert info.organs["liver"] == 3

@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from doselabel.errors import ServerError
-from monailabel_app.conf import STATE
+from monailabel_app.conf import STATE, Conf
 from monailabel_app.launch import Tls, running
 from monailabel_app.users import Users
 
@@ -23,13 +23,15 @@ ANYBODY = {("GET", "/"), ("GET", "/health"), ("GET", "/auth/"), ("GET", "/favico
 LOGIN = ("POST", "/auth/token")
 REVIEWERS = {
     ("PUT", "/doselabel/labels/{image_id}/{version}/review"),
+    ("PUT", "/doselabel/labels/{image_id}/reopen"),
+    ("GET", "/doselabel/export"),
     ("PUT", "/datastore/label/info"),
     ("PUT", "/datastore/updatelabelinfo"),
-}
-ADMINS = {
-    ("POST", "/train/"),
+    ("POST", "/train/"),  # by an option of this server
     ("POST", "/train/{model}"),
     ("DELETE", "/train/"),
+}
+ADMINS = {
     ("POST", "/batch/infer/{model}"),
     ("DELETE", "/batch/infer"),
     ("DELETE", "/datastore/label"),
@@ -37,6 +39,7 @@ ADMINS = {
     ("GET", "/model/info/{model}"),
     ("GET", "/logs/"),
     ("POST", "/doselabel/model/rollback"),
+    ("POST", "/doselabel/active/score"),
 }
 CLOSED = {
     ("POST", "/reload"),
@@ -83,7 +86,7 @@ def guarded(tmp_path_factory, boxes, tls) -> Iterator[tuple[str, Path]]:
     users = Users(root / STATE)
     for role, password in PASSWORDS.items():
         users.put(f"the.{role}", password, role)
-    with running(root, origins=("https://viewer.example",), tls=tls) as server:
+    with running(root, origins=("https://viewer.example",), tls=tls, conf={"train_role": "reviewer"}) as server:
         yield server.url, root
 
 
@@ -142,9 +145,13 @@ def test_a_role_opens_what_is_its_own_and_what_is_below_it(client, role):
             assert reply.status_code in (404, 405), (method, path)
 
 
-def test_training_by_a_job_is_the_admin_s_too(client):
-    reply = client.post("/jobs/train", json={}, headers=login(client, "reviewer"))
+def test_training_by_a_job_asks_for_the_same_role_which_is_the_admin_s_unless_told_otherwise(client):
+    assert Conf("").train_role == "admin"
+    reply = client.post("/jobs/train", json={}, headers=login(client, "annotator"))
     assert (reply.status_code, reply.json()["code"]) == (403, "role")
+    reply = client.post("/jobs/train", json={}, headers=login(client, "reviewer"))
+    assert reply.status_code == 202
+    client.delete(f"/jobs/{reply.json()['id']}", headers=login(client, "reviewer")).raise_for_status()
 
 
 def test_a_wrong_password_is_told_apart_from_nothing(client):

@@ -79,6 +79,10 @@ class Found:
         Slices that no plane saw.
     disagreement : float or None
         1 − mean Dice between planes, near the organ.
+    entropy : float
+        Mean entropy (bits) of the probability in a band around the outline.
+    dose_doubt_percent : float or None
+        How much of the organ's uptake hangs on doubtful voxels; None without an uptake.
     """
 
     name: str
@@ -89,6 +93,8 @@ class Found:
     chain: list[Detection]
     filled: int
     disagreement: float | None
+    entropy: float = 0.0
+    dose_doubt_percent: float | None = None
 
     def centre(self, spacing_mm: Sequence[float]) -> np.ndarray:
         """Centre (z, y, x) in mm from the image's first voxel."""

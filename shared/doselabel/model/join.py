@@ -14,6 +14,7 @@ from scipy import ndimage
 
 from doselabel.model import flags as flagging
 from doselabel.model.consensus import agree, fill_gaps, largest, paint, step_of
+from doselabel.model.doubt import band_entropy, dose_doubt_percent
 from doselabel.model.edge import settled
 from doselabel.model.flags import Found
 from doselabel.model.network import class_groups
@@ -43,6 +44,7 @@ def join(
     *,
     midline_box: Box,
     consensus: str = "mean",
+    uptake: np.ndarray | None = None,
 ) -> tuple[np.ndarray, dict[str, OrganSegmentation], list[str]]:
     """Make organs of what was seen.
 
@@ -58,6 +60,8 @@ def join(
     midline_box : tuple of slice
         The body, for telling left from right.
     consensus : {"mean", "vote"}
+    uptake : (z, y, x) array, optional
+        Of any unit: how much of it hangs on doubtful voxels is then told.
 
     Returns
     -------
@@ -87,7 +91,7 @@ def join(
             best = max(d.score for d in organ.chain)
             if best < profile.score_seed and organ.mask.sum() * voxel_ml < UNSURE_ML:
                 continue
-            found[name] = organ
+            found[name] = _doubtful(organ, uptake)
             # The stronger of two organs that claim a voxel keeps it; a filled slice has no claim of its own.
             claim = np.where(organ.mask, np.maximum(organ.strength, 1), 0).astype(np.uint8)
             own = strength[shifted(organ.box, region)]
@@ -108,6 +112,8 @@ def join(
             slices=int(organ.mask.any((1, 2)).sum()),
             slices_interpolated=organ.filled,
             plane_disagreement=organ.disagreement,
+            band_entropy=round(organ.entropy, 4),
+            dose_doubt_percent=organ.dose_doubt_percent,
             flags=flagging.of_organ(organ, hu, spacing_mm, profile.score_seed) + placed[name],
         )
     flags = of_image + [f"{name}: {flag}" for name, result in organs.items() for flag in result.flags]
@@ -169,6 +175,13 @@ def _organ(
     mask = largest(mask)
     disagreement = _disagreement([volume > 127 for volume, _ in by_plane.values()], mask)
     return Found(name, index, region, mask, agreed, own, filled, disagreement)
+
+
+def _doubtful(organ: Found, uptake: np.ndarray | None) -> Found:
+    entropy, band = band_entropy(organ.strength, organ.mask)
+    mean = float(entropy[band].mean()) if band.any() else 0.0
+    doubt = None if uptake is None else dose_doubt_percent(entropy, band, organ.mask, uptake[organ.box])
+    return replace(organ, entropy=mean, dose_doubt_percent=None if doubt is None else round(doubt, 2))
 
 
 def _midline(hu: np.ndarray, seen: list[Detection], box: Box) -> float:

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from doselabel.errors import ModelError, Progress, no_progress
-from doselabel.geometry import Volume, oriented, restore
+from doselabel.geometry import Volume, oriented, resample, restore
 from doselabel.labels import LabelMap, organ
 from doselabel.model import checkpoint as checkpoints
 from doselabel.model.checkpoint import Checkpoint
@@ -70,6 +70,7 @@ def segment(
     checkpoint: Path | Checkpoint,
     *,
     spect: Volume | None = None,
+    uptake: Volume | None = None,
     planes: Sequence[str] = ("axial",),
     consensus: Literal["mean", "vote"] | None = None,
     score_threshold: float | None = None,
@@ -88,6 +89,8 @@ def segment(
     checkpoint : Path or Checkpoint
     spect : Volume, optional
         SPECT in the CT's space, of any unit and grid, for a model with a SPECT channel; others don't look at it.
+    uptake : Volume, optional
+        SPECT in the CT's space: the summary then says how much of an organ's uptake hangs on doubtful voxels.
     planes : sequence of {"axial", "coronal", "sagittal"}
         One ("axial") or all three.
     consensus : {"mean", "vote"}, optional
@@ -141,6 +144,7 @@ def segment(
         replace(ready.profile, gap_fill=gap_fill) if gap_fill else ready.profile,
         midline_box=looker.box,
         consensus=consensus or ready.profile.consensus,
+        uptake=resample(uptake, image.geometry).array[crop] if uptake is not None else None,
     )
     names = {organ(name).index: name for name in ready.profile.organs}
     organs = {name: organs[name] for name in ready.profile.organs}
