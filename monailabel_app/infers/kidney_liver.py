@@ -11,7 +11,7 @@ from monailabel.interfaces.tasks.infer_v2 import InferTask, InferType
 
 from doselabel.geometry import Volume, write_image
 from doselabel.labels import SEGMENTED, LabelMap, organ, write_labels
-from doselabel.study import read_of_study
+from doselabel.reading import read_of_study
 from doselabel.wire import SegmentationSummary
 from monailabel_app.conf import PLANES
 from monailabel_app.models import ModelStore

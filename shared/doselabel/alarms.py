@@ -104,6 +104,21 @@ CATALOGUE: Mapping[str, Kind] = {
         "Not only the hottest tissue, also a litre more holds far more activity than it usually does.",
         _UNITS,
     ),
+    "injected-activity-unit": Kind(
+        "alarm",
+        "The SPECTs fit the injected activity if that was stated in GBq or mCi.",
+        "injected_activity_mbq is in MBq: 7.4 GBq and 200 mCi are 7400.",
+    ),
+    "activity-unusually-low": Kind(
+        "warning",
+        "One SPECT holds a little less than any patient is known to; a patient of low uptake, or a scale too small.",
+        _UNITS,
+    ),
+    "activity-unchecked": Kind(
+        "note",
+        "A field of view is too small to tell by its total whether its activity can be.",
+        "Compare the scan's total with what your camera's calibration gives.",
+    ),
     "activity-unusually-high": Kind(
         "warning", "The hottest tissue holds more than twice what kidneys and spleen usually do.", _UNITS
     ),
@@ -150,6 +165,27 @@ CATALOGUE: Mapping[str, Kind] = {
         "note",
         "Images are corrected to their scans' start, and the scans' duration is not stated.",
         "State scan_duration_min; of 177Lu half an hour is 0.1 %.",
+    ),
+    # ---- one image: whether its voxels are a body's
+    "image-size": Kind(
+        "alarm",
+        "An image covers less than a trunk, or more than a scanner: its voxel size is wrong, or not in mm.",
+        "Export the image again with its voxel size in mm. Totals are not judged until then.",
+    ),
+    "image-planes-blank": Kind(
+        "alarm",
+        "Planes of an image hold one value only: voxels were missing when it was saved.",
+        "Convert or export the image again, from a complete series.",
+    ),
+    "image-scrambled": Kind(
+        "alarm",
+        "Neighbouring planes or voxels are unlike each other: slices out of order, or a header of other sizes or type.",
+        "Convert the series again, its slices ordered by position; check the header's sizes and data type.",
+    ),
+    "ct-scale": Kind(
+        "alarm",
+        "A CT has hardly anything near −1000 HU: its values are scaled or shifted.",
+        "Apply the rescale slope and intercept of the DICOM files, once, and save again.",
     ),
     # ---- place: SPECT on masks, masks on masks
     "place-implausible": Kind(

@@ -63,7 +63,7 @@ def _segment(args: argparse.Namespace) -> None:
     from doselabel.labels import title, write_labels
     from doselabel.model.checkpoint import starter_path
     from doselabel.model.predict import segment
-    from doselabel.study import read_of_study
+    from doselabel.reading import read_of_study
 
     planes = ("axial", "coronal", "sagittal") if args.consensus is not None else ("axial",)
     found = segment(

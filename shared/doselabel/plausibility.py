@@ -2,11 +2,7 @@
 
 Knows figures of images (`Seen`) and a nuclide's half-life; knows no files, organs or doses. What the limits rest on:
 
-- *Never more than injected.* A field of view holds at most the injected activity, decayed.
-- *Not too little.* Within 6 h most of the activity is in the trunk (of 177Lu-DOTATATE some 40 % in 40 cm), a third of
-  it at 24 h, a fifth at 72 h. The floors lie far below: liver, kidneys and spleen of a patient of low uptake, without
-  the rest of the body, hold 4.2 % at 4 h, 3.5 % at 24 h, 1.1 % at 168 h. Where the images are shorter than `TRUNK_MM`
-  the floors are lowered in proportion.
+- *Amounts* are `doselabel.amounts`: never more than injected, not too little for any patient.
 - *Falling.* After the first hours nothing enters the field of view, so totals fall at least as the nuclide decays.
 - *Washing out.* Soft tissue only loses activity once the injection is distributed.
 - *Noise.* Variance over mean of a reconstruction goes with becquerels per count: constant over scans of one protocol,
@@ -24,14 +20,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from doselabel.alarms import Alarm, finding
+from doselabel.amounts import LARGEST_SHARE, amounts, floor
 from doselabel.nuclides import Nuclide
-from doselabel.spect_figures import HOT_ML, WARM_ML, Seen
+from doselabel.spect_figures import Seen
 
-LARGEST_SHARE = 1.05
-"""Of the injected activity, decayed: one, and the calibration's error."""
-SMALLEST_SHARE = ((1.0, 0.06), (4.0, 0.04), (24.0, 0.03), (72.0, 0.02), (168.0, 0.008))
-"""(h, share of the injected activity, decayed) below which nothing explains a trunk; in between by logarithms."""
-TRUNK_MM = 280.0
 FILLING = 1.5
 """What soft tissue would have to gain to show that two scans are in the wrong order; it only loses."""
 RISE, EARLY_RISE, EARLY_H = 1.15, 1.6, 6.0
@@ -41,12 +33,6 @@ SLOWEST_HALF_LIFE_SHARE = 0.40
 decay; the noise decides. Published effective half-lives of 177Lu peptides in kidneys are 35 to 60 h."""
 SAME_RESIDUAL = 0.005
 """Two scans whose difference, after scaling, is below this share of their signal are one: counting noise makes more."""
-TYPICAL_SHARE, TYPICAL_HOT_PER_ML = 0.15, 6e-5
-"""Share of the injected activity in the field, and per mL of the hottest 200 mL: what a slip of units is named by."""
-UNUSUAL_HOT_PER_ML, UNUSUAL_WARM_PER_ML = 1e-4, 3e-5
-"""Two kidneys of 0.9 Gy/GBq hold the former; published means are 0.37 to 0.6. Tumours reach it, so it is a warning;
-where also the hottest 1.2 L, most of them liver, hold the latter (a liver of 0.3 Gy/GBq), it is the calibration or a
-liver full of tumour."""
 MOST_SCANS_ORDERED = 5
 PLATEAU_VOXELS, PAINTED = 5, 200
 """A painted image, of fewer values than the latter, has plateaus, and repeats itself, without being wrong."""
@@ -63,14 +49,25 @@ def judge(scans: Sequence[Seen], nuclide: Nuclide, injected_mbq: float) -> list[
     shares = [s.share(nuclide, injected_mbq) for s in scans]
     if any(scan.width_mm < SMALLEST_FIELD_MM for scan in scans):
         above = any(share > LARGEST_SHARE for share in shares)
-        return [*twice, *(_amount(scans, shares, nuclide, injected_mbq) if above else []), *found]
+        amount = amounts(scans, shares, nuclide, injected_mbq, together=False) if above else [_unchecked(scans)]
+        return [*twice, *amount, *found]
     measurable = len(scans) > 1 and min(scan.total_mbq for scan in scans) > 0 and not twice
     course = _Course(scans, nuclide, injected_mbq).findings() if measurable else []
     misplaced = any(alarm.code.startswith("times-") for alarm in course)
-    amount = [] if misplaced else _amount(scans, shares, nuclide, injected_mbq)
+    together = _falls([s.total_mbq for s in scans], [s.time_h for s in scans], nuclide)
+    amount = [] if misplaced else amounts(scans, shares, nuclide, injected_mbq, together=together)
     if any(alarm.code == "activity-in-counts" for alarm in amount):
         course = []  # counts follow the scan's duration and each file's slope as much as the patient
     return [*twice, *amount, *course, *found]
+
+
+def _unchecked(scans: Sequence[Seen]) -> Alarm:
+    narrow = min(scans, key=lambda scan: scan.width_mm)
+    sentence = (
+        f"time_points[{narrow.index}].spect ({narrow.file}) covers {narrow.width_mm:.0f} mm only: whether totals can "
+        "be was not judged."
+    )
+    return finding("activity-unchecked", sentence, numbers={"width_mm": narrow.width_mm})
 
 
 # ---- one image
@@ -102,7 +99,7 @@ def _of_one(scan: Seen) -> list[Alarm]:
 def _twice(scans: Sequence[Seen]) -> list[Alarm]:
     found = []
     for a, b in itertools.combinations(scans, 2):
-        if a.shape != b.shape or a.distinct <= PAINTED:
+        if a.shape != b.shape or (a.distinct <= PAINTED and a.file != b.file):
             continue
         x, y = a.sample.astype(np.float64), b.sample.astype(np.float64)
         factor = float(x @ y / (x @ x)) if x.any() else 0.0
@@ -159,7 +156,7 @@ class _Course:
         if not _falls([s.total_mbq for s in scans], times, self.nuclide) or _filling(scans):
             return False
         at = [replace(scan, time_h=t) for scan, t in zip(scans, times, strict=True)]
-        return all(_floor(s, self.nuclide) <= s.share(self.nuclide, self.injected_mbq) <= LARGEST_SHARE for s in at)
+        return all(floor(s, self.nuclide) <= s.share(self.nuclide, self.injected_mbq) <= LARGEST_SHARE for s in at)
 
     def odd_one(self) -> tuple[int, float] | None:
         """The scan whose noise is off by a factor while the others agree; None where noise follows decay correction."""
@@ -279,105 +276,3 @@ class _Course:
 def _filling(scans: Sequence[Seen]) -> list[tuple[int, int]]:
     pairs = itertools.pairwise(range(len(scans)))
     return [(i, j) for i, j in pairs if scans[j].wide_bq_ml > FILLING * scans[i].wide_bq_ml > 0]
-
-
-# ---- amounts
-
-
-def _floor(scan: Seen, nuclide: Nuclide) -> float:
-    """The smallest share that can be: of other nuclides than 177Lu little is known, remnants of thyroid keep 1 %."""
-    times, floors = zip(*SMALLEST_SHARE, strict=True)
-    share = float(np.exp(np.interp(np.log(scan.time_h), np.log(times), np.log(floors))))
-    return share * min(1.0, scan.length_mm / TRUNK_MM) * (1.0 if nuclide.name == "Lu-177" else 0.05)
-
-
-def _amount(scans: Sequence[Seen], shares: Sequence[float], nuclide: Nuclide, injected_mbq: float) -> list[Alarm]:
-    above = [i for i, share in enumerate(shares) if share > LARGEST_SHARE]
-    below = [i for i, (scan, share) in enumerate(zip(scans, shares, strict=True)) if share < _floor(scan, nuclide)]
-    per_ml = [math.exp(nuclide.decay_constant_per_h * s.time_h) / (injected_mbq * 1e6) for s in scans]
-    hot = [s.hot_bq_ml * unit for s, unit in zip(scans, per_ml, strict=True)]
-    wrong = above or below
-    if not wrong:
-        warm = [s.warm_bq_ml * unit for s, unit in zip(scans, per_ml, strict=True)]
-        return _unusual(scans, hot, warm) if nuclide.name == "Lu-177" else []
-    whole_study = (
-        len(scans) == 1
-        or (len(below) == len(scans) and all(s.whole for s in scans))
-        or _falls([s.total_mbq for s in scans], [s.time_h for s in scans], nuclide)
-    )
-    groups = [list(range(len(scans)))] if whole_study else [[i] for i in wrong]
-    return [
-        _slip(
-            [scans[i] for i in group], [shares[i] for i in group], [hot[i] for i in group], nuclide, injected_mbq,
-            name_it=whole_study or shares[group[0]] < 0.2 * _floor(scans[group[0]], nuclide) or bool(above),
-        )
-        for group in groups
-    ]  # fmt: skip
-
-
-def _unusual(scans: Sequence[Seen], hot: Sequence[float], warm: Sequence[float]) -> list[Alarm]:
-    most = int(np.argmax(hot))
-    if hot[most] <= UNUSUAL_HOT_PER_ML:
-        return []
-    scan, everywhere = scans[most], warm[most] > UNUSUAL_WARM_PER_ML
-    sentence = (
-        f"time_points[{scan.index}].spect ({scan.file}): the hottest {HOT_ML:g} mL hold {1e5 * hot[most]:.1f}·10⁻⁵ "
-        "of the injected activity per mL and more, kidneys and spleen usually 2 to 8·10⁻⁵"
-    )
-    if everywhere:
-        sentence += (
-            f", and the hottest {WARM_ML:g} mL, as large as a liver, {1e5 * warm[most]:.1f}·10⁻⁵, usually below "
-            "3·10⁻⁵: the calibration is too high, about threefold, or much of the liver is tumour."
-        )
-    else:
-        sentence += ": much tumour, or a calibration that is too high."
-    numbers = {"hot_share_per_ml": hot[most], "warm_share_per_ml": warm[most]}
-    code = "activity-high-everywhere" if everywhere else "activity-unusually-high"
-    return [finding(code, sentence, numbers=numbers, time_point=scan.index, file=scan.file)]
-
-
-def _slip(
-    scans: Sequence[Seen], shares: Sequence[float], hot: Sequence[float], nuclide: Nuclide, injected_mbq: float,
-    *, name_it: bool
-) -> Alarm:  # fmt: skip
-    """The alarm for an amount that can't be, named by the slip of units that explains it best."""
-    share, per_ml, above = float(np.median(shares)), float(np.median(hot)), max(shares) > LARGEST_SHARE
-    slips = {
-        "activity-in-kilobecquerel": ("kBq/mL", 1e-3),
-        "activity-in-megabecquerel": ("MBq/mL", 1e-6),
-        "activity-in-becquerel-per-voxel": ("Bq per voxel", scans[0].voxel_ml),
-        "activity-per-minute": ("60 times too small: per second for per minute", 1 / 60),
-        "activity-per-second": ("60 times too large: per minute for per second", 60.0),
-        "activity-in-millicurie": ("0.37 times too small, a slip between curie and becquerel", 0.37),
-        "activity-in-curie": ("37 times too large, a slip between curie and becquerel", 37.0),
-        "activity-in-microcurie": ("27 times too small, a slip between curie and becquerel", 1 / 27.03),
-    }
-    scores = {}
-    for code, (_, factor) in slips.items():
-        if share / factor <= LARGEST_SHARE and (factor > 1) == above:
-            off = abs(math.log(max(share / factor, 1e-12) / TYPICAL_SHARE))
-            scores[code] = 0.5 * (off + abs(math.log(max(per_ml / factor, 1e-18) / TYPICAL_HOT_PER_ML)))
-    best = min(scores, key=lambda code: scores[code], default="")
-    named = best if name_it and best and scores[best] < 0.9 else ""
-    likely = [slips[c][0] for c in sorted(scores, key=lambda c: scores[c]) if scores[c] < scores[best] + 0.35]
-    what = f" It fits if the values are {', or '.join(likely)}." if named else ""
-    if not above and all(s.whole for s in scans):
-        what = " All values are whole numbers: counts, or stored values whose rescale slope was not applied?" + what
-        code = "activity-in-counts"
-    else:
-        code = named or ("activity-above-injected" if above else "activity-below-injected")
-    shown = ", ".join(f"{s.total_mbq:.3g} MBq at {s.time_h:g} h" for s in scans)
-    limit = (
-        f"more than the {injected_mbq:g} MBq injected and decayed to then"
-        if above
-        else f"of {injected_mbq:g} MBq injected; at least {100 * _floor(scans[0], nuclide):.1g} % are expected, found "
-        f"{100 * shares[0]:.2g} %"
-    )
-    place = f"time_points[{scans[0].index}].spect holds" if len(scans) == 1 else "The SPECTs hold"
-    numbers = {"share_of_injected": share, "total_mbq": scans[0].total_mbq}
-    if named:
-        numbers["factor"] = slips[named][1]
-    return finding(
-        code, f"{place} {shown}, {limit}: is it in Bq/mL?{what}", numbers=numbers,
-        time_point=scans[0].index if len(scans) == 1 else None, file=scans[0].file if len(scans) == 1 else "",
-    )  # fmt: skip

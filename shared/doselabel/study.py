@@ -11,116 +11,35 @@ It knows files and units; whether they can be true is `doselabel.study_check`'s.
 
 from __future__ import annotations
 
-import codecs
 import itertools
-import json
 import math
 import os
 import re
-from collections import Counter
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import numpy as np
 import pydantic
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, field_validator, model_validator
+from pydantic import ConfigDict, Field, PrivateAttr, field_validator, model_validator
 
 from doselabel.alarms import Alarm
 from doselabel.camera import Camera
 from doselabel.errors import DoselabelError, StudyError
-from doselabel.geometry import SUFFIXES, Geometry, StatedGrid, Volume, check_rigid, read_grid, read_image
-from doselabel.labels import organ
+from doselabel.geometry import SUFFIXES, Geometry, StatedGrid, Volume, read_grid, read_image
+from doselabel.manifest import explain, file_inside, image_inside, read_object
 from doselabel.nuclides import nuclide as find_nuclide
+from doselabel.organs import organ
+from doselabel.study_fields import IDENTITY, Registration, StatedPlace, Strict, TimePoint
+
+__all__ = ["IDENTITY", "MANIFEST", "SCHEMA", "Registration", "StatedPlace", "Study", "TimePoint", "image_id"]
 
 SCHEMA = "doselabel.study/1"
 MANIFEST = "study.json"
 ID_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}")
 
-LONGEST_H = 2000.0
 
-Matrix = tuple[tuple[float, float, float, float], ...]
-IDENTITY: Matrix = tuple(tuple(float(i == j) for j in range(4)) for i in range(4))  # type: ignore[misc]
-
-
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", validate_assignment=True)
-
-
-class Registration(_Strict):
-    """How a time point's SPECT is brought onto its CT.
-
-    ``matrix`` maps LPS points (mm) of the SPECT to LPS points of the time point's CT.
-    """
-
-    matrix: Matrix = IDENTITY
-    method: str = "identity"
-    comment: str = ""
-
-    @field_validator("matrix")
-    @classmethod
-    def _rigid(cls, matrix: Matrix) -> Matrix:
-        try:
-            check_rigid(np.asarray(matrix))
-        except (DoselabelError, ValueError) as error:
-            raise ValueError(str(error)) from error
-        return matrix
-
-
-class TimePoint(_Strict):
-    """One SPECT/CT after injection.
-
-    Attributes
-    ----------
-    time_h : float
-        Hours after injection at the middle of the SPECT.
-    ct, spect : str
-        File names inside the study folder. The SPECT holds Bq/mL (see `Study.decay_corrected_to`).
-    exclude : dict
-        Organ name (or "*" for all) → mask file on the CT's grid: what is not to be counted, such as urine in the
-        renal pelvis.
-    spect_to_ct : Registration
-        Brings the SPECT onto the CT.
-    scan_duration_min : float, optional
-        From the first to the last projection, as the camera was calibrated with; a SPECT in counts, or corrected to
-        its scan's start, needs it.
-    count_rate_cps : float, optional
-        Observed count rate of one detector; corrects for the camera file's dead time.
-    """
-
-    time_h: Annotated[float, Field(gt=0, allow_inf_nan=False)]
-    ct: str
-    spect: str
-    exclude: dict[str, str] = Field(default_factory=dict)
-    spect_to_ct: Registration = Field(default_factory=Registration)
-    scan_duration_min: Annotated[float, Field(gt=0, le=1000, allow_inf_nan=False)] | None = None
-    count_rate_cps: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
-
-    @field_validator("time_h")
-    @classmethod
-    def _in_hours(cls, value: float) -> float:
-        if value > LONGEST_H:
-            raise ValueError(f"expected hours after injection, at most {LONGEST_H:g}; is it in minutes?")
-        return value
-
-
-class StatedPlace(_Strict):
-    """What the user states of an image that does not say where its voxels are (`doselabel.grid.StatedGrid`)."""
-
-    orientation: str
-    spacing_mm: tuple[float, float, float]
-
-    @model_validator(mode="after")
-    def _sensible(self) -> StatedPlace:
-        try:
-            StatedGrid(self.orientation, self.spacing_mm)
-        except DoselabelError as error:
-            raise ValueError(str(error)) from error
-        return self
-
-
-class Study(_Strict):
+class Study(Strict):
     """A patient's study; paths in it are relative to ``folder``.
 
     Attributes
@@ -232,16 +151,10 @@ class Study(_Strict):
                 f"{manifest}: there is no such file; a study is a folder with a {MANIFEST}.",
                 "Make one by hand (docs/study.md) or with `doselabel sample`.",
             )
-        try:
-            content = json.loads(_text(manifest.read_bytes()), object_pairs_hook=_each_once)
-        except (UnicodeDecodeError, ValueError) as error:
-            raise StudyError(f"{manifest}: is not JSON ({error}).", "Mend the line it names.") from error
-        if not isinstance(content, dict):
-            raise StudyError(f"{manifest}: holds a {type(content).__name__}; expected an object {{…}}.")
-        study = cls._validated(content, manifest)
+        study = cls._validated(read_object(manifest), manifest)
         study._folder = manifest.parent.resolve()
         for field, name in study.files():
-            study._check_file(manifest, field, name)
+            image_inside(manifest, field, name)
         study.camera_file()
         return study
 
@@ -256,27 +169,9 @@ class Study(_Strict):
             return cls.model_validate(content)
         except pydantic.ValidationError as error:
             raise StudyError(
-                f"{manifest}: " + "; ".join(_explain(e) for e in error.errors(include_url=False)) + ".",
+                f"{manifest}: " + "; ".join(explain(e) for e in error.errors(include_url=False)) + ".",
                 "Correct the field(s) named; docs/study.md describes each.",
             ) from error
-
-    def _check_file(self, manifest: Path, field: str, name: str) -> None:
-        path = (self._folder / name).resolve()
-        if not path.is_relative_to(self._folder):
-            raise StudyError(
-                f"{manifest}: field '{field}' is '{name}', which lies outside the study folder.",
-                "Copy the file into the folder.",
-            )
-        if not path.is_file():
-            raise StudyError(
-                f"{manifest}: field '{field}' names '{name}', and there is no such file in {self._folder}.",
-                "Put the file there or correct the name.",
-            )
-        if not path.name.lower().endswith(SUFFIXES):
-            raise StudyError(
-                f"{manifest}: field '{field}' is '{name}'; expected an image ({', '.join(SUFFIXES)}).",
-                "Convert it to NIfTI.",
-            )
 
     def save(self, folder: str | Path | None = None) -> Path:
         """Write the manifest atomically; ``folder`` is where, by default where it was loaded from."""
@@ -341,12 +236,7 @@ class Study(_Strict):
         where = self._folder / MANIFEST
         camera = None
         if self.camera is not None:
-            path = (self._folder / self.camera).resolve()
-            if not path.is_relative_to(self._folder):
-                raise StudyError(
-                    f"{where}: field 'camera' is '{self.camera}', which lies outside the study folder.",
-                    "Copy the file into the folder.",
-                )
+            path = file_inside(where, "camera", self.camera)
             try:
                 camera = Camera.load(path)
             except DoselabelError as error:
@@ -419,23 +309,6 @@ class Study(_Strict):
         return check(self)
 
 
-def _text(content: bytes) -> str:
-    """What an editor wrote: UTF-8 with or without a mark, UTF-16 with one, else the code page of western Windows."""
-    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        return content.decode("utf-16")
-    try:
-        return content.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        return content.decode("cp1252")
-
-
-def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    twice = [key for key, count in Counter(key for key, _ in pairs).items() if count > 1]
-    if twice:
-        raise ValueError(f"field '{twice[0]}' is there twice")
-    return dict(pairs)
-
-
 def image_id(patient_id: str, file_name: str) -> str:
     """Name by which the server and the plugin know a CT: ``<patient>__<file name without suffix>``."""
     stem = Path(file_name).name
@@ -444,66 +317,3 @@ def image_id(patient_id: str, file_name: str) -> str:
             stem = stem[: -len(suffix)]
             break
     return f"{patient_id}__{stem}"
-
-
-def read_of_study(path: str | Path, *, stated: StatedGrid | None = None) -> Volume:
-    """Read an image by its path; one of a study with what its study says of it."""
-    path, folder = Path(path), folder_of(path)
-    if folder is None:
-        return read_image(path, stated=stated)
-    try:
-        study = Study.load(folder)
-    except StudyError:  # another file of the study is amiss: this one may be read all the same
-        return read_image(path, stated=stated, within=folder)
-    name = path.resolve().relative_to(folder).as_posix()
-    return read_image(path, stated=stated or study.stated_place(name), within=folder)
-
-
-def folder_of(path: str | Path) -> Path | None:
-    """The folder of the study that a file lies in, None when it lies in none."""
-    return next((folder for folder in Path(path).resolve().parents[:4] if (folder / MANIFEST).is_file()), None)
-
-
-def read_field(study: Study, field: str, name: str) -> Volume:
-    """Read an image of a study; errors name the manifest's field."""
-    try:
-        return study.read(name)
-    except DoselabelError as error:
-        raise StudyError(f"{study.folder / MANIFEST}: field '{field}': {error.message}", error.hint) from error
-
-
-def read_spect(study: Study, index: int, stored: Volume | None = None) -> Volume:
-    """Read a time point's SPECT (or take what was read) in Bq/mL in the middle of its scan.
-
-    Counts are converted by the camera file's sensitivity and dead time, and decay correction is undone, here alone.
-    """
-    point, decay = study.time_points[index], study.decay_factor(index)
-    volume = stored or read_field(study, f"time_points[{index}].spect", point.spect)
-    if study.spect_unit == "Bq/mL":
-        return volume if decay == 1.0 else Volume((volume.array * decay).astype(np.float32), volume.geometry)
-    camera = study.camera_file()
-    assert camera is not None  # or `camera_file` raised
-    assert camera.sensitivity is not None
-    assert point.scan_duration_min is not None
-    factor = camera.sensitivity.bq_ml_per_count(60 * point.scan_duration_min, volume.geometry.voxel_volume_ml)
-    if camera.dead_time is not None and point.count_rate_cps is not None:
-        try:
-            factor *= camera.dead_time.factor(point.count_rate_cps)
-        except DoselabelError as error:
-            field = f"time_points[{index}].count_rate_cps"
-            raise StudyError(f"{study.folder / MANIFEST}: field '{field}': {error.message}", error.hint) from error
-    return Volume((volume.array * factor * decay).astype(np.float32), volume.geometry)
-
-
-def _explain(error: Any) -> str:
-    place = ""
-    for part in error["loc"]:
-        place += f"[{part}]" if isinstance(part, int) else f".{part}" if place else str(part)
-    message = str(error["msg"]).removeprefix("Value error, ")
-    found = error.get("input")
-    if error["type"] == "missing":
-        return f"field '{place}' is missing"
-    if error["type"] == "extra_forbidden":
-        return f"field '{place}' is not known"
-    shown = f" (found {found!r})" if isinstance(found, str | int | float | bool | None) else ""
-    return f"field '{place}': {message}{shown}" if place else message

@@ -16,18 +16,22 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from doselabel.alarms import Alarm, finding, ordered
 from doselabel.errors import DoselabelError, StudyError
-from doselabel.geometry import Geometry, Volume, placed
+from doselabel.geometry import Geometry, Volume, placed, read_grid
+from doselabel.image_findings import of_image
 from doselabel.labels import region
 from doselabel.nuclides import Nuclide
 from doselabel.nuclides import nuclide as find_nuclide
 from doselabel.plausibility import judge
+from doselabel.reading import read_field, read_spect
 from doselabel.spect_figures import Seen, look
-from doselabel.study import MANIFEST, Study, image_id, read_field, read_spect
+from doselabel.study import MANIFEST, Study, image_id
 
 DEEPEST_NOISE, LARGEST_NEGATIVE_SHARE, FEWEST_NOISE_VOXELS = 0.5, 0.5, 8
 """Negative voxels of filtered back-projection and of filters reach some 10 % of the maximum and, in late scans, a third
 of the total; a CT taken for a SPECT is mostly negative, and a few deep voxels alone are damage."""
+LARGEST_EXCLUSION = 0.5
 ALL_ORGANS = "*"
+_RESCALE = "Apply the rescale slope and intercept of the DICOM files, or convert to HU, and save again."
 
 State = Literal["ok", "alarm", "refused"]
 
@@ -164,6 +168,7 @@ class _Examination:
         self._found: list[Alarm] = []
         self._seen: list[Seen] = []
         self._scans: list[ScanFigures] = []
+        self._looked_at = {study.ct}
 
     def report(self) -> StudyReport:
         study = self._study
@@ -172,14 +177,17 @@ class _Examination:
             nuclide = find_nuclide(study.nuclide)
         self._same_stems()
         self._conventions()
+        self._stated()
         ct_grid = ""
         with self._refusing():
             ct = read_field(study, "ct", study.ct)
             ct_grid = _grid(ct.geometry)
             check_ct(ct, f"{self._where}: field 'ct' ({study.ct})")
+            self._found += of_image(ct, "ct", f"ct ({study.ct})", file=study.ct)
         for index in range(len(study.time_points)):
             self._time_point(index, nuclide)
-        if nuclide is not None and len(self._seen) == len(study.time_points):
+        sized = not any(alarm.code == "image-size" for alarm in self._found)  # else totals are wrong as well
+        if nuclide is not None and len(self._seen) == len(study.time_points) and sized:
             self._found += judge(self._seen, nuclide, study.injected_activity_mbq)
         alarms = tuple(ordered(self._found))
         grave = any(alarm.severity == "alarm" for alarm in alarms)
@@ -213,11 +221,17 @@ class _Examination:
             ct = read_field(study, f"{field}.ct", point.ct)
             figures["ct_grid"] = _grid(ct.geometry)
             check_ct(ct, f"{self._where}: field '{field}.ct' ({point.ct})")
+            if point.ct not in self._looked_at:
+                self._looked_at.add(point.ct)
+                self._found += of_image(ct, "ct", f"{field}.ct ({point.ct})", time_point=index, file=point.ct)
         with self._refusing():
             stored = read_field(study, f"{field}.spect", point.spect)
             figures["spect_grid"] = _grid(stored.geometry)
             check_spect(stored, f"{self._where}: field '{field}.spect' ({point.spect})")
             spect = stored if nuclide is None else read_spect(study, index, stored)
+            self._found += of_image(
+                stored, "spect", f"{field}.spect ({point.spect})", time_point=index, file=point.spect
+            )
             seen = look(spect, index, point.spect, point.time_h, stored.array)
             self._seen.append(seen)
             figures |= {"total_mbq": seen.total_mbq, "largest_bq_ml": seen.largest}
@@ -231,12 +245,8 @@ class _Examination:
                 if name != ALL_ORGANS:
                     region(name)
             with self._refusing():
-                mask = read_field(study, f"{field}.exclude.{name}", file).geometry
-                if ct is not None and not mask.same_place(ct.geometry):
-                    raise StudyError(
-                        f"{self._where}: field '{field}.exclude.{name}' ({file}) is not on the grid of '{point.ct}'.",
-                        "Draw the mask on that CT.",
-                    )
+                mask = read_field(study, f"{field}.exclude.{name}", file)
+                check_exclusion(mask, ct, f"{self._where}: field '{field}.exclude.{name}' ({file})", point.ct)
         self._scans.append(
             ScanFigures(time_point=index, time_h=point.time_h, spect=point.spect, ct=point.ct, **figures)  # type: ignore[arg-type]
         )
@@ -262,6 +272,30 @@ class _Examination:
                     "which label maps and the server know them.",
                     "Give every CT its own file name (ct_tp3.nii.gz, ct_tp4.nii.gz).",
                 )
+
+    def _stated(self) -> None:
+        """Places that are stated of no file, or of one that says itself where it is, and otherwise."""
+        study, named = self._study, {name for _, name in self._study.files()}
+        for name in study.stated_places:
+            field = f"{self._where}: field 'stated_places'"
+            with self._refusing():
+                if name not in named:
+                    raise StudyError(
+                        f"{field}: names '{name}', which is no image of the study.", "Correct the name, or delete it."
+                    )
+                try:
+                    own = read_grid(study.path(name), within=study.folder)
+                except DoselabelError:
+                    continue  # what is wrong with the file is said where it is read
+                stated = study.stated_place(name)
+                assert stated is not None
+                there = stated.grid(own.shape)
+                if not np.allclose([*there.direction, *there.spacing_mm], [*own.direction, *own.spacing_mm], atol=1e-2):
+                    raise StudyError(
+                        f"{field}: states of '{name}' axes to {stated.orientation} and {stated.spacing_mm} mm; the "
+                        f"file says itself where it is: {own.words()}.",
+                        "Delete the entry, or correct the file.",
+                    )
 
     def _conventions(self) -> None:
         points = self._study.time_points
@@ -291,16 +325,39 @@ def check_ct(volume: Volume, where: str) -> None:
     if not (np.isfinite(low) and np.isfinite(high)):
         raise StudyError(f"{where}: holds values that are not finite.", "Export the CT again.")
     if low > -200 or high < 50 or low < -9000 or high > 40000:
-        if low >= 0 and high <= 5:
+        found, remedy = "this is not a CT's range", _RESCALE
+        if low == high:
+            found, remedy = "there is one value only", "Export the CT again."
+        elif low >= 0 and high <= 5:
             found = "this looks like attenuation coefficients or a scaled image"
-        elif low >= 0:
+        elif low >= 0 and high <= 255:
+            found, remedy = "this looks like grey levels of a picture", "Convert the DICOM series itself."
+        elif low >= 0 and high >= 2**16 - 3072 and volume.array.dtype.kind == "u":
+            found, remedy = "negative values seem to have been saved as unsigned", "Save it as signed integers."
+        elif low >= 0 and high <= 9000:
             found = "this looks like stored values without the rescale intercept (−1024)"
-        else:
-            found = "this is not a CT's range"
+        elif low >= 0:
+            found, remedy = "this is not a CT's range; is it the SPECT?", "Give the CT."
         raise StudyError(
             f"{where}: values run from {low:g} to {high:g}; expected Hounsfield units, air near −1000 and tissue "
             f"near 0–100; {found}.",
-            "Apply the rescale slope and intercept of the DICOM files, or convert to HU, and save again.",
+            remedy,
+        )
+
+
+def check_exclusion(mask: Volume, ct: Volume | None, where: str, of: str) -> None:
+    """Raise StudyError unless an exclusion mask is a mask, on its CT's grid, and leaves something to be counted."""
+    if ct is not None and not mask.geometry.same_place(ct.geometry):
+        raise StudyError(f"{where} is not on the grid of '{of}'.", "Draw the mask on that CT.")
+    low, high, shut = float(mask.array.min()), float(mask.array.max()), np.count_nonzero(mask.array) / mask.array.size
+    if low < 0 or high > 255:
+        raise StudyError(
+            f"{where}: values run from {low:g} to {high:g}; a mask is 0 where activity counts.", "Is it a CT?"
+        )
+    if shut > LARGEST_EXCLUSION:
+        raise StudyError(
+            f"{where}: is not 0 in {shut:.0%} of the image, which would all be left out.",
+            "A mask is 0 where activity counts; is it the other way round?",
         )
 
 
@@ -315,11 +372,16 @@ def check_spect(volume: Volume, where: str) -> None:
         lost, kept = -float(volume.array[negative].sum(dtype=np.float64)), float(volume.array[~negative].sum())
         few = count < FEWEST_NOISE_VOXELS and low < -0.05 * high
         if low < -DEEPEST_NOISE * high or lost > LARGEST_NEGATIVE_SHARE * kept or few:
+            share = f"{lost / kept:.0%} of the positive sum" if kept > 0 else "and none positive"
             raise StudyError(
-                f"{where}: has {count} negative values (lowest {low:g}, highest {high:g}; {lost / max(kept, 1e-9):.0%} "
-                "of the positive sum); expected Bq/mL. Noise of a reconstruction is shallower "
-                "and spread over many voxels.",
-                "Is it the CT? Give the reconstructed, quantitative SPECT.",
+                f"{where}: has {count} negative values (lowest {low:g}, highest {high:g}; {share}); expected Bq/mL. "
+                "Noise of a reconstruction is shallower and spread over many voxels.",
+                "Is it the CT, or were large values saved as signed integers? Give the quantitative SPECT.",
             )
+    if low == high:
+        what = "zero" if high == 0 else f"{high:g}"
+        raise StudyError(
+            f"{where}: is {what} everywhere; expected activity concentration in Bq/mL.", "Export the SPECT again."
+        )
     if high <= 0:
-        raise StudyError(f"{where}: is zero everywhere; expected activity concentration in Bq/mL.")
+        raise StudyError(f"{where}: has no positive value; expected Bq/mL.", "Export the SPECT again.")

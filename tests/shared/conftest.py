@@ -10,8 +10,8 @@ import pytest
 from doselabel.geometry import Geometry, Volume, write_image
 from doselabel.study import Study, TimePoint
 
-CT_GRID = Geometry((8, 10, 12), (5.0, 4.0, 4.0), (-22.0, -18.0, -17.5))
-SPECT_GRID = Geometry((8, 8, 10), (5.0, 5.0, 5.0), (-22.0, -18.0, -17.5))
+CT_GRID = Geometry((8, 10, 12), (5.0, 4.0, 20.0), (-110.0, -18.0, -17.5))
+SPECT_GRID = Geometry((8, 8, 10), (5.0, 5.0, 25.0), (-110.0, -18.0, -17.5))
 
 
 def write_small_study(folder: Path, patient_id: str = "P-001") -> Study:

@@ -14,7 +14,8 @@ from doselabel.camera import Camera, DeadTime, Recovery, Resolution, Sensitivity
 from doselabel.cli import main
 from doselabel.errors import CalibrationError, StudyError
 from doselabel.geometry import Geometry, Volume, write_image
-from doselabel.study import Study, read_spect
+from doselabel.reading import read_spect
+from doselabel.study import Study
 
 GRID = Geometry((24, 24, 24), (4.0, 4.0, 4.0), (-46.0, -46.0, -46.0))
 COMPLETE = Camera(
@@ -124,7 +125,7 @@ def test_counts_become_bq_ml_by_the_camera_file(tmp_path: Path) -> None:
     ("changes", "message"),
     [
         ({"camera": None}, "in counts, and there is no camera file"),
-        ({"camera": "other.json"}, "field 'camera'.*no such camera file"),
+        ({"camera": "other.json"}, "field 'camera'.*no such file"),
         ({"camera": "../camera.json"}, "outside the study folder"),
         (
             {"time_points": [{"time_h": 24, "ct": "ct.nii.gz", "spect": "spect.nii.gz"}]},

@@ -15,8 +15,9 @@ from doselabel.errors import StudyError
 from doselabel.geometry import Geometry, Volume, read_image, write_image
 from doselabel.nuclides import nuclide
 from doselabel.plausibility import judge
+from doselabel.reading import read_spect
 from doselabel.spect_figures import look
-from doselabel.study import Study, read_spect
+from doselabel.study import Study
 from sample_data.phantom import generate
 
 TIMES_H = (0.5, 6.0, 24.0, 72.0)

@@ -39,7 +39,8 @@ from doselabel.errors import DoseError, FitError, Progress, no_progress
 from doselabel.geometry import Geometry, Volume, placed, resample
 from doselabel.labels import LabelMap, title
 from doselabel.nuclides import nuclide as find_nuclide
-from doselabel.study import Study, read_field
+from doselabel.reading import read_field
+from doselabel.study import Study
 from doselabel.wire import DoseResults, ErrorInfo
 
 REFERENCE_TIME_H = 24.0

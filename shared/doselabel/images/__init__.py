@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +18,8 @@ import SimpleITK as sitk
 from doselabel.errors import GeometryError
 from doselabel.grid import Geometry, StatedGrid, Volume
 from doselabel.images import metaimage, nifti, nrrd
-from doselabel.images.header import Header
-from doselabel.images.stream import Voxels, cut_off
+from doselabel.images.header import Header, broken
+from doselabel.images.stream import Voxels, cut_off, packed_as
 
 __all__ = ["SUFFIXES", "read_grid", "read_header", "read_image", "slabs", "write_image"]
 
@@ -101,6 +102,11 @@ def read_header(
 ) -> Header:
     """What an image file declares; raises as `read_image` does, for what can be known without reading voxels."""
     path = Path(path)
+    if path.is_dir():
+        raise GeometryError(
+            f"{path}: is a folder; expected one image file ({', '.join(SUFFIXES)}).",
+            "Convert a folder of DICOM slices to one NIfTI file, with its orientation.",
+        )
     if not path.is_file():
         raise GeometryError(f"{path}: there is no such file.", "Check the path, or the name in study.json.")
     name = path.name.lower()
@@ -110,12 +116,13 @@ def read_header(
             "Convert it to NIfTI.",
         )
     inside = Path(within) if within is not None else None
-    if name.endswith((".nii", ".nii.gz")):
-        header = nifti.read_header(path, stated)
-    elif name.endswith(".nrrd"):
-        header = nrrd.read_header(path, stated, inside)
-    else:
-        header = metaimage.read_header(path, stated, inside)
+    with _opening(path):
+        if name.endswith((".nii", ".nii.gz")):
+            header = nifti.read_header(path, stated)
+        elif name.endswith(".nrrd"):
+            header = nrrd.read_header(path, stated, inside)
+        else:
+            header = metaimage.read_header(path, stated, inside)
     if header.byte_count > max_bytes:
         raise GeometryError(
             f"{path}: declares {header.byte_count / 1e9:.1f} GB of voxels ({header.grid.words()}); at most "
@@ -123,6 +130,17 @@ def read_header(
             "Is it the right file? Crop or resample it.",
         )
     return header
+
+
+@contextmanager
+def _opening(path: Path) -> Iterator[None]:
+    """What the system says of a file that it will not open or read, as an error of ours."""
+    try:
+        yield
+    except OSError as error:
+        raise GeometryError(
+            f"{path}: can't be read: {error.strerror or error}.", "Mend the file's permissions, or copy it again."
+        ) from error
 
 
 def slabs(header: Header, into: np.ndarray | None = None) -> Iterator[np.ndarray]:
@@ -145,9 +163,15 @@ def slabs(header: Header, into: np.ndarray | None = None) -> Iterator[np.ndarray
     count = z if header.interleaved else z * header.channels
     stored = np.empty((y, x, together), header.dtype)
     declared, read = header.byte_count, 0
-    with Voxels(header.data, header.encoding, header.start) as stream:
+    with _opening(header.data), Voxels(header.data, header.encoding, header.start) as stream:
+        packed = packed_as(stream.peek())
+        if header.encoding not in ("raw", packed):
+            raise broken(header.path, f"its header says that its voxels are packed ({header.encoding}); they are not")
         if header.skip + declared > stream.at_most:
-            raise cut_off(header.path, declared, max(0, stream.at_most - header.skip), "voxels; at most")
+            if header.encoding == "raw" and packed != "raw":
+                raise broken(header.path, f"its header says that its voxels are not packed; they seem to be ({packed})")
+            there = max(0, stream.at_most - header.skip)
+            raise cut_off(header.path, declared, there, at_most=header.encoding != "raw")
         stream.read(header.skip)
         for number in range(count):
             target: np.ndarray = stored if into is None else into[number]

@@ -14,6 +14,8 @@ from doselabel.images.stream import Encoding
 
 SHEAR_TOL = 2e-3
 """Axes count as perpendicular when the cosine between any two is below this (0.1°)."""
+FARTHEST_MM = 1e5
+"""No scanner's coordinates are farther from their origin than 100 m."""
 AGREE_TOL_MM = 0.5
 """Two statements of one grid agree when no corner differs by more than this, or by a quarter of a voxel."""
 
@@ -79,6 +81,58 @@ def broken(path: Path, found: str) -> GeometryError:
     )
 
 
+_LOOKS_LIKE: tuple[tuple[bytes, str], ...] = (
+    (b"\x1f\x8b", "gzip data (compressed twice?)"),
+    (b"PK\x03\x04", "a zip archive"),
+    (b"BZh", "bzip2 data"),
+    (b"\xfd7zXZ", "xz data"),
+    (b"\x28\xb5\x2f\xfd", "zstd data"),
+    (b"\x1f\x9d", "data of compress (.Z)"),
+    (b"\x89PNG", "a PNG picture"),
+    (b"\xff\xd8\xff", "a JPEG picture"),
+    (b"II*\0", "a TIFF picture"),
+    (b"MM\0*", "a TIFF picture"),
+    (b"%PDF", "a PDF file"),
+    (b"\x89HDF", "an HDF5 file"),
+    (b"\x93NUMPY", "a NumPy array"),
+    (b"NRRD000", "an NRRD file"),
+    (b"ObjectType", "a MetaImage file"),
+    (b"NDims", "a MetaImage file"),
+    (b"version https://git-lfs", "a pointer of Git LFS, whose file was not fetched"),
+)
+"""First bytes of what is found under an image's name."""
+
+
+def headless(path: Path, kind: str, head: bytes) -> GeometryError:
+    """The error for a file that does not begin with the header its name promises: says what it looks like instead."""
+    start = head[:64].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    if not head:
+        looks = "it is empty"
+    elif head[128:132] == b"DICM":
+        looks = "it looks like a DICOM file"
+    elif head[344:347] in (b"n+1", b"ni1"):
+        looks = "it looks like a NIfTI file"
+    elif start.startswith((b"<!doctype html", b"<html")):
+        looks = "it looks like a web page"
+    elif found := next((words for magic, words in _LOOKS_LIKE if head.startswith(magic)), None):
+        looks = f"it looks like {found}"
+    elif not head.strip(b"\0"):
+        looks = "it begins with zeros only"
+    elif all(9 <= byte <= 13 or 32 <= byte < 127 for byte in head[:64]):
+        looks = f"it begins with the text {head[:20].decode().strip()!r}"
+    else:
+        looks = ""
+    return broken(path, f"it does not begin with {kind} header" + (f"; {looks}" if looks else ""))
+
+
+def whole_numbers(path: Path, name: str, text: str) -> list[int]:
+    """The whole numbers that a header's field lists; anything else raises GeometryError."""
+    try:
+        return [int(word) for word in text.split()]
+    except ValueError as error:
+        raise broken(path, f"its '{name}' is '{text[:40]}'; expected whole numbers") from error
+
+
 def checked_shape(path: Path, sizes: Sequence[int]) -> tuple[int, int, int]:
     """Shape (z, y, x) of sizes (x, y, z, and ones); anything else raises GeometryError."""
     sizes = [int(size) for size in sizes]
@@ -133,8 +187,11 @@ def grid_of_axes(
         are put right about the image's middle.
     """
     spacing = np.linalg.norm(axes, axis=0)
-    if not (np.isfinite(axes).all() and np.isfinite(origin).all() and (spacing > 1e-6).all()):
-        raise broken(path, f"its voxel size is {' × '.join(f'{v:g}' for v in spacing)} mm")
+    for stated in (spacing, *([spacing_mm] if spacing_mm is not None else [])):
+        if not (np.isfinite(stated) & (stated > 1e-6)).all():
+            raise broken(path, f"its voxel size is {' × '.join(f'{v:g}' for v in stated)} mm")
+    if not (np.abs(origin) < FARTHEST_MM).all():
+        raise broken(path, f"its first voxel is at ({', '.join(f'{v:g}' for v in origin)}) mm")
     cosines = axes / spacing
     if spacing_mm is not None:
         if not np.allclose(spacing_mm, spacing, rtol=1e-3):
@@ -192,7 +249,10 @@ def detached(path: Path, name: str, within: Path | None) -> Path:
             f"{path}: its voxels are in another file ('{shown}'), which is not read.",
             "Save it as one file: .nii.gz, .nrrd or .mha. Only files of a study, inside its folder, may come in two.",
         )
-    data = (path.parent / name).resolve()
+    try:
+        data = (path.parent / name).resolve()
+    except (OSError, ValueError, RuntimeError) as error:  # a name that can be none, a loop of links
+        raise broken(path, f"its voxels are in {shown!r}, which is no name of a file") from error
     if not data.is_relative_to(within.resolve()):
         raise GeometryError(
             f"{path}: its voxels are in '{shown}', outside the study folder; that is not read.",

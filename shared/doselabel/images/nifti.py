@@ -7,13 +7,22 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
+from typing import Literal
 
 import nibabel
 import numpy as np
 
 from doselabel.errors import GeometryError
 from doselabel.grid import Geometry, StatedGrid
-from doselabel.images.header import Header, broken, checked_shape, grid_of_axes, placed_by_user, same_grid
+from doselabel.images.header import (
+    Header,
+    broken,
+    checked_shape,
+    grid_of_axes,
+    headless,
+    placed_by_user,
+    same_grid,
+)
 from doselabel.images.stream import GZIP_MAGIC, Encoding, Voxels
 
 _LONGEST_HEADER = 1 << 24
@@ -28,9 +37,10 @@ def read_header(path: Path, stated: StatedGrid | None) -> Header:
         head = stream.read(544)
         kind = _kind(path, head)
         least = kind.single_vox_offset
-        skip = int(kind.from_fileobj(io.BytesIO(head[: least - 4] + bytes(4)), check=False)["vox_offset"])
-        if not least <= skip <= _LONGEST_HEADER:
-            raise broken(path, f"its voxels would begin at byte {skip}")
+        offset = float(kind.from_fileobj(io.BytesIO(head[: least - 4] + bytes(4)), check=False)["vox_offset"])
+        if not least <= offset <= _LONGEST_HEADER:
+            raise broken(path, f"its voxels would begin at byte {offset:g}")
+        skip = int(offset)
         head += stream.read(skip - len(head)) if skip > len(head) else b""
     if len(head) < skip:
         raise broken(path, f"it ends in its header, after {len(head)} bytes")
@@ -40,7 +50,7 @@ def read_header(path: Path, stated: StatedGrid | None) -> Header:
     if channels < 1:
         raise broken(path, f"its header declares {channels} volumes")
     shape = checked_shape(path, sizes)
-    slope, intercept = _scaling(header)
+    slope, intercept = _scaling(path, header)
     return Header(
         path=path,
         data=path,
@@ -57,23 +67,27 @@ def read_header(path: Path, stated: StatedGrid | None) -> Header:
 
 
 def _kind(path: Path, head: bytes) -> type[nibabel.nifti1.Nifti1Header]:
-    size = {int.from_bytes(head[:4], order) for order in ("little", "big")}
-    magic = head[4:12] if 540 in size else head[344:348]
-    if 540 in size and magic.startswith(b"n+2"):
-        return nibabel.nifti2.Nifti2Header
-    if 348 in size and magic == b"n+1\0":
-        return nibabel.nifti1.Nifti1Header
+    orders: dict[int, Literal["little", "big"]] = {
+        int.from_bytes(head[:4], order): order for order in ("little", "big")
+    }
+    second = 540 in orders
+    magic = head[4:12] if second else head[344:348]
+    if (second and magic.startswith(b"n+2")) or (348 in orders and magic == b"n+1\0"):
+        count = int.from_bytes(head[16:24] if second else head[40:42], orders[540 if second else 348])
+        if not 1 <= count <= 7:  # which is also how other readers tell the byte order
+            raise broken(path, f"its header declares {count} dimensions")
+        return nibabel.nifti2.Nifti2Header if second else nibabel.nifti1.Nifti1Header
     if magic.startswith((b"ni1", b"ni2")):
         raise GeometryError(
             f"{path}: is the header of a pair of files (.hdr and .img); its voxels are in another file.",
             "Save it as one file, .nii.gz.",
         )
-    if 348 in size and len(head) >= 348:
+    if 348 in orders and len(head) >= 348 and not magic.startswith(b"n"):
         raise GeometryError(
             f"{path}: is an ANALYZE 7.5 file, which does not say which side is left.",
             "Convert it to NIfTI with the orientation stated.",
         )
-    raise broken(path, "it does not begin with a NIfTI header")
+    raise headless(path, "a NIfTI", head)
 
 
 def _dtype(path: Path, header: nibabel.nifti1.Nifti1Header) -> np.dtype:
@@ -84,17 +98,23 @@ def _dtype(path: Path, header: nibabel.nifti1.Nifti1Header) -> np.dtype:
         raise broken(path, f"its header declares the unknown data type {code}") from error
     if dtype.kind not in "iuf" or dtype.itemsize > 8:
         raise GeometryError(
-            f"{path}: holds colours, complex or other values (data type {code}); expected one number per voxel.",
+            f"{path}: holds {_OTHER_TYPES.get(code, 'values')} (data type {code}); expected one number per voxel.",
             "Save it as integers or floats.",
         )
     return dtype
 
 
-def _scaling(header: nibabel.nifti1.Nifti1Header) -> tuple[float, float]:
+_OTHER_TYPES = {0: "values of no type", 1: "single bits", 32: "complex numbers", 128: "colours", 1536: "128-bit floats",
+                1792: "complex numbers", 2048: "complex numbers", 2304: "colours"}  # fmt: skip
+
+
+def _scaling(path: Path, header: nibabel.nifti1.Nifti1Header) -> tuple[float, float]:
     slope, intercept = float(header["scl_slope"]), float(header["scl_inter"])
-    if slope == 0 or not np.isfinite(slope):  # nifti1.h: a slope of 0 says that there is no scaling
-        return 1.0, 0.0
-    return slope, intercept if np.isfinite(intercept) else 0.0
+    if np.isnan(slope) or (slope == 0 and (intercept == 0 or np.isnan(intercept))):
+        return 1.0, 0.0  # nifti1.h: a slope of 0 says that there is no scaling; NaN is how nibabel writes that
+    if slope == 0 or not np.isfinite([slope, intercept]).all():
+        raise broken(path, f"it states a slope of {slope:g} and an intercept of {intercept:g}, which is no scaling")
+    return slope, intercept
 
 
 def _grid(

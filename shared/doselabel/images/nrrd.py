@@ -12,7 +12,16 @@ import numpy as np
 
 from doselabel.errors import GeometryError
 from doselabel.grid import Geometry, StatedGrid
-from doselabel.images.header import Header, broken, checked_shape, detached, grid_of_axes, placed_by_user
+from doselabel.images.header import (
+    Header,
+    broken,
+    checked_shape,
+    detached,
+    grid_of_axes,
+    headless,
+    placed_by_user,
+    whole_numbers,
+)
 from doselabel.images.stream import Encoding
 
 _LONGEST_HEADER = 1 << 24
@@ -52,7 +61,15 @@ def read_header(path: Path, stated: StatedGrid | None, within: Path | None) -> H
             f"{path}: its voxels are encoded as '{fields['encoding'][:20]}'; expected raw or gzip.",
             "Save it again as NRRD with gzip, or as NIfTI.",
         )
-    sizes = _numbers(path, "sizes", fields["sizes"], int)
+    sizes = whole_numbers(path, "sizes", fields["sizes"])
+    if whole_numbers(path, "dimension", fields["dimension"]) != [len(sizes)]:
+        raise broken(path, f"its 'dimension' is {fields['dimension'][:20]} and its 'sizes' are {fields['sizes'][:40]}")
+    if "old min" in fields and "old max" in fields:
+        raise GeometryError(
+            f"{path}: its values stand for others ('old min' {fields['old min'][:20]}, 'old max' "
+            f"{fields['old max'][:20]}).",
+            "Save the image with its real values.",
+        )
     axis = _channel_axis(path, fields, len(sizes))
     channels = int(sizes.pop(axis)) if axis is not None else 1
     shape = checked_shape(path, [int(v) for v in sizes])
@@ -73,8 +90,11 @@ def read_header(path: Path, stated: StatedGrid | None, within: Path | None) -> H
 def _fields(path: Path) -> tuple[dict[str, str], dict[str, str], int]:
     """Fields, key/value pairs, and where the voxels begin."""
     with path.open("rb") as file:
-        if not re.fullmatch(rb"NRRD000\d\r?\n", file.readline(32)):
-            raise broken(path, "it does not begin with an NRRD header")
+        first = file.readline(400)
+        if not (version := re.fullmatch(rb"NRRD000(\d)\r?\n", first)):
+            raise headless(path, "an NRRD", first)
+        if not 1 <= int(version[1]) <= 5:
+            raise broken(path, f"its version is {int(version[1])}; versions 1 to 5 are known")
         fields: dict[str, str] = {}
         texts: dict[str, str] = {}
         while True:
@@ -92,8 +112,12 @@ def _fields(path: Path) -> tuple[dict[str, str], dict[str, str], int]:
                 key, _, value = text.partition(":=")
                 texts[key.strip()] = value
             else:
-                key, _, value = text.partition(":")
-                fields[_FIELD_NAMES.get(key.strip().lower(), key.strip().lower())] = value.strip()
+                key, colon, value = text.partition(":")
+                name = _FIELD_NAMES.get(key.strip().lower(), key.strip().lower())
+                if not colon or name in fields:
+                    found = f"the field '{name[:20]}' twice" if colon else f"the line '{text[:20]}', which is no field"
+                    raise broken(path, f"its header has {found}")
+                fields[name] = value.strip()
         return fields, texts, file.tell()
 
 
@@ -102,7 +126,7 @@ _FIELD_NAMES = {"datafile": "data file", "lineskip": "line skip", "byteskip": "b
 
 def _data(path: Path, fields: dict[str, str], start: int, within: Path | None) -> tuple[Path, int]:
     name = fields.get("data file")
-    if int(fields.get("line skip", "0") or 0) or int(fields.get("byte skip", "0") or 0):
+    if any(any(whole_numbers(path, skip, fields.get(skip, "0"))) for skip in ("line skip", "byte skip")):
         raise GeometryError(f"{path}: skips lines or bytes before its voxels.", "Save it again without 'byte skip'.")
     if name is None:
         return path, start
@@ -119,18 +143,29 @@ def _dtype(path: Path, fields: dict[str, str]) -> np.dtype:
     dtype = np.dtype(code)
     if dtype.itemsize > 1 and "endian" not in fields:
         raise broken(path, "its header has no 'endian'")
-    return dtype.newbyteorder(">" if fields.get("endian", "little").lower() == "big" else "<")
+    order = {"little": "<", "big": ">"}.get(fields.get("endian", "little").lower())
+    if order is None:
+        raise broken(path, f"its 'endian' is '{fields['endian'][:20]}'; expected little or big")
+    return dtype.newbyteorder(order)  # type: ignore[arg-type]
+
+
+_IN_SPACE = ("domain", "space", "???", "none")
 
 
 def _channel_axis(path: Path, fields: dict[str, str], dimensions: int) -> int | None:
     """Which axis is no axis of space."""
+    kinds = fields.get("kinds", "").lower().split()
     if dimensions == 3:
+        if odd := [kind for kind in kinds if kind not in _IN_SPACE]:
+            raise GeometryError(
+                f"{path}: one of its three axes is of the kind '{odd[0][:20]}', none of space; expected a 3D image.",
+                "Save it as a 3D image.",
+            )
         return None
     vectors = _vectors(fields.get("space directions", ""))
     none = [axis for axis, vector in enumerate(vectors) if vector is None]
-    kinds = fields.get("kinds", "").lower().split()
     if not none:
-        none = [axis for axis, kind in enumerate(kinds) if kind not in ("domain", "space", "???")]
+        none = [axis for axis, kind in enumerate(kinds) if kind not in _IN_SPACE]
     if dimensions == 4 and len(none) == 1 and none[0] in (0, 3):
         return none[0]
     if dimensions == 4 and not none:
@@ -154,15 +189,17 @@ def _grid(path: Path, fields: dict[str, str], shape: tuple[int, int, int], state
             "left-anterior-superior.",
             "Save it again in patient space.",
         )
-    units = set(re.findall(r'"([^"]*)"', fields.get("space units", ""))) - {"mm", ""}
+    units = set(re.findall(r'"([^"]*)"', fields.get("space units", "") + fields.get("units", ""))) - {"mm", "", "???"}
     if units:
         raise GeometryError(f"{path}: states its grid in {', '.join(sorted(units))}; expected mm.", "Save it in mm.")
     sign = np.array(_SPACES[space], dtype=float)
-    axes = np.array(vectors[:3], dtype=float)
-    origin = _vectors(fields.get("space origin", "(0,0,0)"))[0]
-    if axes.shape != (3, 3) or origin is None or len(origin) != 3:
+    if "space origin" not in fields:
+        return placed_by_user(path, stated, "no 'space origin'", shape)
+    origins = _vectors(fields["space origin"])
+    if [len(v) for v in vectors] != [3, 3, 3] or [len(v or ()) for v in origins] != [3]:
         raise broken(path, "its 'space directions' or 'space origin' are not those of three axes")
-    return grid_of_axes(path, shape, axes.T * sign[:, None] + 0.0, np.array(origin) * sign + 0.0)
+    axes, origin = np.array(vectors, dtype=float), np.array(origins[0], dtype=float)
+    return grid_of_axes(path, shape, axes.T * sign[:, None] + 0.0, origin * sign + 0.0)
 
 
 def _vectors(text: str) -> list[list[float] | None]:
@@ -173,10 +210,3 @@ def _vectors(text: str) -> list[list[float] | None]:
         except ValueError:
             found.append([float("nan")] * 3)
     return found
-
-
-def _numbers(path: Path, name: str, text: str, kind: type) -> list:
-    try:
-        return [kind(v) for v in text.split()]
-    except ValueError as error:
-        raise broken(path, f"its '{name}' is '{text[:40]}'") from error

@@ -48,6 +48,12 @@ class Voxels:
     ) -> None:
         self._file.close()
 
+    def peek(self) -> bytes:
+        """The first two bytes as they are stored."""
+        first = self._file.read(2)
+        self._file.seek(self._start)
+        return first
+
     @property
     def at_most(self) -> int:
         """No more bytes than this can come out, judged by the file's size."""
@@ -111,9 +117,9 @@ class Voxels:
         rest = self._inflate.unused_data or self._file.read(_CHUNK)
         while rest and not rest.strip(b"\0"):
             rest = self._file.read(_CHUNK)
-        if self._encoding != "gzip" or not rest:
+        if not rest:
             return False
-        if not rest.startswith(GZIP_MAGIC):
+        if self._encoding != "gzip" or not rest.startswith(GZIP_MAGIC):
             raise GeometryError(
                 f"{self._path}: is damaged: after its compressed voxels follow other bytes.", _EXPORT_AGAIN
             )
@@ -122,11 +128,20 @@ class Voxels:
         return True
 
 
-def cut_off(path: Path, declared: int, found: int, what: str = "voxels") -> GeometryError:
+def cut_off(path: Path, declared: int, found: int, *, at_most: bool = False) -> GeometryError:
     """The error for a file that ends too early."""
+    there = f"at most {found} can be there" if at_most else f"{found} are there"
     return GeometryError(
-        f"{path}: is cut off: its header declares {declared} bytes of {what}, and {found} are there.", _EXPORT_AGAIN
+        f"{path}: is cut off: its header declares {declared} bytes of voxels, and {there}.", _EXPORT_AGAIN
     )
+
+
+def packed_as(first: bytes) -> Encoding:
+    """How voxels that begin with these bytes are encoded, as far as two bytes tell."""
+    if first[:2] == GZIP_MAGIC:
+        return "gzip"
+    zlib = len(first) >= 2 and first[0] & 15 == 8 and int.from_bytes(first[:2], "big") % 31 == 0  # RFC 1950
+    return "zlib" if zlib else "raw"
 
 
 def _inflater(encoding: Encoding) -> Any:

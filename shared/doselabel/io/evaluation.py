@@ -23,7 +23,8 @@ from doselabel.model.cases import TrainCase, case_ct, case_labels, unlabelled
 from doselabel.model.datasets import cases_from
 from doselabel.model.evaluate import compare, evaluate
 from doselabel.model.scores import OrganScore, write_scores
-from doselabel.study import MANIFEST, Study, folder_of
+from doselabel.reading import folder_of
+from doselabel.study import MANIFEST, Study
 
 WORST = 4
 """How many of the worst masks are drawn."""

@@ -26,7 +26,8 @@ from doselabel.io.numerals import significant
 from doselabel.io.pdf import to_pdf
 from doselabel.io.words import SMALL_PRINT, reader
 from doselabel.labels import LabelMap, read_labels, title
-from doselabel.study import Study, read_spect
+from doselabel.reading import read_spect
+from doselabel.study import Study
 from doselabel.wire import DoseResults
 
 ALARMED = "Probably wrong until somebody has looked:"

@@ -24,7 +24,7 @@ from doselabel.geometry import canonical
 from doselabel.model.cases import TrainCase, case_ct, case_labels, unlabelled
 from doselabel.model.profiles import Profile
 from doselabel.model.slices import PLANES, body_box, uptake_on
-from doselabel.study import read_of_study
+from doselabel.reading import read_of_study
 
 FORMAT = "prepared/2"
 

@@ -15,7 +15,7 @@ from doselabel.geometry import Volume
 from doselabel.labels import LabelMap, inspected, read_labels
 from doselabel.model import series
 from doselabel.model.parenchyma import parenchyma
-from doselabel.study import folder_of, read_of_study
+from doselabel.reading import folder_of, read_of_study
 
 ORGAN_MASKS = {
     "liver": "liver",

@@ -19,7 +19,7 @@ from doselabel.geometry import Geometry
 from doselabel.labels import LabelMap, region
 from doselabel.model.cases import TrainCase, case_ct, case_labels, unlabelled
 from doselabel.model.scores import OrganScore, summarize, table
-from doselabel.study import read_of_study
+from doselabel.reading import read_of_study
 
 __all__ = ["OrganScore", "compare", "dice", "evaluate", "summarize", "surface_agreement", "table"]
 

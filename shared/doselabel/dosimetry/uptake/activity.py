@@ -20,7 +20,8 @@ from doselabel.dosimetry.uptake.errors import ActivityErrors, ScanModel, errors_
 from doselabel.errors import DoselabelError, RegistrationError, VoiError
 from doselabel.geometry import Geometry, Volume, placed
 from doselabel.labels import LabelMap
-from doselabel.study import Study, TimePoint, read_field, read_spect
+from doselabel.reading import read_field, read_spect
+from doselabel.study import Study, TimePoint
 
 RATIO_LIMITS = (0.0, 4.0)
 

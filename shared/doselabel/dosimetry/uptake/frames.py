@@ -17,7 +17,8 @@ from doselabel.dosimetry.uptake.masks import LabelSet, carried, completed
 from doselabel.errors import DoselabelError, VoiError
 from doselabel.geometry import Volume
 from doselabel.labels import LabelMap, title
-from doselabel.study import Study, read_field
+from doselabel.reading import read_field
+from doselabel.study import Study
 
 
 class Frames:
