@@ -26,6 +26,8 @@ LARGEST_WIDTH_MM: dict[Kind, float] = {"ct": 1000.0, "spect": 750.0}
 LARGEST_LENGTH_MM = 2200.0
 LEAST_ALIKE: dict[Kind, float] = {"ct": 0.75, "spect": 0.3}
 """Of neighbouring voxels, along any axis: 1 − their mean squared difference over twice the variance."""
+FEWEST_VOXELS = 16
+"""Along an axis, for neighbours to be compared."""
 MISPLACED_PLANES, NEAR_PLANES = 3, 3
 PADDING_HU = -500.0
 """Planes that hold one value below this are padding."""
@@ -122,7 +124,8 @@ class _Planes:
         variance = square / array.size - (total / array.size) ** 2
         unlike = [_apart(seen_from_afar, 0) / (2 * seen_from_afar.var() + 1e-30)]
         unlike += [float(v) / (2 * variance + 1e-30) for v in np.mean(apart, axis=0)]
-        return cls(seen_from_afar, np.array(low), np.array(high), 1 - max(unlike))
+        judged = [value for value, count in zip(unlike, array.shape, strict=True) if count >= FEWEST_VOXELS]
+        return cls(seen_from_afar, np.array(low), np.array(high), 1 - max(judged, default=0.0))
 
     def blank(self, kind: Kind) -> _Said:
         """Planes of one value: what a reader fills up where voxels are missing."""
@@ -169,15 +172,12 @@ class _Planes:
         apart = np.maximum(lengths[:, None] + lengths[None, :] - 2 * seen @ seen.T, 0) / seen.shape[1]
         steps = np.abs(np.subtract.outer(np.arange(count), np.arange(count)))
         beside = np.where(steps == 1, apart, np.inf).min(1)
-        near = apart < beside[:, None]
-        mirrored, repeated = (
-            np.ones_like(near),
-            np.ones_like(near),
-        )  # its neighbours are near those of the other as well
-        mirrored[:-1, 1:] &= near[1:, :-1]
-        mirrored[1:, :-1] &= near[:-1, 1:]
-        repeated[:-1, :-1] &= near[1:, 1:]
-        repeated[1:, 1:] &= near[:-1, :-1]
+        like = np.maximum(4 * apart, 0.05 * beside[:, None])
+        mirrored, repeated = np.ones(apart.shape, bool), np.ones(apart.shape, bool)  # planes around it resemble as well
+        mirrored[:-1, 1:] &= apart[1:, :-1] <= like[:-1, 1:]
+        mirrored[1:, :-1] &= apart[:-1, 1:] <= like[1:, :-1]
+        repeated[:-1, :-1] &= apart[1:, 1:] <= like[:-1, :-1]
+        repeated[1:, 1:] &= apart[:-1, :-1] <= like[1:, 1:]
         far = np.where((steps > NEAR_PLANES) & ~mirrored & ~repeated, apart, np.inf).min(1)
         return int(np.count_nonzero((far < beside / 2) & (beside > 0.02 * seen.var())))
 

@@ -303,14 +303,9 @@ def named(old: str, new: str) -> Callable[[Path], None]:
     return spoil
 
 
-def renamed(old: str, new: str) -> Callable[[Path], None]:
-    """Rename a file; the manifest is told where it is asked for by `named`."""
-
-    def spoil(folder: Path) -> None:
-        (folder / old).rename(folder / new)
-        named(old, new)(folder)
-
-    return spoil
+def moved(old: str, new: str) -> Callable[[Path], None]:
+    """Give a file another name, and say so to nobody."""
+    return lambda folder: (folder / old).rename(folder / new) and None
 
 
 def removed(name: str) -> Callable[[Path], None]:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from scipy import ndimage
 
 from doselabel.geometry import Geometry, Volume
 from doselabel.image_findings import of_image
@@ -57,6 +58,7 @@ def test_nothing_is_said_of_a_symmetric_phantom():
     spheres = np.where(z**2 + y**2 + x**2 < 0.5, 1e5, 0.0) + np.where(
         (np.abs(z) - 0.5) ** 2 + x**2 + y**2 < 0.05, 1e6, 0
     )
+    spheres = ndimage.gaussian_filter(spheres, 0.8)  # 15 mm FWHM, as a SPECT has it
     assert of_image(Volume(spheres, Geometry(spheres.shape, (8.0, 8.0, 8.0))), "spect", "x") == []
 
 
@@ -72,8 +74,7 @@ def test_padding_and_grids_beyond_the_reconstruction_are_nothing_odd():
     [
         ("image-scrambled", lambda a: a[np.random.default_rng(1).permutation(len(a))]),
         ("image-scrambled", lambda a: a[sorted(range(len(a)), key=str)]),
-        ("image-scrambled", lambda a: a.reshape(a.shape[::-1])),
-        ("image-scrambled", lambda a: a.ravel(order="F").reshape(a.shape)),
+        ("image-scrambled", lambda a: a.reshape(a.shape[1], a.shape[0], a.shape[2])),
         ("image-planes-blank", lambda a: np.where(np.arange(len(a))[:, None, None] == 20, 0, a)),
     ],
 )
