@@ -27,8 +27,10 @@ import numpy as np
 
 from doselabel import labels
 from doselabel.alarms import Alarm
-from doselabel.dosimetry import consistency, pipeline, placement
+from doselabel.dosimetry import pipeline
+from doselabel.dosimetry.alignment import placement
 from doselabel.dosimetry.options import DoseOptions
+from doselabel.dosimetry.uptake import consistency
 from doselabel.errors import DoselabelError
 from doselabel.geometry import Volume, read_image, write_image
 from doselabel.labels import LabelMap, write_labels

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from doselabel.dosimetry.masks import resolve
+from doselabel.dosimetry.uptake.masks import resolve
 from doselabel.errors import DoselabelError, LabelError
 from doselabel.geometry import Geometry, Volume, write_image
 from doselabel.labels import LabelMap, read_labels, write_labels
