@@ -58,7 +58,7 @@ def dose(
         Organ's label → its mass.
     """
     name = f"dpk_{nuclide}_{medium}.npz"
-    with resources.as_file(resources.files("doselabel") / "dosimetry" / "data" / name) as path:
+    with resources.as_file(resources.files("doselabel") / "dosimetry" / "physics" / "data" / name) as path:
         kernel = dict(np.load(path))
     spacing = np.asarray(axes.spacing_mm)
     voxel_ml = float(spacing.prod()) / 1000

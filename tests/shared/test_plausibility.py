@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -268,3 +269,60 @@ def test_an_alarm_ends_with_code_1_a_table_and_json(folder, small_study, capsys)
     assert study["alarms"][0]["code"] == "spect-clipped"
     assert study["alarms"][0]["time_point"] == 3
     assert study["time_points"][2]["percent_of_injected"] == pytest.approx(7, abs=3)
+
+
+# ---- amounts: the injected activity's unit, one scan of low uptake, whole bodies, fields that show no trunk
+
+
+def scans_of(totals_mbq: dict[float, float], shape=(90, 70, 108), spacing_mm=4.4) -> list:
+    """A block of activity in a trunk, or from head to thigh, by hours after injection."""
+    grid = Geometry(shape, (spacing_mm,) * 3)
+    block = np.zeros(grid.shape, np.float32)
+    part = block[30:60, 20:50, 20:80] if shape[0] < 300 else block[30:300, 20:50, 20:80]
+    part[:] = np.random.default_rng(0).gamma(4, 0.25, part.shape)
+    block *= 1e6 / (block.sum() * grid.voxel_volume_ml)
+    return [
+        look(Volume(mbq * block * np.random.default_rng(k + 1).normal(1, 0.1, shape).astype(np.float32), grid), k,
+             f"{k}", time_h)
+        for k, (time_h, mbq) in enumerate(totals_mbq.items())
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(("stated", "unit"), [(7.4, "7.4 GBq"), (200.0, "200 mCi")])
+def test_an_injected_activity_in_another_unit_is_named_and_not_the_spect(stated, unit):
+    (alarm,) = judge(scans_of({4: 900, 24: 500, 72: 220}), LUTETIUM, stated)
+    assert alarm.code == "injected-activity-unit"
+    assert unit in alarm.sentence
+    assert pytest.approx(alarm.numbers["factor"] * stated) == 7400
+
+
+def test_one_scan_a_little_below_any_patients_is_a_warning_and_several_are_an_alarm():
+    (warning,) = judge(scans_of({4: 235}), LUTETIUM, 7400.0)  # a real patient's organs, at a time that is assumed
+    assert (warning.code, warning.severity) == ("activity-unusually-low", "warning")
+    assert warning.numbers["share_of_injected"] == pytest.approx(0.0323, abs=3e-4)
+    assert judge(scans_of({24: 235}), LUTETIUM, 7400.0) == []
+    (alarm,) = judge(scans_of({4: 140}), LUTETIUM, 7400.0)
+    assert alarm.severity == "alarm"
+    (alarm,) = judge(scans_of({4: 235, 24: 170}), LUTETIUM, 7400.0)
+    assert alarm.severity == "alarm"
+
+
+def test_a_whole_body_before_voiding_sees_a_scale_a_third_too_low():
+    whole = {"shape": (330, 70, 108)}
+    assert judge(scans_of({1: 6900}, **whole), LUTETIUM, 7400.0) == []
+    (found,) = judge(scans_of({1: 0.65 * 6900}, **whole), LUTETIUM, 7400.0)
+    assert found.code == "activity-unusually-low"
+    (found,) = judge(scans_of({1: 0.37 * 6900}, **whole), LUTETIUM, 7400.0)
+    assert found.severity == "alarm"
+
+
+def test_what_is_too_small_to_be_judged_says_so():
+    (note,) = judge(scans_of({24: 235}, spacing_mm=2.0), LUTETIUM, 7400.0)
+    assert (note.code, note.severity) == ("activity-unchecked", "note")
+
+
+def test_one_file_for_two_time_points_is_named_however_plain_it_is():
+    scans = scans_of({24: 235, 72: 130})
+    flat = np.where(scans[0].sample > 0, np.float32(1e5), 0)
+    twice = [replace(scan, sample=flat, distinct=1, file="spect.nii.gz") for scan in scans]
+    assert "spect-twice" in [alarm.code for alarm in judge(twice, LUTETIUM, 7400.0)]
