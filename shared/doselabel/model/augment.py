@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 import torch.nn.functional as F
+from scipy import ndimage
 from torch import Tensor
 
 from doselabel.model.cache import Prepared
@@ -37,6 +38,10 @@ BEYOND_MM = 20.0
 
 LOW_DOSE, UNENHANCED = 0.3, 0.25
 """Parts of all slices that are made to look like a low-dose CT, and like a CT without contrast medium."""
+
+FILLED_AIR = 0.2
+"""Part of the slices whose lungs and bowel gas are partly filled: effusion, consolidation, or the speckle of files that
+know air badly. The liver's dome must be found where no black lung frames it."""
 
 NATIVE_HU = {"kidney": (31, 5), "liver": (56, 9), "spleen": (48, 5)}
 """Mean and spread between patients of organs without contrast medium."""
@@ -76,7 +81,7 @@ def training_slice(
     """Make one slice (C, H, W) in [0, 1] and its target for the network.
 
     Unless ``varied`` is off (the paper: a window is all): rotation ±15°, scale 0.8–1.25, elastic warp, slice-gap
-    jitter, organ enhancement, unenhanced look, HU shift ±30, low-dose resolution and noise. No mirroring: left must
+    jitter, filled lungs, organ enhancement, unenhanced look, HU shift ±30, low-dose resolution and noise. No mirroring: left must
     stay left.
     """
     axis = PLANES[plane]
@@ -90,6 +95,8 @@ def training_slice(
     warp, size = _warp(frame, rng, crop_px, varied)
     frame = Frame(size, frame.scale, frame.offset)
     image = resampled(hu, frame, warp)
+    if varied and rng.random() < FILLED_AIR:
+        image = _filled_air(image, plane, rng)
     middle = neighbours[profile.in_slices // 2]
     # All channels' indicators: enhancement must change an organ's neighbours in depth alike.
     masks = {
@@ -139,6 +146,31 @@ def _warp(frame: Frame, rng: np.random.Generator, crop_px: int, varied: bool = T
         coarse = torch.from_numpy(rng.normal(0, rng.uniform(1, 5), (1, 2, 6, 6)).astype(np.float32))
         positions += F.interpolate(coarse, size, mode="bicubic", align_corners=True)[0].permute(1, 2, 0)
     return positions, (size[0], size[1])
+
+
+def _filled_air(image: Tensor, plane: str, rng: np.random.Generator) -> Tensor:
+    """Fill parts of the air inside the body with what has the density of tissue (C, H, W), HU."""
+    inside = torch.from_numpy(_air_inside(image, plane))
+    if int(inside.sum()) < 50:
+        return image
+    coarse = torch.from_numpy(rng.standard_normal((1, 1, 8, 8), dtype=np.float32))
+    field = F.interpolate(coarse, image.shape[-2:], mode="bicubic", align_corners=True)[0, 0]
+    where = inside & (field > torch.quantile(field[inside.any(0)], float(rng.uniform(0, 0.7))))
+    if rng.random() < 0.5:  # as dense as the liver, and rough
+        filling = float(rng.uniform(20, 160)) + _noise(image, float(rng.uniform(30, 140)), rng.uniform(0.3, 0.8), rng)
+    else:  # effusion to enhanced atelectasis
+        filling = float(rng.uniform(-10, 110)) + _noise(image, float(rng.uniform(5, 25)), rng.uniform(0.3, 1.1), rng)
+    return torch.where(where, filling, image)
+
+
+def _air_inside(image: Tensor, plane: str) -> np.ndarray:
+    """Air (C, H, W) that does not reach the picture's sides; lungs may be cut by the scan's upper end."""
+    air = blurred(image.clamp(*CLIP_HU), [1.0] * 2).numpy() < CLIP_HU[0] + 10  # no fat, however noisy
+    names, _ = ndimage.label(air[air.shape[0] // 2])
+    sides = [names[:, :2], names[:, -2:]] + ([names[:2], names[-2:]] if plane == "axial" else [])
+    outside = np.unique(np.concatenate([side.ravel() for side in sides]))
+    inside = ndimage.binary_dilation(air & ~np.isin(names, outside), np.ones((1, 3, 3), bool), iterations=2)
+    return inside & (image.numpy() < CLIP_HU[0] + 8)
 
 
 def _intensities(image: Tensor, masks: dict[int, Tensor], profile: Profile, rng: np.random.Generator) -> Tensor:
