@@ -2,8 +2,8 @@
 
     python benchmarks/bench_retrain.py [--checkpoint FILE] [--steps 200] [--work DIR]
 
-The domain: unenhanced CTs of cachectic patients with ascites (hardly any fat around the organs), arms beside the body,
-thick noisy slices with streaks between the arms. Six of them are "corrected" (their true label maps are submitted),
+The domain: unenhanced CTs, in thick slices, of patients with anasarca: fluid where fat frames the organs elsewhere, so
+that kidneys stand out by some 30 HU instead of 130, and bowel full of contrast medium. Six of them are "corrected" (their true label maps are submitted),
 five others decide, four more are looked at only at the end, by nobody else. Prints CPU-seconds, Dice before and after,
 what is lost on the old domain, and the decision with its reason.
 """
@@ -18,7 +18,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from scipy import ndimage
 
 from doselabel.geometry import Geometry, Volume, write_image
 from doselabel.labels import NAMES, LabelMap, write_labels
@@ -36,7 +35,7 @@ from sample_data.ct import Protocol, axes_of, hounsfield, take
 from sample_data.plan import Plan
 
 CORRECTED, DECIDING, UNSEEN = 6, 5, 4
-THICK = Protocol((50, 112, 112), (6.0, 3.5, 3.5), 34.0, 2.0, False)
+THICK = Protocol((50, 112, 112), (6.0, 3.5, 3.5), 14.0, 1.5, False)
 
 
 def shifted(number: int) -> tuple[Volume, LabelMap]:
@@ -48,25 +47,7 @@ def shifted(number: int) -> tuple[Volume, LabelMap]:
     hu[Tissue.FAT] = rng.uniform(-60, -20)
     hu[Tissue.BOWEL_CONTENT] = rng.uniform(150, 420)
     ct, tissue = take(anatomy, axes_of(THICK, (0.0, 0.0, 10.0)), THICK, hu, rng)
-    return Volume(_with_arms(ct.array, rng), ct.geometry), LabelMap(labels_of(tissue), ct.geometry, dict(NAMES))
-
-
-def _with_arms(array: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Arms beside the body, and horizontal streaks of too few photons between them."""
-    image = array.astype(np.float32)
-    body = image > -300
-    height = np.flatnonzero(body.any((0, 2)))
-    y = int(height.mean() + rng.normal(0, 4))
-    rows, columns = np.ogrid[: image.shape[1], : image.shape[2]]
-    for x in (5, image.shape[2] - 6):
-        distance = np.hypot(rows - y, columns - x)
-        arm = (distance < 11) & ~body.any(0)
-        image[:, arm] = 45
-        image[:, arm & (distance < 4)] = 600
-    streaks = ndimage.gaussian_filter(rng.standard_normal(image.shape), (0, 0.8, 25))
-    weight = np.exp(-0.5 * ((np.arange(image.shape[1]) - y) / 14) ** 2)[None, :, None]
-    image += np.where(image > -900, 35 / streaks.std() * streaks * weight, 0)
-    return np.clip(np.round(image), -1024, 3071).astype(np.int16)
+    return ct, LabelMap(labels_of(tissue), ct.geometry, dict(NAMES))
 
 
 def make_studies(root: Path) -> tuple[list[str], list[TrainCase]]:

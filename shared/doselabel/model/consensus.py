@@ -115,7 +115,8 @@ def largest(mask: np.ndarray) -> np.ndarray:
     parts, count = ndimage.label(mask)
     if count < 2:
         return mask
-    return parts == np.bincount(parts.ravel())[1:].argmax() + 1
+    sizes = sum(np.bincount(part.ravel(), minlength=count + 1) for part in parts)  # at once, 64-bit copies of all
+    return parts == sizes[1:].argmax() + 1
 
 
 def _signed_distance(mask: np.ndarray) -> np.ndarray:
