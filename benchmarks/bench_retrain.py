@@ -3,9 +3,9 @@
     python benchmarks/bench_retrain.py [--checkpoint FILE] [--steps 200] [--work DIR]
 
 The domain: unenhanced CTs, in thick slices, of patients with anasarca: fluid where fat frames the organs elsewhere, so
-that kidneys stand out by some 30 HU instead of 130, and bowel full of contrast medium. Six of them are "corrected" (their true label maps are submitted),
-five others decide, four more are looked at only at the end, by nobody else. Prints CPU-seconds, Dice before and after,
-what is lost on the old domain, and the decision with its reason.
+that kidneys stand out by some 30 HU instead of 130, and bowel full of contrast medium. Six of them are "corrected"
+(their true label maps are submitted), five others decide, four more are looked at only at the end, by nobody else.
+Prints CPU-seconds, Dice before and after, what is lost on the old domain, and the decision with its reason.
 """
 
 from __future__ import annotations

@@ -129,16 +129,7 @@ class Active(Strategy):
             ]
             changed = [_mean(list(v.changed.values())) for v in after if v.changed]
             arms.setdefault(row["arm"], []).append((bool(after), changed))
-        return {
-            arm: ArmReport(
-                offered=len(rows),
-                submitted=sum(done for done, _ in rows),
-                mean_changed=round(_mean(all_of_them), 4)
-                if (all_of_them := [c for _, own in rows for c in own])
-                else None,
-            )
-            for arm, rows in arms.items()
-        }
+        return {arm: _brought(rows) for arm, rows in arms.items()}
 
 
 def _brought(rows: Sequence[tuple[bool, Sequence[float]]]) -> ArmReport:

@@ -81,8 +81,8 @@ def training_slice(
     """Make one slice (C, H, W) in [0, 1] and its target for the network.
 
     Unless ``varied`` is off (the paper: a window is all): rotation ±15°, scale 0.8–1.25, elastic warp, slice-gap
-    jitter, filled lungs, organ enhancement, unenhanced look, HU shift ±30, low-dose resolution and noise. No mirroring: left must
-    stay left.
+    jitter, filled lungs, organ enhancement, unenhanced look, HU shift ±30, low-dose resolution and noise. No
+    mirroring: left must stay left.
     """
     axis = PLANES[plane]
     step = channel_step(profile, case.spacing_mm[axis])

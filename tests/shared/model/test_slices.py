@@ -166,3 +166,28 @@ def test_unenhanced_organs_have_the_hu_they_have_without_contrast_medium():
     assert 15 < float(flat[:, 10:20, 10:20].mean()) < 47
     assert float(flat[:, 30:34, 30:34].mean()) < 110
     assert float(flat[:, 0:4].mean()) == pytest.approx(260, abs=1)
+
+
+@pytest.mark.parametrize("plane", ["axial", "coronal"])
+def test_lungs_are_filled_and_nothing_else_is(plane):
+    """Air around the body stays, and tissue; on a coronal slice lungs reach the picture's upper end."""
+    image = torch.full((3, 96, 128), slices.CLIP_HU[0])
+    top = 0 if plane == "coronal" else 15
+    image[:, top:80, 20:108] = 50.0
+    lung = (slice(None), slice(0 if plane == "coronal" else 25, 60), slice(35, 60))
+    image[lung] = slices.CLIP_HU[0]
+    shares = []
+    for seed in range(12):
+        filled = augment._filled_air(image.clone(), plane, np.random.default_rng(seed))
+        changed = filled != image
+        shares.append(float(changed[lung].float().mean()))
+        changed[lung] = False
+        assert not changed.any()
+    assert min(shares) > 0.1
+    assert max(shares) > 0.8
+
+
+def test_without_air_inside_nothing_is_filled():
+    image = torch.full((3, 64, 64), slices.CLIP_HU[0])
+    image[:, 10:50, 10:50] = 50.0
+    assert torch.equal(augment._filled_air(image.clone(), "axial", np.random.default_rng(0)), image)
