@@ -26,6 +26,7 @@ from doselabel.wire import ErrorInfo, JobStatus, NextCase, ServerInfo
 from monailabel_app.checking import Checker
 from monailabel_app.conf import TOKEN, Conf, take_over
 from monailabel_app.datastore import StudyDatastore
+from monailabel_app.infers.draft_dose import DRAFTS
 from monailabel_app.jobs.batch import Batch
 from monailabel_app.jobs.manager import JobManager
 from monailabel_app.logs import keep_logs
@@ -36,7 +37,7 @@ from monailabel_app.selfcheck import Found, self_check
 from monailabel_app.startup import mark, report_start
 from monailabel_app.strategies import Doubtful, First, Random, todo
 from monailabel_app.strategies.active import Active, is_scored
-from monailabel_app.tasks import TRAIN, Tasks
+from monailabel_app.tasks import DRAFT, TRAIN, Tasks
 from monailabel_app.trainers.split import fix_split
 from monailabel_app.trainers.stats import train_stats
 from monailabel_app.users import Users
@@ -48,7 +49,7 @@ mark("importing MONAI Label with its libraries, and this app")
 SERVER_MEMORY_BYTES = 6 << 30
 """The server's own process: it spools files and reads headers; whatever reads voxels is a process of its own."""
 
-NOT_FROM_OUTSIDE = ("image", "label", "model", "out", "progress", "taken", "session", "folder")
+NOT_FROM_OUTSIDE = ("image", "label", "model", "out", "progress", "taken", "session", "folder", DRAFTS)
 """Keys of a request that the server sets; a client's params may not."""
 
 
@@ -277,15 +278,46 @@ class DoselabelApp(MONAILabelApp):
             raise Refused("Jobs are run by the server process only.", status=503)
         if task not in self.jobs.tasks:
             raise not_found("task", task, f"There are {', '.join(self.jobs.tasks)}.")
-        request = dict(params)
-        if wrong := [key for key in request if key in NOT_FROM_OUTSIDE]:
-            raise Refused(f"params may not hold '{wrong[0]}'.", "Name the CT by image_id.")
+        if task == DRAFT:
+            raise Refused("A draft's dose needs the draft.", "Send it to POST /doselabel/draft.")
+        request = self._from_outside(params)
         if task == TRAIN:
             labelled = [case.study.patient_id for case, known in self.datastore().known() if FINAL in known.tags]
             fix_split(Path(self.options.studies), labelled)
         else:
             request["image"] = str(self.datastore().case(image_id or "").path)
         return self.jobs.submit(task, request, image_id=image_id, user=user)
+
+    def submit_drafts(self, drafts: Mapping[str, Path], params: Mapping[str, Any], user: str = "") -> JobStatus:
+        """Queue the dose of label maps that are not submitted: image id → file, all of one patient.
+
+        Raises
+        ------
+        Refused
+            On CTs of several patients, unknown ones, or params that only the server may set.
+        """
+        if self.jobs is None:
+            raise Refused("Jobs are run by the server process only.", status=503)
+        request = self._from_outside(params)
+        cases = [self.datastore().case(image_id) for image_id in drafts]
+        if len({case.study.patient_id for case in cases}) != 1:
+            raise Refused("Drafts are of one patient at a time.", "Send those of each patient apart.")
+        folder = Path(tempfile.mkdtemp(prefix="doselabel-drafts-"))
+        try:
+            for case in cases:
+                source = drafts[case.image_id]
+                shutil.copyfile(source, folder / f"{case.image_id}.{source.name.partition('.')[2]}")
+            request |= {"image": str(cases[0].path), DRAFTS: str(folder)}
+            return self.jobs.submit(DRAFT, request, image_id=cases[0].image_id, user=user)
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+
+    @staticmethod
+    def _from_outside(params: Mapping[str, Any]) -> dict[str, Any]:
+        if wrong := [key for key in params if key in NOT_FROM_OUTSIDE]:
+            raise Refused(f"params may not hold '{wrong[0]}'.", "Name the CT by image_id.")
+        return dict(params)
 
     def _finish(self, status: JobStatus, outcome: dict[str, Any], folder: Path) -> dict[str, Any]:
         """In the server process: promote what training made, keep what a model predicted."""

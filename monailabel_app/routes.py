@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import AsyncIterator
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Annotated, Any
 
 from fastapi import APIRouter, BackgroundTasks, File, Form, Header, Query, Response, UploadFile
@@ -40,7 +41,7 @@ from monailabel_app.jobs.manager import JobManager
 from monailabel_app.pages import models_page
 from monailabel_app.refusals import Refused, not_found
 from monailabel_app.tasks import TRAIN
-from monailabel_app.uploads import json_object, spooled
+from monailabel_app.uploads import bounded, json_object, spooled
 from monailabel_app.users import User
 
 if TYPE_CHECKING:
@@ -48,6 +49,8 @@ if TYPE_CHECKING:
 
 LOOK_S = 0.2
 """Between two looks at a job whose events are sent."""
+MOST_DRAFTS = 32
+"""Label maps of one patient that a draft's dose is asked for at once."""
 
 Annotator = Annotated[User, needs("annotator")]
 Reviewer = Annotated[User, needs("reviewer")]
@@ -181,6 +184,21 @@ def _add_jobs(api: APIRouter, app: DoselabelApp, jobs: JobManager) -> None:
                 code="role",
             )
         status = app.submit(task, request.image_id, request.params, who.name or request.user)
+        response.headers["Location"] = f"/jobs/{status.id}"
+        return status
+
+    @api.post("/doselabel/draft", status_code=202)
+    def draft(
+        who: Annotator,
+        files: Annotated[list[UploadFile], File(max_length=MOST_DRAFTS)],
+        response: Response,
+        params: Annotated[str, Form()] = "{}",
+    ) -> JobStatus:
+        with ExitStack() as stack:
+            drafts = {
+                str(file.filename).partition(".")[0]: bounded(stack.enter_context(spooled(file))) for file in files
+            }
+            status = app.submit_drafts(drafts, json_object(params), who.name)
         response.headers["Location"] = f"/jobs/{status.id}"
         return status
 

@@ -12,6 +12,7 @@ from doselabel.errors import Progress
 from monailabel_app.conf import Conf
 from monailabel_app.datastore import StudyDatastore
 from monailabel_app.infers.dosimetry import Dosimetry
+from monailabel_app.infers.draft_dose import DraftDose
 from monailabel_app.infers.kidney_liver import PAPER_READING, KidneyLiver
 from monailabel_app.infers.registration import RegistrationTask
 from monailabel_app.jobs.worker import Task
@@ -20,6 +21,8 @@ from monailabel_app.trainers.kidney_liver import TrainKidneyLiver
 
 TRAIN = "train"
 """Name of the training job on the wire; MONAI Label's clients know the trainer as "kidney_liver"."""
+DRAFT = "draft_dose"
+"""The dose of masks that were not submitted."""
 
 
 class Tasks:
@@ -31,7 +34,7 @@ class Tasks:
     infers, trainers : dict
         By the names MONAI Label's clients use.
     lanes : dict
-        Job name → lane: neither a dose nor a training holds up a segmentation.
+        Job name → lane: neither a dose nor a training holds up a segmentation, nor a dose a draft's.
     """
 
     def __init__(self, conf: Conf) -> None:
@@ -52,7 +55,7 @@ class Tasks:
         }
         self.trainers: dict[str, TrainTask] = {"kidney_liver": TrainKidneyLiver(self.models, conf)}
         self.lanes = {"kidney_liver": "infer", "kidney_liver_paper": "infer"}
-        self.lanes |= {"registration": "dose", "dosimetry": "dose", TRAIN: "train"}
+        self.lanes |= {"registration": "dose", "dosimetry": "dose", DRAFT: "draft", TRAIN: "train"}
 
     def jobs(self) -> dict[str, Task]:
         """The tasks as a worker runs them."""
@@ -62,7 +65,7 @@ class Tasks:
         def run(request: dict[str, Any], folder: Path, progress: Progress) -> dict[str, Any]:
             return train(request | {"out": str(folder), "progress": progress}, StudyDatastore(self._conf.studies))
 
-        return {**jobs, TRAIN: run}
+        return {**jobs, DRAFT: DraftDose(), TRAIN: run}
 
     def warm_up(self) -> None:
         """Pay for torch and the network before the first request."""

@@ -75,6 +75,7 @@ DOSIMETRY = (
     {"results", "priors", "course"},
     {"organ_results"},
     {"pipeline"},
+    {"session"},
 )
 """The rooms and modules of `doselabel.dosimetry` in the order in which a patient's data pass through them."""
 

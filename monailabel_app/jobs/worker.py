@@ -106,7 +106,7 @@ def main() -> None:
     """Entry of ``python -m monailabel_app.jobs.worker``."""
     parser = argparse.ArgumentParser(prog="doselabel worker")
     parser.add_argument("--conf", required=True, help="the server's options as JSON")
-    parser.add_argument("--lane", required=True, choices=("infer", "dose", "train"))
+    parser.add_argument("--lane", required=True, choices=("infer", "dose", "draft", "train"))
     arguments = parser.parse_args()
 
     end_with_parent()

@@ -101,10 +101,15 @@ class LabelMap:
 
 
 def _values(array: np.ndarray) -> list[int]:
-    """The values in a uint8 array, ascending; counted plane by plane, since counting makes 64-bit copies."""
+    """The values in a uint8 array, ascending; background is passed over eight voxels at a time."""
     there = np.zeros(256, bool)
     for plane in array:
-        there |= np.bincount(plane.ravel(), minlength=256) > 0
+        flat = np.ravel(plane)
+        words = flat[: flat.size // 8 * 8].view(np.uint64)
+        drawn = words != 0
+        there[0] |= not drawn.all()
+        for part in (words[drawn].view(np.uint8), flat[words.size * 8 :]):
+            there |= np.bincount(part, minlength=256) > 0
     return [int(v) for v in np.flatnonzero(there)]
 
 

@@ -22,9 +22,10 @@ from doselabel.labels import region
 from doselabel.nuclides import Nuclide
 from doselabel.nuclides import nuclide as find_nuclide
 from doselabel.plausibility import judge
-from doselabel.reading import read_field, read_spect
+from doselabel.reading import read_spect
 from doselabel.spect_figures import Seen, look
 from doselabel.study import MANIFEST, Study, image_id
+from doselabel.study_images import Images
 
 DEEPEST_NOISE, LARGEST_NEGATIVE_SHARE, FEWEST_NOISE_VOXELS = 0.5, 0.5, 8
 """Negative voxels of filtered back-projection and of filters reach some 10 % of the maximum and, in late scans, a third
@@ -99,15 +100,17 @@ class FolderReport(_Frozen):
         return sum(study.state == state for study in self.studies)
 
 
-def check(study: Study) -> list[Alarm]:
+def check(study: Study, images: Images | None = None) -> list[Alarm]:
     """Look into every image of a study; what does not stop the work comes back, the gravest first.
+
+    ``images`` hands on what is read.
 
     Raises
     ------
     StudyError
         Naming file and field of everything that can't be used.
     """
-    report = examine(study)
+    report = examine(study, images)
     if report.refused:
         raise StudyError(
             " ".join(reason.message for reason in report.refused),
@@ -116,9 +119,9 @@ def check(study: Study) -> list[Alarm]:
     return list(report.alarms)
 
 
-def examine(study: Study) -> StudyReport:
-    """Look into every image of a study."""
-    return _Examination(study).report()
+def examine(study: Study, images: Images | None = None) -> StudyReport:
+    """Look into every image of a study; ``images`` hands on what is read."""
+    return _Examination(study, images).report()
 
 
 def examine_folder(root: str | Path) -> FolderReport:
@@ -162,13 +165,21 @@ def examine_folder(root: str | Path) -> FolderReport:
 class _Examination:
     """One look into one study, collecting refusals and findings."""
 
-    def __init__(self, study: Study) -> None:
+    def __init__(self, study: Study, images: Images | None) -> None:
         self._study, self._where = study, study.folder / MANIFEST
+        self._images = images
         self._refused: list[Refusal] = []
         self._found: list[Alarm] = []
         self._seen: list[Seen] = []
         self._scans: list[ScanFigures] = []
         self._looked_at = {study.ct}
+
+    def _read(self, field: str, name: str) -> Volume:
+        # Without somebody to hand it on to, no image is kept.
+        return (self._images or Images(self._study)).read(field, name)
+
+    def _spect(self, index: int, stored: Volume) -> Volume:
+        return self._images.spect(index) if self._images is not None else read_spect(self._study, index, stored)
 
     def report(self) -> StudyReport:
         study = self._study
@@ -180,7 +191,7 @@ class _Examination:
         self._stated()
         ct_grid = ""
         with self._refusing():
-            ct = read_field(study, "ct", study.ct)
+            ct = self._read("ct", study.ct)
             ct_grid = _grid(ct.geometry)
             check_ct(ct, f"{self._where}: field 'ct' ({study.ct})")
             self._found += of_image(ct, "ct", f"ct ({study.ct})", file=study.ct)
@@ -218,17 +229,17 @@ class _Examination:
         figures: dict[str, object] = {}
         ct = spect = None
         with self._refusing():
-            ct = read_field(study, f"{field}.ct", point.ct)
+            ct = self._read(f"{field}.ct", point.ct)
             figures["ct_grid"] = _grid(ct.geometry)
             check_ct(ct, f"{self._where}: field '{field}.ct' ({point.ct})")
             if point.ct not in self._looked_at:
                 self._looked_at.add(point.ct)
                 self._found += of_image(ct, "ct", f"{field}.ct ({point.ct})", time_point=index, file=point.ct)
         with self._refusing():
-            stored = read_field(study, f"{field}.spect", point.spect)
+            stored = self._read(f"{field}.spect", point.spect)
             figures["spect_grid"] = _grid(stored.geometry)
             check_spect(stored, f"{self._where}: field '{field}.spect' ({point.spect})")
-            spect = stored if nuclide is None else read_spect(study, index, stored)
+            spect = stored if nuclide is None else self._spect(index, stored)
             self._found += of_image(
                 stored, "spect", f"{field}.spect ({point.spect})", time_point=index, file=point.spect
             )
@@ -245,7 +256,7 @@ class _Examination:
                 if name != ALL_ORGANS:
                     region(name)
             with self._refusing():
-                mask = read_field(study, f"{field}.exclude.{name}", file)
+                mask = self._read(f"{field}.exclude.{name}", file)
                 check_exclusion(mask, ct, f"{self._where}: field '{field}.exclude.{name}' ({file})", point.ct)
         self._scans.append(
             ScanFigures(time_point=index, time_h=point.time_h, spect=point.spect, ct=point.ct, **figures)  # type: ignore[arg-type]

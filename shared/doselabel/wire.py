@@ -19,6 +19,8 @@ Beside MONAI Label's own REST API the server offers (JSON unless said otherwise)
     POST   /doselabel/active/score                  → how many CTs are predicted anew, by three planes, to choose among
     GET    /doselabel/active/report                 → dict of arm ("strided", "score", "random") to ArmReport
     GET    /doselabel/next?strategy=NAME&user=NAME  → NextCase
+    POST   /doselabel/draft    multipart: files named by image id, params = dose options → 202 + JobStatus; the dose of
+                               label maps that are not submitted, as a job "draft_dose"
     POST   /jobs/{task}        JobRequest → 202 + JobStatus; Location: /jobs/{id}   (an infer task's name, "train")
     GET    /jobs               → list[JobStatus]
     GET    /jobs/{id}          → JobStatus

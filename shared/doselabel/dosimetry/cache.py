@@ -1,8 +1,8 @@
-"""Keeps results of slow steps on disk under the hash of everything that made them. Knows bytes, not what they mean.
+"""Keeps results of slow steps under the hash of everything that made them. Knows bytes, not what they mean.
 
 After a label edit, what did not depend on the edited map is found again: registrations, measurements of the other
-time points. Kernels have their own cache (`kernels`). A cache never decides a result: a file that is missing,
-damaged or unwritable only costs time.
+time points. `Cache` keeps little and on disk, `Memory` keeps much more while it lives. Kernels have their own cache
+(`kernels`). A cache never decides a result: a file that is missing, damaged or unwritable only costs time.
 """
 
 from __future__ import annotations
@@ -12,16 +12,21 @@ import io
 import json
 import os
 import tempfile
+import threading
+import weakref
 import zipfile
+from collections import OrderedDict
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, is_dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 Entry = tuple[dict[str, Any], dict[str, np.ndarray]]
 """Plain JSON content, and arrays."""
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -51,6 +56,75 @@ class Cache:
         _write(path, entry)
         return entry
 
+    def hold(self, key: str, make: Callable[[], T]) -> T:
+        """What ``make`` returns; a `Memory` makes it once. For steps too quick to be written to disk."""
+        return make()
+
+    def hash_of(self, path: Path) -> str:
+        """SHA-256 of a file."""
+        there = path.stat()
+        return self.hold(digest("file", str(path), there.st_size, there.st_mtime_ns), lambda: file_sha256(path))
+
+
+@dataclass(frozen=True)
+class Memory(Cache):
+    """Results kept in memory, the least recently used given up first. Several threads may use it.
+
+    What is handed out is shared: nobody may write into it.
+
+    Attributes
+    ----------
+    limit_bytes : int
+        Arrays held take no more than this.
+    """
+
+    limit_bytes: int = 2**30
+    _held: OrderedDict[str, tuple[Any, int]] = field(default_factory=OrderedDict, repr=False)
+    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
+
+    def fetch(self, what: str, key: str, make: Callable[[], Entry]) -> Entry:
+        """The entry under ``key``, else what ``make`` returns, which is then kept."""
+        made = False
+
+        def first() -> Entry:
+            nonlocal made
+            made = True
+            return make()
+
+        entry = self.hold(key, first)
+        if not made:
+            self.reused.append(what)
+        return entry
+
+    def hold(self, key: str, make: Callable[[], T]) -> T:
+        """What is under ``key``, else what ``make`` returns, which is then kept."""
+        with self._lock:
+            if key in self._held:
+                self._held.move_to_end(key)
+                return self._held[key][0]
+        value = make()
+        with self._lock:
+            self._held[key] = value, _nbytes(value)
+            while self.nbytes > self.limit_bytes and self._held:
+                self._held.popitem(last=False)
+        return value
+
+    @property
+    def nbytes(self) -> int:
+        """Memory that the arrays held take, in bytes."""
+        return sum(size for _, size in self._held.values())
+
+
+def _nbytes(value: Any) -> int:
+    """Bytes of the arrays in a (nested) value."""
+    if isinstance(value, np.ndarray):
+        return value.nbytes
+    if isinstance(value, Mapping):
+        return sum(map(_nbytes, value.values()))
+    if isinstance(value, list | tuple):
+        return sum(map(_nbytes, value))
+    return _nbytes(vars(value)) if is_dataclass(value) else 0
+
 
 def digest(*parts: Any) -> str:
     """SHA-256 of arrays, numbers, texts, None and (nested) mappings and sequences of them."""
@@ -75,6 +149,19 @@ def digest(*parts: Any) -> str:
 
     feed(list(parts))
     return state.hexdigest()
+
+
+_FINGERPRINTS: dict[int, tuple[weakref.ref[np.ndarray], str]] = {}
+
+
+def fingerprint(array: np.ndarray) -> str:
+    """Digest of an array that nobody writes into any more; computed once for each."""
+    known = _FINGERPRINTS.get(id(array))
+    if known is None or known[0]() is not array:
+        number = id(array)
+        known = weakref.ref(array, lambda _: _FINGERPRINTS.pop(number, None)), digest(array)
+        _FINGERPRINTS[number] = known
+    return known[1]
 
 
 def file_sha256(path: Path) -> str:

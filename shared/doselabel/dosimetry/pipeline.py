@@ -11,37 +11,37 @@ move dose out of the organ.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from doselabel.alarms import Alarm, finding, told
-from doselabel.dosimetry.alignment import placement
-from doselabel.dosimetry.cache import Cache
-from doselabel.dosimetry.curves import choice
+from doselabel.alarms import finding, told
+from doselabel.dosimetry.cache import Cache, digest, fingerprint
+from doselabel.dosimetry.curves.choice import OrganCurve, fit_organ, fit_rest
 from doselabel.dosimetry.curves.fit import TacFit
 from doselabel.dosimetry.curves.voxel import fit_voxels
-from doselabel.dosimetry.dose import tia_map
-from doselabel.dosimetry.dose.dose_map import dose_map
+from doselabel.dosimetry.dose.dose_map import Absorbed, absorbed
 from doselabel.dosimetry.dose.engines import SOFT_TISSUE_G_CM3
+from doselabel.dosimetry.dose.tia_map import DoseGrid, Source, in_frame, on_ct, organ_shares, tia_map
 from doselabel.dosimetry.failures import Failures, with_the_rest
 from doselabel.dosimetry.options import DoseOptions
-from doselabel.dosimetry.organ_results import Patient, organ_result, provenance
-from doselabel.dosimetry.physics.kernels import voxel_s_kernel
+from doselabel.dosimetry.organ_results import organ_result, provenance
+from doselabel.dosimetry.physics.kernels import VoxelSKernel, voxel_s_kernel
 from doselabel.dosimetry.results import DoseComputation, write_dose
-from doselabel.dosimetry.uptake import activity
-from doselabel.dosimetry.uptake.consistency import time_point_off
-from doselabel.dosimetry.uptake.frames import Frames, organs_of
-from doselabel.dosimetry.uptake.masks import LabelSet, resolve
+from doselabel.dosimetry.uptake.activity import placed_box, voi_method
+from doselabel.dosimetry.uptake.case import Case
+from doselabel.dosimetry.uptake.masks import resolve
+from doselabel.dosimetry.uptake.time_points import Uptake, measured
 from doselabel.errors import DoseError, FitError, Progress, no_progress
-from doselabel.geometry import Geometry, Volume, placed, resample
+from doselabel.geometry import Volume, placed, resample
 from doselabel.labels import LabelMap, title
-from doselabel.nuclides import nuclide as find_nuclide
-from doselabel.reading import read_field
 from doselabel.study import Study
-from doselabel.wire import DoseResults, ErrorInfo
+from doselabel.study_check import check
+from doselabel.study_images import Images
+from doselabel.wire import DoseResults, ErrorInfo, OrganDose
 
 REFERENCE_TIME_H = 24.0
 
@@ -101,17 +101,18 @@ def compute(
     progress: Progress = no_progress,
 ) -> DoseComputation:
     """Compute a study's doses; parameters as for `run`. An organ that can't be computed does not stop the others."""
-    options = options or DoseOptions()
+    options, images = options or DoseOptions(), Images(study)
     progress("reading", 0.0)
-    checked = study.check()
-    ct = read_field(study, "ct", study.ct)
-    label_set = resolve(study, labels, options.label_scheme, ct=ct)
-    diagnostic = label_set.maps[study.ct].renumbered()
-    asked, missing, notes = organs_of(study, diagnostic, options)
-    inputs = _Inputs(study, label_set, ct, diagnostic, options, Path(cache) if cache is not None else None, edited_vois)
-    findings: list[Alarm | str] = [*checked, *label_set.findings, *notes]
+    checked = check(study, images)
+    label_set = resolve(study, labels, options.label_scheme, images)
+    store = Cache(Path(cache) if cache is not None else None)
+    return compute_case(Case.of(images, checked, label_set, options, store, edited_vois), progress)
+
+
+def compute_case(case: Case, progress: Progress = no_progress) -> DoseComputation:
+    """Compute the doses of a patient whose files have been read."""
     forward = _never_back(progress)
-    done, failed = with_the_rest(asked, missing, lambda organs: _of_organs(inputs, organs, findings, forward))
+    done, failed = with_the_rest(case.asked, case.missing, lambda organs: _chain(case, organs, forward))
     if not failed:
         return done
     reasons = {name: ErrorInfo(code=e.code, message=e.message, hint=e.hint) for name, e in failed.items()}
@@ -121,17 +122,58 @@ def compute(
     return replace(done, results=results)
 
 
-@dataclass(frozen=True, eq=False)
-class _Inputs:
-    """What a calculation starts from, the same whichever organs are asked for."""
+def _chain(case: Case, organs: tuple[str, ...], progress: Progress) -> DoseComputation:
+    """The chain for the given organs; raises OrganFailures for those that can't be computed."""
+    failures, said = Failures(), list(case.findings)
+    uptakes = measured(case, organs, failures, said, progress)
 
-    study: Study
-    label_set: LabelSet
-    ct: Volume
-    diagnostic: LabelMap
-    options: DoseOptions
-    cache: Path | None
-    edited_vois: Mapping[int, LabelMap] | None
+    progress("time-activity curves", 0.64)
+    curves = _curves(case, organs, uptakes, failures)
+    rest = fit_rest(case.times_h, [u.activity.rest_mbq for u in uptakes], case.nuclide.name, case.options)
+
+    progress("activity map", 0.68)
+    grid, tia_mbq_h = _tia_map(case, organs, uptakes, curves, rest[0], failures)
+
+    progress("dose kernel", 0.72)
+    kernel = _kernel(case, grid)
+    progress("dose map", 0.8)
+    tia = {name: curve.fit.tia_mbq_h for name, curve in curves.items()}
+    masses = {name: case.mass_g(name) for name in organs}
+    doses = absorbed(grid, tia_mbq_h, tia, masses, kernel, case.options, case.workers)
+
+    progress("organ doses", 0.9)
+    results = {}
+    for name in organs:
+        with failures.of(name):
+            results[name] = organ_result(name, case, uptakes, curves[name], doses)
+            said += [far.finding(name)] if (far := curves[name].far) else []
+            said += [f"{title(name)}: {text}" for text in results[name].warnings]
+    failures.settle()
+    alarms, sentences = told(said)
+    study = case.study
+    total = DoseResults(
+        patient_id=study.patient_id,
+        nuclide=case.nuclide.name,
+        injected_activity_mbq=study.injected_activity_mbq,
+        injection_time=study.injection_time,
+        time_h=case.times_h,
+        organs=results,
+        options=case.options.model_dump(mode="json")
+        | {
+            "voi": voi_method(case.options, case.psf_fwhm_mm),
+            "psf_fwhm_mm": None if case.psf_fwhm_mm is None else list(case.psf_fwhm_mm),
+            "reference": _reference(case),
+        },
+        registration=[u.registration() for u in uptakes],
+        labels_origin=case.labels.origin,
+        reviewed=case.labels.reviewed,
+        alarms=alarms,
+        warnings=sentences,
+        provenance=provenance(case, doses, rest),
+    )
+    used = {study.ct: case.diagnostic} | {u.scan.point.ct: u.scan.labels for u in uptakes}
+    vois = [u.activity.voi_map(u.scan.spect.geometry, organs) for u in uptakes]
+    return DoseComputation(total, _written(case, uptakes, doses, results), used, vois)
 
 
 def _never_back(progress: Progress) -> Progress:
@@ -146,220 +188,111 @@ def _never_back(progress: Progress) -> Progress:
     return report
 
 
-def _of_organs(
-    inputs: _Inputs, organs: tuple[str, ...], findings: list[Alarm | str], progress: Progress
-) -> DoseComputation:
-    """The chain for the given organs; raises OrganFailures for those that can't be computed."""
-    study, label_set, ct, diagnostic = inputs.study, inputs.label_set, inputs.ct, inputs.diagnostic
-    options, edited_vois, store = inputs.options, inputs.edited_vois, Cache(inputs.cache)
-    nuclide = find_nuclide(study.nuclide)
-    psf = options.psf_fwhm_mm or study.resolution_fwhm_mm
-    frames = Frames(study, ct, diagnostic, label_set, organs, store)
+# ---- the steps
 
-    failures, warnings = Failures(), list(findings)
-    scans, placements, measured = [], [], []
-    count = len(study.time_points)
-    for i, point in enumerate(study.time_points):
 
-        def step(name: str, part: float, i: int = i) -> None:
-            progress(f"time point {i + 1} of {count}: {name}", 0.02 + 0.6 * (i + part) / count)
-
-        step("masks", 0.0)
-        label_map, notes, lost = frames.masks(i)
-        warnings += notes
-        failures.add(lost)
-        step("registration", 0.2)
-        scan = activity.read_scan(study, i, label_map)
-        placed_there = activity.align(scan, options, psf, store)
-        aligned = placed_there.alignment
-        step("organ activities", 0.6)
-        measurable = tuple(name for name in organs if name not in lost)
-        if not measurable:
-            continue
-        found = activity.measure(
-            scan, aligned.matrix, measurable, options, psf, store, _edited(edited_vois, i, aligned.matrix)
-        )
-        failures.add(found.failed)
-        warnings += [f"Time point {i + 1} ({point.time_h:g} h): {text}" for text in found.warnings]
-        scans.append(scan)
-        placements.append(placed_there)
-        measured.append(found)
-
-    failures.settle()
-    times = [p.time_h for p in study.time_points]
-    placements = placement.compared(placements, times)
-    alignments = [p.alignment for p in placements]
-    warnings += [alarm for p in placements for alarm in p.findings]
-    warnings += time_point_off(times, {name: [m.activity_mbq[name] for m in measured] for name in organs})
-
-    progress("time-activity curves", 0.64)
-    fits = {}
+def _curves(case: Case, organs: tuple[str, ...], uptakes: list[Uptake], failures: Failures) -> dict[str, OrganCurve]:
+    """Each organ's time-activity curve."""
+    curves = {}
     for name in organs:
         with failures.of(name):
-            activities = [m.activity_mbq[name] for m in measured]
-            noise = [
-                np.hypot(m.errors[name].counts, m.errors[name].place(a.sd_mm))
-                for m, a in zip(measured, alignments, strict=True)
-            ]
-            fits[name] = choice.fit_organ(name, times, activities, nuclide.name, options, noise)
+            activities = [u.activity.activity_mbq[name] for u in uptakes]
+            noise = [u.noise(name) for u in uptakes]
+            given = (name, case.times_h, activities, case.nuclide.name, case.options, noise)
+            key = digest("curve", *given[:4], case.options.model_dump(), noise)
+            curves[name] = case.store.hold(key, partial(fit_organ, *given))
     failures.settle()
-    rest_tia, rest_model = choice.fit_rest(times, [m.rest_mbq for m in measured], nuclide.name, options)
+    return curves
 
-    progress("activity map", 0.68)
-    reference = _reference(times, options)
-    grid = tia_map.DoseGrid.around(ct, diagnostic, organs)
-    sources = {
-        i: _source(scans[i], alignments[i].matrix, measured[i], frames.to_diagnostic(i))
-        for i in (range(count) if options.tia_map == "voxel_fit" else [reference])
-    }
-    tia = {name: fits[name].fit.tia_mbq_h for name in organs}
-    rest_h = rest_tia / measured[reference].rest_mbq if measured[reference].rest_mbq > 0 else 0.0
+
+def _reference(case: Case) -> int:
+    """The time point whose SPECT says how activity is distributed."""
+    if case.options.reference is None:
+        return int(np.argmin(np.abs(np.asarray(case.times_h) - REFERENCE_TIME_H)))
+    if case.options.reference >= len(case.times_h):
+        raise DoseError(
+            f"The reference time point is {case.options.reference}; the study has {len(case.times_h)}, counted from 0.",
+            "Choose one of the study's time points.",
+        )
+    return case.options.reference
+
+
+def _tia_map(
+    case: Case,
+    organs: tuple[str, ...],
+    uptakes: list[Uptake],
+    curves: Mapping[str, OrganCurve],
+    rest_tia_mbq_h: float,
+    failures: Failures,
+) -> tuple[DoseGrid, NDArray[np.float32]]:
+    """Time-integrated activity of every voxel of the dose grid, MBq·h."""
+    reference = _reference(case)
+    key = digest("grid", fingerprint(case.ct.array), fingerprint(case.diagnostic.array), list(organs))
+    grid = case.store.hold(key, lambda: DoseGrid.around(case.ct, case.diagnostic, organs))
+    needed = range(len(uptakes)) if case.options.tia_map == "voxel_fit" else [reference]
+    sources = {i: _source(uptakes[i]) for i in needed}
     shares = {}
     for name in organs:
         with failures.of(name):
-            shares[name] = _shares(grid, sources, reference, name, measured, times, fits[name].fit, options)
+            if case.options.tia_map == "organ_curve":
+                shares[name] = organ_shares(grid, sources[reference], name)
+            else:
+                points = [
+                    organ_shares(grid, s, name) * uptakes[i].activity.activity_mbq[name] for i, s in sources.items()
+                ]
+                shares[name] = _fitted_shares(case, name, points, curves[name].fit)
     failures.settle()
-    tia_mbq_h = tia_map.tia_map(grid, shares, tia, sources[reference], rest_h)
-
-    progress("dose kernel", 0.72)
-    extent = [n * s for n, s in zip(grid.geometry.shape, grid.geometry.spacing_mm, strict=True)]
-    kernel = voxel_s_kernel(nuclide, grid.geometry.spacing_mm, density_g_cm3=SOFT_TISSUE_G_CM3, extent_mm=extent)
-    progress("dose map", 0.8)
-    masses = {name: diagnostic.volume_ml(name) * options.density_of(name) for name in organs}
-    dose_gy, by_engine = dose_map(grid, tia_mbq_h, tia, masses, kernel, options)
-
-    progress("organ doses", 0.9)
-    own_masks = [p.ct != study.ct and p.ct in label_set.maps for p in study.time_points]
-    places = [a.sd_mm for a in alignments]
-    doubts = [p.relative_sd for p in placements]
-    patient = Patient(study, diagnostic, ct.geometry, measured, places, doubts, own_masks, psf, options)
-    results = {}
-    for name in organs:
-        with failures.of(name):
-            voxels_gy = dose_gy[grid.mask(name)]
-            results[name] = organ_result(name, patient, masses[name], fits[name], by_engine[name], voxels_gy)
-            warnings += [far.finding(name)] if (far := fits[name].far) else []
-            warnings += [f"{title(name)}: {text}" for text in results[name].warnings]
-    failures.settle()
-    means = {name: results[name].mean_dose_gy for name in organs}
-    written = tia_map.on_ct(grid, dose_gy, diagnostic, means)
-    if options.grid == "spect":
-        onto = placed(scans[reference].spect.geometry, alignments[reference].matrix)
-        back = np.linalg.inv(frames.to_diagnostic(reference)[""])
-        there = resample(written, onto, transform=back).array
-        written = Volume(there, scans[reference].spect.geometry)
-    alarms, sentences = told(warnings)
-    total = DoseResults(
-        patient_id=study.patient_id,
-        nuclide=nuclide.name,
-        injected_activity_mbq=study.injected_activity_mbq,
-        injection_time=study.injection_time,
-        time_h=times,
-        organs=results,
-        options=options.model_dump(mode="json")
-        | {
-            "voi": activity.voi_method(options, psf),
-            "psf_fwhm_mm": None if psf is None else list(psf),
-            "reference": reference,
-        },
-        registration=[
-            {
-                "time_point": i,
-                "method": a.method,
-                "shift_mm": a.shift_mm,
-                "merit_before": a.agreement_before,
-                "merit_after": a.agreement_after,
-                "sd_mm": a.sd_mm,
-                "matrix": a.matrix.tolist(),
-                "ct_to_diagnostic": frames.to_diagnostic(i)[""].tolist() if frames.known(i) else None,
-                "center_mm": _centre(scans[i].spect.geometry),
-            }
-            for i, a in enumerate(alignments)
-        ],
-        labels_origin=label_set.origin,
-        reviewed=label_set.reviewed,
-        alarms=alarms,
-        warnings=sentences,
-        provenance=provenance(study, label_set, kernel, grid, rest_tia, rest_model, options, store),
-    )
-    used = {study.ct: diagnostic} | {scan.point.ct: scan.labels for scan in scans}
-    vois = [_voi_map(m, s, organs) for m, s in zip(measured, scans, strict=True)]
-    return DoseComputation(total, written, used, vois)
+    tia = {name: curve.fit.tia_mbq_h for name, curve in curves.items()}
+    rest_mbq = uptakes[reference].activity.rest_mbq
+    rest_h = rest_tia_mbq_h / rest_mbq if rest_mbq > 0 else 0.0
+    return grid, tia_map(grid, shares, tia, sources[reference], rest_h)
 
 
-def _edited(edited: Mapping[int, LabelMap] | None, index: int, matrix: np.ndarray) -> dict[str, Volume] | None:
-    if not edited or index not in edited:
-        return None
-    drawn = edited[index]
-    grid = placed(drawn.geometry, matrix)
-    return {name: Volume(drawn.mask(name).astype(np.uint8), grid) for name in drawn.present()}
-
-
-# ---- from activity to dose
-
-
-def _reference(times: list[float], options: DoseOptions) -> int:
-    if options.reference is None:
-        return int(np.argmin(np.abs(np.asarray(times) - REFERENCE_TIME_H)))
-    if options.reference >= len(times):
-        raise DoseError(
-            f"The reference time point is {options.reference}; the study has {len(times)}, counted from 0.",
-            "Choose one of the study's time points.",
-        )
-    return options.reference
-
-
-def _source(
-    scan: activity.Scan,
-    matrix: np.ndarray,
-    found: activity.ScanActivity,
-    to_diagnostic: Mapping[str, np.ndarray],
-) -> tia_map.Source:
-    box = activity.placed_box(scan.spect.geometry, found.box, matrix)
-    return tia_map.Source(
-        shape=Volume(found.shape, box),
-        rest=tia_map.in_frame(found.rest(scan.spect), matrix),
-        to_diagnostic=to_diagnostic,
+def _source(uptake: Uptake) -> Source:
+    matrix, spect, found = uptake.alignment.matrix, uptake.scan.spect, uptake.activity
+    return Source(
+        shape=Volume(found.shape, placed_box(spect.geometry, found.box, matrix)),
+        rest=in_frame(found.rest(spect), matrix),
+        to_diagnostic=uptake.to_diagnostic,
     )
 
 
-def _shares(
-    grid: tia_map.DoseGrid,
-    sources: Mapping[int, tia_map.Source],
-    reference: int,
-    name: str,
-    measured: list[activity.ScanActivity],
-    times: list[float],
-    fitted: TacFit,
-    options: DoseOptions,
-) -> NDArray[np.float64]:
-    """Share of an organ's time-integrated activity in each of its voxels."""
-    if options.tia_map == "organ_curve":
-        return tia_map.organ_shares(grid, sources[reference], name)
+def _fitted_shares(case: Case, name: str, points: list[NDArray[np.float64]], fitted: TacFit) -> NDArray[np.float64]:
+    """Share of an organ's time-integrated activity in each of its voxels, by a curve for each voxel."""
     if fitted.model not in ("uptake", "mono"):
         raise FitError(
             f"Voxel-wise fits know the models 'uptake' and 'mono'; {title(name)} was fitted by '{fitted.model}'.",
             "Choose tia_map 'organ_curve', or the model 'uptake'.",
         )
-    activities = np.stack(
-        [tia_map.organ_shares(grid, sources[i], name) * measured[i].activity_mbq[name] for i in range(len(times))]
-    )
     found = fit_voxels(
-        times,
-        activities,
+        case.times_h,
+        np.stack(points),
         nuclide=fitted.nuclide,
         model=fitted.model,  # type: ignore[arg-type]
         weights=fitted.sd_mbq**-2.0,
-        uptake_limb=options.uptake_limb,
+        uptake_limb=case.options.uptake_limb,
     )
     tia = found.tia_mbq_h.astype(float)
     return tia / tia.sum()
 
 
-def _voi_map(found: activity.ScanActivity, scan: activity.Scan, organs: tuple[str, ...]) -> LabelMap:
-    regions = found.region_map(scan.spect.geometry)
-    return LabelMap(regions.array, regions.geometry, dict(enumerate(organs, start=1))).renumbered()
+def _kernel(case: Case, grid: DoseGrid) -> VoxelSKernel:
+    spacing, shape = grid.geometry.spacing_mm, grid.geometry.shape
+    extent = [n * s for n, s in zip(shape, spacing, strict=True)]
+
+    def make() -> VoxelSKernel:
+        return voxel_s_kernel(case.nuclide, spacing, density_g_cm3=SOFT_TISSUE_G_CM3, extent_mm=extent)
+
+    return case.store.hold(digest("kernel", case.nuclide.name, list(spacing), extent), make)
 
 
-def _centre(geometry: Geometry) -> list[float]:
-    return [float(v) for v in geometry.index_to_lps((np.asarray(geometry.shape) - 1) / 2)]
+def _written(case: Case, uptakes: list[Uptake], doses: Absorbed, organs: Mapping[str, OrganDose]) -> Volume:
+    """The dose map on the grid asked for, Gy."""
+    means = {name: organ.mean_dose_gy for name, organ in organs.items()}
+    on_diagnostic = on_ct(doses.grid, doses.dose_gy, case.diagnostic, means)
+    if case.options.grid == "ct":
+        return on_diagnostic
+    seen = uptakes[_reference(case)]
+    onto = placed(seen.scan.spect.geometry, seen.alignment.matrix)
+    there = resample(on_diagnostic, onto, transform=np.linalg.inv(seen.to_diagnostic[""])).array
+    return Volume(there, seen.scan.spect.geometry)

@@ -9,6 +9,7 @@ import pytest
 from scipy import ndimage
 
 from doselabel.dosimetry.alignment import ct_registration, registration
+from doselabel.dosimetry.alignment.mask_scene import MaskScene, rigid
 from doselabel.errors import Cancelled, RegistrationError
 from doselabel.geometry import Geometry, Volume, placed, read_image, resample
 from doselabel.labels import LabelMap, read_labels
@@ -25,7 +26,7 @@ def scan(three_organs: Study) -> tuple[Volume, LabelMap]:
 
 
 def turned(degrees: float, shift: tuple[float, float, float]) -> np.ndarray:
-    return registration.manual(shift, (0, 0, degrees)).matrix
+    return rigid(np.asarray(shift), np.radians((0, 0, degrees)), np.zeros(3))
 
 
 @pytest.mark.parametrize("freedom", ["translation", "rigid"])
@@ -45,10 +46,8 @@ def test_a_spect_in_place_stays_in_place(three_organs: Study) -> None:
 
 def test_the_figure_of_merit_falls_with_every_millimetre(scan: tuple) -> None:
     spect, labels = scan
-    at = [
-        registration.agreement(spect, labels, matrix=registration.manual(-SHIFT_LPS + (0, 0, off)).matrix)
-        for off in (0, 3, 6, 12)
-    ]
+    scene = MaskScene.of(spect, labels, None, {}, None)
+    at = [scene.agreement(turned(0, -SHIFT_LPS + (0, 0, off))) for off in (0, 3, 6, 12)]
     assert at == sorted(at, reverse=True)
     assert at[0] - at[2] > 0.02
 
@@ -127,7 +126,7 @@ def test_masks_of_two_cts_are_matched_by_their_organs(known: SimpleNamespace) ->
     grid = known.centred((80, 84, 108), (3.0, 3.0, 3.0))
     organs = known.KIDNEYS_AND_LIVER
     fixed = known.label_map(grid, organs)
-    moved = LabelMap(fixed.array, placed(grid, registration.manual((3.0, -2.0, 7.0)).matrix))
+    moved = LabelMap(fixed.array, placed(grid, turned(0, (3.0, -2.0, 7.0))))
     found = registration.match_masks(moved, fixed, ["left_kidney", "liver"])
     assert set(found) == {"left_kidney", "liver", ""}
     for alignment in found.values():
@@ -141,5 +140,3 @@ def test_bad_input_is_named(scan: tuple) -> None:
     empty = Volume(np.zeros_like(spect.array), spect.geometry)
     with pytest.raises(RegistrationError, match="no counts around the organs"):
         registration.refine(empty, labels)
-    with pytest.raises(RegistrationError, match="three finite numbers"):
-        registration.manual((np.nan, 0, 0))

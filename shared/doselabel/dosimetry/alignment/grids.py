@@ -51,6 +51,18 @@ def mask_corners_mm(mask: NDArray[np.bool_], geometry: Geometry) -> np.ndarray:
     return geometry.index_to_lps(corners)
 
 
+def occupied(mask: np.ndarray) -> Box | None:
+    """The smallest box that holds all of an array that is not zero, None where all is."""
+    box: list[slice] = []
+    for axis in range(3):
+        part = mask[tuple(box)] if box else mask
+        hit = np.flatnonzero(part.any(axis=tuple(a for a in range(3) if a != axis)))
+        if not hit.size:
+            return None
+        box.append(slice(int(hit[0]), int(hit[-1]) + 1))
+    return box[0], box[1], box[2]
+
+
 def cut(geometry: Geometry, box: Box) -> Geometry:
     """The part of a grid in an index box, which may reach beyond it."""
     start = np.array([s.start for s in box])
@@ -95,9 +107,18 @@ class Subdivision:
         spacing = tuple(s / k for s, k in zip(self.coarse.spacing_mm, self.factor, strict=True))
         return self.coarse.with_spacing((spacing[0], spacing[1], spacing[2]))
 
-    def sample(self, volume: Volume) -> np.ndarray:
-        """A label map or mask at the fine voxels' centres, nearest: its own voxels keep their exact extent."""
-        return resample(volume, self.fine, interpolation="nearest").array
+    def sample(self, volume: Volume, within_mm: np.ndarray | None = None) -> np.ndarray:
+        """A label map or mask at the fine voxels' centres, nearest: its own voxels keep their exact extent.
+
+        ``within_mm`` are LPS points around all that is not zero: only there is it looked at.
+        """
+        if within_mm is None:
+            return resample(volume, self.fine, interpolation="nearest").array
+        out = np.zeros(self.fine.shape, volume.array.dtype)
+        box, _ = inside(self.fine.shape, box_around(within_mm, self.fine, max(self.fine.spacing_mm)))
+        if out[box].size:
+            out[box] = resample(volume, cut(self.fine, box), interpolation="nearest").array
+        return out
 
     def part(self, mask: Volume) -> NDArray[np.float32]:
         """The part of each coarse voxel inside a mask on any grid."""

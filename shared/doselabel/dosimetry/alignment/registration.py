@@ -5,7 +5,7 @@ of the moving image to the fixed one's frame, as `doselabel.study.Registration` 
 reversible and conserves counts: a SPECT is moved by moving its grid (`grids.placed`), never by interpolation, and
 where a map on another grid is needed, `onto` integrates over voxels.
 
-*Figure of merit.* `agreement` is R², the part of the SPECT's variance around the organs (within 25 mm) that the
+*Figure of merit.* The agreement is R², the part of the SPECT's variance around the organs (within 25 mm) that the
 organs' blurred masks explain, each at its own best concentration, plus a flat background: 1 is perfect; a kidney
 8 mm off loses some 0.2. It is what `refine` maximises, and it is reported before and after. Whether a place can be
 believed at all is `placement`'s.
@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from doselabel.dosimetry.alignment.grids import Subdivision
-from doselabel.dosimetry.alignment.mask_scene import SEARCH_MM, SETTLED_SD_MM, UNCHECKED_SD_MM, MaskScene, rigid
+from doselabel.dosimetry.alignment.mask_scene import SEARCH_MM, SETTLED_SD_MM, UNCHECKED_SD_MM, MaskScene
 from doselabel.errors import Progress, RegistrationError, no_progress
 from doselabel.geometry import Geometry, Volume, check_rigid, placed, resample
 from doselabel.labels import LabelMap
@@ -70,47 +70,7 @@ def identity() -> Alignment:
     return Alignment(np.eye(4), "identity", sd_mm=UNCHECKED_SD_MM)
 
 
-def manual(
-    shift_mm: Sequence[float],
-    rotation_deg: Sequence[float] = (0.0, 0.0, 0.0),
-    *,
-    about_mm: Sequence[float] = (0.0, 0.0, 0.0),
-    start: np.ndarray | None = None,
-) -> Alignment:
-    """Move by hand: rotate about a point, then shift, after ``start``.
-
-    Parameters
-    ----------
-    shift_mm : (x, y, z)
-        LPS, mm.
-    rotation_deg : (x, y, z)
-        Right-handed about the LPS axes, in this order, degrees.
-    about_mm : (x, y, z)
-        Centre of the rotation, LPS mm.
-    """
-    values = [*shift_mm, *rotation_deg, *about_mm]
-    if len(values) != 9 or not np.isfinite(values).all():
-        raise RegistrationError(f"A manual offset is {values}; expected three finite numbers each (x, y, z).")
-    moved = rigid(np.asarray(shift_mm), np.radians(rotation_deg), np.asarray(about_mm))
-    matrix = moved @ (np.eye(4) if start is None else check_rigid(start))
-    return Alignment(matrix, "manual", float(np.linalg.norm(shift_mm)))
-
-
 # ---- SPECT to organ masks
-
-
-def agreement(
-    spect: Volume,
-    labels: LabelMap,
-    *,
-    matrix: np.ndarray | None = None,
-    psf_fwhm_mm: Sequence[float] | None = None,
-    exclude: Mapping[str, NDArray[np.bool_]] | None = None,
-    organs: Sequence[str] | None = None,
-) -> float:
-    """Figure of merit of a SPECT's place on organ masks (R², see the module); parameters as for `refine`."""
-    scene = MaskScene.of(spect, labels, psf_fwhm_mm, exclude or {}, organs)
-    return scene.agreement(np.eye(4) if matrix is None else check_rigid(matrix))
 
 
 def refine(

@@ -10,13 +10,13 @@ The exponential models are parameterised so that no effective rate can fall belo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.optimize import OptimizeResult, least_squares, nnls
+from scipy.optimize import OptimizeResult, least_squares
 
 Array = NDArray[np.float64]
 Bounds = tuple[list[float], list[float]]
@@ -268,20 +268,15 @@ def _starts(
         cells = [(b, np.nan) for b in excess]
     else:
         cells = [(b, d) for b in excess for d in np.geomspace(2 * closest, fastest / 2, 24)]
-    ranked = []
-    for b, d in cells:
-        e1 = np.exp(-(physical + b) * times)
-        basis = [e1]
-        if model != "mono":
-            e2 = np.exp(-(physical + b + d) * times)
-            basis = [e1 - e2] if model == "uptake" else [e1 - e2, e2]
-        amplitudes, norm = nnls(w[:, None] * np.stack(basis, axis=1), w * y)
-        coordinates = [amplitudes[0], b]
-        if model == "bi":
-            coordinates.append(amplitudes[1])
-        if model != "mono":
-            coordinates.append(np.log(d))
-        ranked.append((norm, np.asarray(coordinates, dtype=float)))
+    b, d = np.array(cells).T
+    e1 = np.exp(-(physical + b)[:, None] * times)
+    basis = [e1]
+    if model != "mono":
+        e2 = np.exp(-(physical + b + d)[:, None] * times)
+        basis = [e1 - e2] if model == "uptake" else [e1 - e2, e2]
+    amplitudes, norms = _amplitudes([w * part for part in basis], w * y)
+    coordinates = [amplitudes[0], b, *amplitudes[1:], *([] if model == "mono" else [np.log(d)])]
+    ranked = list(zip(norms, np.stack(coordinates, axis=1), strict=True))
     ranked.sort(key=lambda item: item[0])
     chosen: list[Array] = []
     for _, x in ranked:
@@ -291,6 +286,33 @@ def _starts(
         if len(chosen) == STARTS:
             break
     return chosen
+
+
+def _amplitudes(basis: Sequence[Array], y: Array) -> tuple[list[Array], Array]:
+    """Non-negative least squares by one or two columns (cells, n) in every cell: amplitudes, and what is left over."""
+
+    def alone(column: Array) -> Array:
+        power = np.sum(column**2, axis=1)
+        return np.maximum(column @ y, 0) / np.where(power > 0, power, np.inf)
+
+    def left(*amplitudes: Array) -> Array:
+        return np.linalg.norm(sum(a[:, None] * c for a, c in zip(amplitudes, basis, strict=True)) - y, axis=1)
+
+    if len(basis) == 1:
+        only = alone(basis[0])
+        return [only], left(only)
+    u, v = basis
+    uu, vv, uv = (np.sum(p * q, axis=1) for p, q in ((u, u), (v, v), (u, v)))
+    det = uu * vv - uv**2
+    det = np.where(det > 1e-14 * uu * vv, det, np.inf)
+    none = np.zeros(len(u))
+    both = (vv * (u @ y) - uv * (v @ y)) / det, (uu * (v @ y) - uv * (u @ y)) / det
+    tried = [both, (alone(u), none), (none, alone(v))]
+    costs = np.stack([left(*pair) for pair in tried])
+    costs[0][(both[0] < 0) | (both[1] < 0)] = np.inf
+    best = costs.argmin(axis=0)
+    picked = [np.choose(best, [pair[k] for pair in tried]) for k in (0, 1)]
+    return picked, costs.min(axis=0)
 
 
 def _rates(model: str, x: Array, physical: float) -> Array:

@@ -47,6 +47,7 @@ def voxel_s(
     kernel: VoxelSKernel,
     *,
     density_g_cm3: float | ArrayLike | None = None,
+    workers: int = 1,
 ) -> NDArray[np.float32]:
     """Absorbed dose by convolution of a TIA map with voxel S-values (MIRD Pamphlet 17), linear, never circular.
 
@@ -61,6 +62,8 @@ def voxel_s(
     density_g_cm3 : float or (z, y, x) array, optional
         Density of each voxel. The energy absorbed in the kernel's uniform medium is then divided by the voxel's own
         mass (Dieudonné et al., J Nucl Med 2013;54:236): right for electrons, an approximation for photons.
+    workers : int
+        Threads; the result is the same to the last bit.
 
     Returns
     -------
@@ -77,24 +80,12 @@ def voxel_s(
     tia = _checked_map("tia_map_mbq_h", tia_map_mbq_h)
     _require_same_spacing(spacing_mm, kernel)
     _require_whole_field(tia.shape, kernel)
-    dose = convolve_even(tia, kernel.octant_mgy_per_mbq_s)
+    dose = convolve_even(tia, kernel.octant_mgy_per_mbq_s, workers)
     dose *= SECONDS_PER_HOUR * GY_PER_MGY
     if density_g_cm3 is not None:
         dose *= kernel.density_g_cm3 / _checked_density(density_g_cm3, tia.shape)
     # The transform leaves rounding of about 1e-16 of the maximum on either side of zero.
     return np.maximum(dose, 0.0).astype(np.float32)
-
-
-def dose_rate_gy_per_h(
-    activity_map_mbq: ArrayLike,
-    spacing_mm: float | Sequence[float],
-    kernel: VoxelSKernel,
-    *,
-    density_g_cm3: float | ArrayLike | None = None,
-) -> NDArray[np.float32]:
-    """Absorbed-dose rate in Gy/h from the activity per voxel in MBq at one time; otherwise as `voxel_s`."""
-    activity = _checked_map("activity_map_mbq", activity_map_mbq)
-    return voxel_s(activity, spacing_mm, kernel, density_g_cm3=density_g_cm3)
 
 
 def local(

@@ -22,7 +22,7 @@ def mirrored(octant: NDArray[np.floating]) -> NDArray[np.floating]:
     return octant
 
 
-def convolve_even(image: NDArray[np.floating], octant: NDArray[np.floating]) -> NDArray[np.float64]:
+def convolve_even(image: NDArray[np.floating], octant: NDArray[np.floating], workers: int = 1) -> NDArray[np.float64]:
     """Convolve linearly, same shape as the image.
 
     Parameters
@@ -31,6 +31,8 @@ def convolve_even(image: NDArray[np.floating], octant: NDArray[np.floating]) -> 
     octant : (mz, my, mx) array
         Kernel at non-negative offsets. Offsets the image is too small for are not used; offsets the octant does not
         reach count as zero.
+    workers : int
+        Threads; each row is transformed as ever, so the result is the same to the last bit.
 
     Returns
     -------
@@ -42,21 +44,21 @@ def convolve_even(image: NDArray[np.floating], octant: NDArray[np.floating]) -> 
     transfer = np.zeros(tuple(h + 1 for h in half))
     used = tuple(slice(0, min(n, m)) for n, m in zip(image.shape, octant.shape, strict=True))
     transfer[used] = octant[used]
-    transfer = fft.dctn(transfer, type=1, overwrite_x=True)
+    transfer = fft.dctn(transfer, type=1, overwrite_x=True, workers=workers)
     pz, py, px = (2 * h for h in half)
 
     # One axis at a time, so that rows of padding are transformed only where they are no longer zero.
-    spectrum = fft.rfft(np.asarray(image, dtype=np.float64), px, axis=2)
+    spectrum = fft.rfft(np.asarray(image, dtype=np.float64), px, axis=2, workers=workers)
     kx = spectrum.shape[2]
     step = max(1, CHUNK_BYTES // (16 * pz * py))
     for x in range(0, kx, step):
         columns = slice(x, min(x + step, kx))
-        block = fft.fft(spectrum[:, :, columns], py, axis=1, overwrite_x=False)
-        block = fft.fft(block, pz, axis=0)
+        block = fft.fft(spectrum[:, :, columns], py, axis=1, workers=workers)
+        block = fft.fft(block, pz, axis=0, workers=workers)
         block[: half[0] + 1, : half[1] + 1] *= transfer[:, :, columns]
         block[half[0] + 1 :, : half[1] + 1] *= transfer[half[0] - 1 : 0 : -1, :, columns]
         block[: half[0] + 1, half[1] + 1 :] *= transfer[:, half[1] - 1 : 0 : -1, columns]
         block[half[0] + 1 :, half[1] + 1 :] *= transfer[half[0] - 1 : 0 : -1, half[1] - 1 : 0 : -1, columns]
-        block = fft.ifft(block, axis=0, overwrite_x=True)[:nz]
-        spectrum[:, :, columns] = fft.ifft(block, axis=1, overwrite_x=True)[:, :ny]
-    return fft.irfft(spectrum, px, axis=2, overwrite_x=True)[:, :, :nx]
+        block = fft.ifft(block, axis=0, overwrite_x=True, workers=workers)[:nz]
+        spectrum[:, :, columns] = fft.ifft(block, axis=1, overwrite_x=True, workers=workers)[:, :ny]
+    return fft.irfft(spectrum, px, axis=2, overwrite_x=True, workers=workers)[:, :, :nx]

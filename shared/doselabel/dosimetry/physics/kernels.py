@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from doselabel.dosimetry.physics.convolution import convolve_even, mirrored
+from doselabel.dosimetry.physics.convolution import mirrored
 from doselabel.dosimetry.physics.radial import COMPONENTS, RadialKernel, load_radial, require_closure
 from doselabel.dosimetry.physics.reduction import copies, energy_octant, octant_directions, outside_kev
 from doselabel.errors import KernelError
@@ -312,16 +312,8 @@ def sphere(volume_ml: float) -> Ellipsoid:
     return Ellipsoid((radius_mm, radius_mm, radius_mm))
 
 
-@dataclass(frozen=True, eq=False)
-class VoxelMask:
-    """A uniform source in the voxels of a mask (z, y, x), spacing in mm."""
-
-    mask: NDArray[np.bool_]
-    spacing_mm: tuple[float, float, float]
-
-
 def self_s_value(
-    shape: Ellipsoid | VoxelMask,
+    shape: Ellipsoid,
     nuclide: str | Nuclide,
     *,
     medium: str = "soft_tissue",
@@ -330,8 +322,7 @@ def self_s_value(
     """S-value of a uniform source to itself, mGy/(MBq·s), electrons and photons.
 
     Two points at a distance r along u both lie in an ellipsoid with semi-axes a with probability
-    (1 - s/2)² (1 + s/4), s = r |u/a| (the overlap of two spheres, stretched); a mask is summed over all its voxel
-    pairs.
+    (1 - s/2)² (1 + s/4), s = r |u/a| (the overlap of two spheres, stretched).
 
     Raises
     ------
@@ -343,8 +334,6 @@ def self_s_value(
     >>> f"{self_s_value(sphere(4.31 / 1.03), 'Lu-177', density_g_cm3=1.03):.2e}"
     '5.44e-03'
     """
-    if isinstance(shape, VoxelMask):
-        return _mask_self_s(shape, nuclide, medium, density_g_cm3)
     axes = np.asarray(_triple("semi_axes_mm", shape.semi_axes_mm, smallest=0.1, largest=1000.0))
     radial = load_radial(nuclide, medium, density_g_cm3)
     directions, weights = octant_directions(24)
@@ -355,16 +344,3 @@ def self_s_value(
         s = np.minimum(radii[:, None] * stretch, 2.0)
         absorbed_kev += float(energies @ ((1 - s / 2) ** 2 * (1 + s / 4) @ weights))
     return absorbed_kev * MGY_PER_MBQ_S_G_PER_KEV / (shape.volume_ml * density_g_cm3)
-
-
-def _mask_self_s(shape: VoxelMask, nuclide: str | Nuclide, medium: str, density_g_cm3: float) -> float:
-    mask = np.asarray(shape.mask, dtype=bool)
-    if mask.ndim != 3 or not mask.any():
-        raise KernelError(f"The mask of shape {mask.shape} is empty; expected a 3D mask with at least one voxel.")
-    occupied = [np.flatnonzero(mask.any(axis=other)) for other in ((1, 2), (0, 2), (0, 1))]
-    mask = mask[tuple(slice(o[0], o[-1] + 1) for o in occupied)]
-    # Not through the cache: the next mask would need another size.
-    spacing = _triple("spacing_mm", shape.spacing_mm, SMALLEST_VOXEL_MM, LARGEST_VOXEL_MM)
-    kernel = _build(load_radial(nuclide, medium, density_g_cm3), spacing, mask.shape)
-    dose = convolve_even(mask.astype(float), kernel.octant_mgy_per_mbq_s)
-    return float(dose[mask].sum()) / float(mask.sum()) ** 2

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +14,15 @@ from numpy.typing import NDArray
 from doselabel.alarms import Alarm
 from doselabel.dosimetry.alignment import mask_scene, placement, registration
 from doselabel.dosimetry.alignment.grids import Box, cut, cut_array, inside
-from doselabel.dosimetry.cache import Cache, Entry, digest, file_sha256
+from doselabel.dosimetry.cache import Entry, digest, file_sha256, fingerprint
 from doselabel.dosimetry.options import DoseOptions
 from doselabel.dosimetry.uptake import voi
+from doselabel.dosimetry.uptake.case import Case
 from doselabel.dosimetry.uptake.errors import ActivityErrors, ScanModel, errors_of, scan_model, unknown
 from doselabel.errors import DoselabelError, RegistrationError, VoiError
 from doselabel.geometry import Geometry, Volume, placed
 from doselabel.labels import LabelMap
-from doselabel.reading import read_field, read_spect
-from doselabel.study import Study, TimePoint
+from doselabel.study import TimePoint
 
 RATIO_LIMITS = (0.0, 4.0)
 
@@ -101,36 +102,42 @@ class ScanActivity:
         array[there] = np.maximum(array[there] - self.organs_bq_ml[here], 0)
         return Volume(array, spect.geometry)
 
-    def region_map(self, geometry: Geometry) -> Volume:
+    def voi_map(self, geometry: Geometry, organs: Sequence[str]) -> LabelMap:
         """The volumes of interest on the SPECT's grid."""
         array = np.zeros(geometry.shape, np.uint8)
         there, here = inside(array.shape, self.box)
         array[there] = self.regions[here]
-        return Volume(array, geometry)
+        return LabelMap(array, geometry, dict(enumerate(organs, start=1))).renumbered()
 
 
-def read_scan(study: Study, index: int, labels: LabelMap) -> Scan:
-    """Read a time point's SPECT and exclusion masks, of a study that passed `Study.check`."""
-    point = study.time_points[index]
-    field = f"time_points[{index}]"
-    spect = read_spect(study, index)
+def scan_of(case: Case, index: int, labels: LabelMap) -> Scan:
+    """A time point's SPECT and exclusion masks beside its label map, of a study that passed `Study.check`."""
+    point = case.study.time_points[index]
+    given = case.images.spect(index)
+    spect = case.store.hold(digest("spect", fingerprint(given.array)), lambda: _not_negative(given.array))
     exclude = {
-        name: read_field(study, f"{field}.exclude.{name}", file).array != 0 for name, file in point.exclude.items()
+        name: case.images.read(f"time_points[{index}].exclude.{name}", file).array != 0
+        for name, file in point.exclude.items()
     }
-    array = np.maximum(spect.array, 0).astype(np.float32)
-    geometry = [spect.geometry.affine_lps, labels.geometry.affine_lps]
-    key = digest(code_sha256(), array, geometry, labels.array, dict(labels.names), exclude)
-    return Scan(index, point, Volume(array, spect.geometry), labels, exclude, key)
+    geometry = [given.geometry.affine_lps, labels.geometry.affine_lps]
+    key = digest(code_sha256(), fingerprint(spect), geometry, fingerprint(labels.array), dict(labels.names), exclude)
+    return Scan(index, point, Volume(spect, given.geometry), labels, exclude, key)
 
 
+def _not_negative(array: NDArray[Any]) -> NDArray[np.float32]:
+    return np.maximum(array, 0).astype(np.float32)
+
+
+@cache
 def code_sha256() -> str:
     """Hash of the code that makes what is cached here: another version of it never finds this one's results."""
     rooms = (Path(__file__).parent, Path(placement.__file__).parent)
     return digest([file_sha256(file) for room in rooms for file in sorted(room.glob("*.py"))])
 
 
-def align(scan: Scan, options: DoseOptions, psf_fwhm_mm: Sequence[float] | None, cache: Cache) -> placement.Placement:
+def align(scan: Scan, case: Case) -> placement.Placement:
     """Bring a SPECT onto its CT as the options say (see `DoseOptions.registration`); and what a reader must know."""
+    options = case.options
     stored = np.asarray(scan.point.spect_to_ct.matrix, dtype=float)
     if options.registration == "identity":
         return placement.Placement(registration.identity())
@@ -143,7 +150,7 @@ def align(scan: Scan, options: DoseOptions, psf_fwhm_mm: Sequence[float] | None,
         "move": options.registration == "organ" or not settled,
         "insist": options.registration == "organ",
         "smallest_shift_mm": options.smallest_shift_mm,
-        "psf_fwhm_mm": psf_fwhm_mm,
+        "psf_fwhm_mm": case.psf_fwhm_mm,
     }
 
     def make() -> Entry:
@@ -160,7 +167,7 @@ def align(scan: Scan, options: DoseOptions, psf_fwhm_mm: Sequence[float] | None,
 
     key = digest("align", scan.key, scan.index, stored, method, settings)
     try:
-        content, arrays = cache.fetch(f"registration of time point {scan.index + 1}", key, make)
+        content, arrays = case.store.fetch(f"registration of time point {scan.index + 1}", key, make)
     except RegistrationError as error:
         raise RegistrationError(f"Time point {scan.index + 1}: {error.message}", error.hint) from error
     at = registration.Alignment(arrays["matrix"], content["method"], *content["merits"])
@@ -171,14 +178,12 @@ def measure(
     scan: Scan,
     matrix: np.ndarray,
     organs: Sequence[str],
-    options: DoseOptions,
-    psf_fwhm_mm: Sequence[float] | None,
-    cache: Cache,
-    edited: Mapping[str, Volume] | None = None,
+    case: Case,
 ) -> ScanActivity:
     """Measure the organs in one SPECT, or find the measurement made before."""
-    method = voi_method(options, psf_fwhm_mm)
-    settings = options.model_dump(
+    psf_fwhm_mm, edited = case.psf_fwhm_mm, _edited(case, scan.index, matrix)
+    method = voi_method(case.options, psf_fwhm_mm)
+    settings = case.options.model_dump(
         include={"margin_mm", "gaussian_sigma_mm", "gaussian_level", "threshold_percent", "search_mm"}
     )
 
@@ -197,11 +202,11 @@ def measure(
             )
         except DoselabelError as error:
             raise type(error)(f"Time point {scan.index + 1}: {error.message}", error.hint) from error
-        return _entry(found, scan.spect, organs, _errors(found, scan, matrix, psf_fwhm_mm, cache))
+        return _entry(found, scan.spect, organs, _errors(found, scan, matrix, case))
 
-    drawn = {name: [v.array, v.geometry.affine_lps] for name, v in (edited or {}).items()}
+    drawn = {name: [v.array, v.geometry.affine_lps] for name, v in edited.items()}
     key = digest("measure", scan.key, matrix, list(organs), method, settings, psf_fwhm_mm, drawn)
-    content, arrays = cache.fetch(f"organ activities of time point {scan.index + 1}", key, make)
+    content, arrays = case.store.fetch(f"organ activities of time point {scan.index + 1}", key, make)
     z, y, x = (slice(a, b) for a, b in content["box"])
     return ScanActivity(
         activity_mbq=content["activity_mbq"],
@@ -233,11 +238,18 @@ def placed_box(spect: Geometry, box: Box, matrix: np.ndarray) -> Geometry:
     return cut(placed(spect, matrix), box)
 
 
-def _errors(
-    found: voi.VoiResult, scan: Scan, matrix: np.ndarray, psf_fwhm_mm: Sequence[float] | None, cache: Cache
-) -> dict[str, ActivityErrors]:
+def _edited(case: Case, index: int, matrix: np.ndarray) -> dict[str, Volume]:
+    """Volumes of interest corrected by hand, in the CT's frame."""
+    if index not in case.edited_vois:
+        return {}
+    drawn = case.edited_vois[index]
+    grid = placed(drawn.geometry, matrix)
+    return {name: Volume(drawn.mask(name).astype(np.uint8), grid) for name in drawn.present()}
+
+
+def _errors(found: voi.VoiResult, scan: Scan, matrix: np.ndarray, case: Case) -> dict[str, ActivityErrors]:
     """Errors of what was measured, by the transfer matrix on the same scan, of an assumed resolution where none is."""
-    psf, organs = tuple(psf_fwhm_mm or mask_scene.ASSUMED_FWHM_MM), list(found.organs)
+    psf, organs = tuple(case.psf_fwhm_mm or mask_scene.ASSUMED_FWHM_MM), list(found.organs)
 
     def make() -> Entry:
         reference = found
@@ -262,7 +274,7 @@ def _errors(
 
     key = digest("scan model", scan.key, matrix, organs, psf)
     try:
-        content, arrays = cache.fetch(f"noise and spill of time point {scan.index + 1}", key, make)
+        content, arrays = case.store.fetch(f"noise and spill of time point {scan.index + 1}", key, make)
     except DoselabelError:
         return {name: unknown(organ.mask_ml, psf) for name, organ in found.organs.items()}
     z, y, x = (slice(a, b) for a, b in content["box"])

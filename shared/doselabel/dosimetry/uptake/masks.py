@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,9 +16,10 @@ import numpy as np
 from doselabel.alarms import Alarm
 from doselabel.dosimetry.alignment.registration import match_masks
 from doselabel.errors import LabelError
-from doselabel.geometry import SUFFIXES, Geometry, Volume, resample
+from doselabel.geometry import SUFFIXES, Geometry, resample
 from doselabel.labels import LabelMap, read_labels
 from doselabel.study import Study, image_id
+from doselabel.study_images import Images
 from doselabel.submitted import Submitted
 
 _SUFFIXES = (*SUFFIXES, ".seg.nrrd")
@@ -49,7 +49,14 @@ class LabelSet:
     findings: tuple[Alarm, ...] = ()
 
 
-def resolve(study: Study, labels: str | Path, scheme: str | None = None, *, ct: Volume | None = None) -> LabelSet:
+def resolve(
+    study: Study,
+    labels: str | Path,
+    scheme: str | None = None,
+    images: Images | None = None,
+    *,
+    drawn_anew: bool = False,
+) -> LabelSet:
     """Find and read a study's label maps.
 
     Parameters
@@ -59,8 +66,10 @@ def resolve(study: Study, labels: str | Path, scheme: str | None = None, *, ct: 
         A folder with files named like the CTs, a file (the diagnostic CT's map), or a tag such as "final".
     scheme : str, optional
         How the maps are numbered (`doselabel.labels.SCHEMES`).
-    ct : Volume, optional
-        The diagnostic CT, when it has been read already.
+    images : Images, optional
+        What has been read of the study already.
+    drawn_anew : bool
+        Whether the diagnostic CT's map will come from elsewhere, so that it need not be there (`with_drafts`).
 
     Raises
     ------
@@ -80,13 +89,15 @@ def resolve(study: Study, labels: str | Path, scheme: str | None = None, *, ct: 
         files, origin = _in_folder(study, path), f"folder {path.name}"
     elif path.is_file():
         files, origin = {study.ct: path}, f"file {path.name} (diagnostic CT)"
+    elif drawn_anew and _TAG.fullmatch(text):
+        files, origin = {}, f"nothing submitted as '{text}'"
     else:
         tags = sorted(p.name for p in (study.folder / "labels").glob("*") if p.is_dir() and p.name != "versions")
         raise LabelError(
             f"Labels '{text}': no such file or folder, and the study has no label maps under that tag.",
             f"The study's tags: {', '.join(tags) or 'none'}. Segment and submit first, or give a folder or file.",
         )
-    if study.ct not in files:
+    if study.ct not in files and not drawn_anew:
         raise LabelError(
             f"{origin}: has no label map for the diagnostic CT '{study.ct}'; found "
             f"{', '.join(sorted(p.name for p in files.values())) or 'none'}.",
@@ -94,17 +105,40 @@ def resolve(study: Study, labels: str | Path, scheme: str | None = None, *, ct: 
         )
     maps: dict[str, LabelMap] = {}
     findings: list[Alarm] = []
+    images = images or Images(study)
+    fields = {name: field for field, name in study.files()}
     for name, file in files.items():
+        ct = images.read(fields[name], name)
         maps[name] = read_labels(
             file,
             scheme=scheme,
-            expect=study.grid(name),
+            expect=ct.geometry,
             stated=study.stated_place(name),
             within=study.folder if file.resolve().is_relative_to(study.folder) else None,
-            ct=ct if ct is not None and name == study.ct else partial(study.read, name),
+            ct=ct,
         )
-        findings += [alarm.of_file(f"label map of {name}") for alarm in maps[name].findings]
+        findings += _named(maps[name], name)
     return LabelSet(maps, files, origin, reviewed, tuple(findings))
+
+
+def with_drafts(given: LabelSet, drafts: Mapping[str, LabelMap]) -> LabelSet:
+    """The same set with maps that nobody has submitted, by the CT's file name, in place of its own."""
+    maps = {**given.maps, **drafts}
+    findings: list[Alarm] = []
+    for name in maps:
+        own = [alarm for alarm in given.findings if alarm.file == _file(name)]
+        findings += _named(drafts[name], name) if name in drafts else own
+    files = {name: file for name, file in given.files.items() if name not in drafts}
+    origin = f"draft, not submitted ({', '.join(drafts)}); else {given.origin}"
+    return LabelSet(maps, files, origin, False, tuple(findings))
+
+
+def _named(labels: LabelMap, ct: str) -> list[Alarm]:
+    return [alarm.of_file(_file(ct)) for alarm in labels.findings]
+
+
+def _file(ct: str) -> str:
+    return f"label map of {ct}"
 
 
 def carried(diagnostic: LabelMap, grid: Geometry, ct_to_diagnostic: np.ndarray) -> LabelMap:

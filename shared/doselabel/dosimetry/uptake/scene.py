@@ -25,6 +25,7 @@ from doselabel.dosimetry.alignment.grids import (
     cut_array,
     inside,
     mask_corners_mm,
+    occupied,
     padded,
 )
 from doselabel.errors import VoiError
@@ -95,7 +96,8 @@ class Scene:
                     "Draw it on the same CT.",
                 )
         grid = spect.geometry if spect_to_ct is None else placed(spect.geometry, spect_to_ct)
-        box = box_around(mask_corners_mm(labels.array != 0, labels.geometry), grid, pad_mm)
+        corners_mm = mask_corners_mm(labels.array != 0, labels.geometry)
+        box = box_around(corners_mm, grid, pad_mm)
         kept, _ = inside(grid.shape, box)
         if any(s.stop <= s.start for s in kept):
             raise VoiError(
@@ -104,8 +106,8 @@ class Scene:
             )
         sub = Subdivision.of(cut(grid, box))
         dense = Subdivision.of(sub.fine, SAMPLE_MM)
-        sampled = dense.sample(labels.volume)
-        boxes = ndimage.find_objects(sampled)
+        sampled = dense.sample(labels.volume, corners_mm)
+        boxes = _boxes(sampled)
         values = {name: labels.value(name) or 0 for name in present}
         # A mask that falls between all the points it is sampled at is not there.
         values = {name: v for name, v in values.items() if v <= len(boxes) and boxes[v - 1] is not None}
@@ -189,12 +191,12 @@ class Scene:
 
     def blur_fine(self, fine: NDArray[np.float32], sigma_mm: Sequence[float]) -> tuple[NDArray[np.float32], Box | None]:
         """A fine mask blurred, and the fine box outside which it is zero."""
-        found = ndimage.find_objects((fine > 0).view(np.uint8))
+        found = occupied(fine)
         out = np.zeros(fine.shape, np.float32)
-        if not found:
+        if found is None:
             return out, None
         sigma = np.asarray(sigma_mm) / np.asarray(self.sub.fine.spacing_mm)
-        box = padded(found[0], np.ceil(4 * sigma + 1), fine.shape)
+        box = padded(found, np.ceil(4 * sigma + 1), fine.shape)
         out[box] = ndimage.gaussian_filter(fine[box], sigma, mode="constant", truncate=4.0)
         return out, box
 
@@ -246,6 +248,17 @@ class Scene:
             fine[box] = kept if shut is None else kept * (1 - self.dense.mean(shut)[box])
             weights[name] = self.sub.mean(fine) * self.seen
         return weights
+
+
+def _boxes(sampled: NDArray[np.uint8]) -> list[Box | None]:
+    """Box of each value of a label map, from 1."""
+    around = occupied(sampled)
+    if around is None:
+        return []
+    return [
+        found and tuple(slice(f.start + a.start, f.stop + a.start) for f, a in zip(found, around, strict=True))
+        for found in ndimage.find_objects(sampled[around])
+    ]
 
 
 def _filled(dense: Subdivision, sampled: NDArray[np.uint8], value: int, boxes: list[Box | None]) -> NDArray[np.float32]:

@@ -1,0 +1,66 @@
+"""The dose of a draft: answered from a session, marked as what it is, kept by nobody."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from doselabel.errors import LabelError, no_progress
+from doselabel.labels import LabelMap, write_labels
+from doselabel.wire import DoseResults
+from monailabel_app.infers.draft_dose import DRAFTS, DraftDose
+
+
+@pytest.fixture
+def ask(boxes, tmp_path):
+    """Ask for the dose of drafts of a patient of which nothing was submitted."""
+    study = boxes.make_patient(tmp_path / "P-001", "P-001")
+    task = DraftDose()
+
+    def ask(drafts: dict[str, LabelMap], **params) -> DoseResults:
+        folder = tmp_path / "drafts"
+        folder.mkdir()
+        for name, labels in drafts.items():
+            write_labels(folder / f"P-001__{name.partition('.')[0]}.nii.gz", labels)
+        request = {"image": str(study.path("ct.nii.gz")), DRAFTS: str(folder), "organs": ["left_kidney"], **params}
+        try:
+            return DoseResults.model_validate(task(request, tmp_path, no_progress)["dose"])
+        finally:
+            assert not folder.exists()
+
+    ask.folder, ask.task = Path(study.folder), task
+    return ask
+
+
+def everywhere(labels: LabelMap) -> dict[str, LabelMap]:
+    return {name: labels for name in ("ct.nii.gz", "ct_tp1.nii.gz", "ct_tp2.nii.gz", "ct_tp3.nii.gz")}
+
+
+def test_a_draft_has_a_dose_that_says_it_is_one(ask, boxes):
+    before = sorted(ask.folder.rglob("*"))
+    found = ask(everywhere(boxes.label_map))
+    assert found.organs["left_kidney"].mean_dose_gy > 0
+    assert found.warnings[0].startswith("Draft, not submitted")
+    assert found.labels_origin.startswith("draft, not submitted")
+    assert not found.reviewed
+    assert sorted(ask.folder.rglob("*")) == before
+
+
+def test_the_next_draft_is_answered_by_the_same_session(ask, boxes):
+    first = ask(everywhere(boxes.label_map))
+    array = boxes.label_map.array.copy()
+    array[7, 26:32, 30:35] = 1
+    drafts = everywhere(boxes.label_map) | {"ct_tp2.nii.gz": LabelMap(array, boxes.grid)}
+    second = ask(drafts)
+    assert len(ask.task._sessions) == 1
+    assert {f"organ activities of time point {i}" for i in (1, 3)} <= set(second.provenance["reused"])
+    old, new = (found.organs["left_kidney"].activity_mbq for found in (first, second))
+    assert new[1] != old[1]
+    assert np.array_equal([new[0], new[2]], [old[0], old[2]])
+
+
+def test_without_the_diagnostic_ct_masks_are_missing(ask, boxes):
+    with pytest.raises(LabelError, match="final"):
+        ask({"ct_tp1.nii.gz": boxes.label_map})
