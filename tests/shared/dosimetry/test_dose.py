@@ -75,7 +75,8 @@ def test_engine_agrees_with_the_exact_self_s_value_of_an_ellipsoid():
     mask = (z * 5.0 / 35) ** 2 + (y * 3.0 / 25) ** 2 + (x * 4.0 / 30) ** 2 <= 1
     tia = mask * (1000.0 / mask.sum())
     found = engines.voxel_s(tia, spacing_mm, kernel_for(mask.shape, spacing_mm))
-    expected = 1000.0 * 3.6 * self_s_value(Ellipsoid((35.0, 25.0, 30.0)), "Lu-177")
+    stretch = np.cbrt(mask.sum() * np.prod(spacing_mm) / 1e3 / Ellipsoid((35.0, 25.0, 30.0)).volume_ml)
+    expected = 1000.0 * 3.6 * self_s_value(Ellipsoid((35 * stretch, 25 * stretch, 30 * stretch)), "Lu-177")
     assert found[mask].mean() == pytest.approx(expected, rel=5e-3)
 
 
