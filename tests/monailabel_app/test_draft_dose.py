@@ -51,7 +51,7 @@ def test_a_draft_has_a_dose_that_says_it_is_one(ask, boxes):
 def test_the_next_draft_is_answered_by_the_same_session(ask, boxes):
     first = ask(everywhere(boxes.label_map))
     array = boxes.label_map.array.copy()
-    array[7, 26:32, 30:35] = 1
+    array[8:12, 26:32, 30:35] = 0
     drafts = everywhere(boxes.label_map) | {"ct_tp2.nii.gz": LabelMap(array, boxes.grid)}
     second = ask(drafts)
     assert len(ask.task._sessions) == 1
