@@ -142,7 +142,7 @@ def test_the_wheel_holds_what_a_user_needs_and_no_more(tmp_path):
         "sample_data/phantom.py",
     ):
         assert needed in names
-    assert not [name for name in names if name.startswith(("tests", "shared", "monailabel_app/logs"))]
+    assert not [name for name in names if name.startswith(("tests", "shared", "monailabel_app/logs/"))]
     assert not [name for name in names if name.endswith((".nii.gz", ".pyc"))]
 
 

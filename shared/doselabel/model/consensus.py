@@ -115,7 +115,8 @@ def largest(mask: np.ndarray) -> np.ndarray:
     parts, count = ndimage.label(mask)
     if count < 2:
         return mask
-    sizes = sum(np.bincount(part.ravel(), minlength=count + 1) for part in parts)  # at once, 64-bit copies of all
+    # Slice by slice: bincount makes a 64-bit copy of what it counts.
+    sizes = np.sum([np.bincount(part.ravel(), minlength=count + 1) for part in parts], axis=0)
     return parts == sizes[1:].argmax() + 1
 
 
