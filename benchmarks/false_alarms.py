@@ -30,7 +30,7 @@ from doselabel.alarms import Alarm
 from doselabel.dosimetry import pipeline
 from doselabel.dosimetry.alignment import placement
 from doselabel.dosimetry.options import DoseOptions
-from doselabel.dosimetry.uptake import consistency
+from doselabel.dosimetry.uptake import consistency, time_points
 from doselabel.errors import DoselabelError
 from doselabel.geometry import Volume, read_image, write_image
 from doselabel.labels import LabelMap, write_labels
@@ -92,10 +92,10 @@ def nothing_said() -> Iterator[None]:
         def put(where: object, name: str, instead: Callable[..., Any]) -> None:
             stack.enter_context(mock.patch.object(where, name, instead))
 
-        put(Study, "check", lambda self: [])
+        put(pipeline, "check", lambda *args: [])
         put(placement, "_judged", lambda *args: [])
-        put(placement, "compared", lambda placements, times_h: list(placements))
-        put(pipeline, "time_point_off", lambda *args: [])
+        put(time_points, "compared", lambda placements, times_h: list(placements))
+        put(time_points, "time_point_off", lambda *args: [])
         put(consistency, "masks_differ", lambda *args: [])
         put(labels, "findings", lambda *args: [])
         yield
