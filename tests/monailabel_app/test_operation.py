@@ -37,9 +37,20 @@ def test_metrics_are_prometheus_text_and_name_no_patient(http):
 def test_an_error_has_the_id_under_which_the_log_has_it(http, served_root):
     reply = http.get("/datastore/image/info", params={"image": "nothing"}, headers={"X-Request-ID": "my-own.id"})
     assert (reply.status_code, reply.json()["request_id"]) == (404, "my-own.id")
-    lines = (served_root / STATE / "log" / "server.jsonl").read_text("utf-8").splitlines()
-    row = next(row for row in map(json.loads, lines) if row.get("request_id") == "my-own.id")
+    row = logged(served_root, "my-own.id")
     assert (row["event"], row["status"], row["path"]) == ("request", 404, "/datastore/image/info")
+
+
+def logged(root: Path, request_id: str) -> dict:
+    """A request's line in the log, which is written after the reply has gone out."""
+    end = time.monotonic() + 30
+    while True:
+        lines = (root / STATE / "log" / "server.jsonl").read_text("utf-8").splitlines(keepends=True)
+        rows = [json.loads(line) for line in lines if line.endswith("\n")]
+        if found := [row for row in rows if row.get("request_id") == request_id and row["event"] == "request"]:
+            return found[0]
+        assert time.monotonic() < end
+        time.sleep(0.1)
 
 
 def test_the_history_of_models_is_data_for_programs_and_a_page_for_browsers(http):
