@@ -14,7 +14,7 @@ BAND = 2
 
 
 def band_entropy(strength: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Entropy (bits) of each voxel, and the band that it is looked at in.
+    """Entropy (bits) of the voxels of a band around the outline, and the band.
 
     Parameters
     ----------
@@ -24,17 +24,18 @@ def band_entropy(strength: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np
 
     Returns
     -------
-    entropy : float32 array
+    entropy : (n,) float32 array
+        Of the band's voxels: the whole region's, in floats, would be larger than the CT.
     band : bool array
     """
     band = ndimage.binary_dilation(mask, iterations=BAND) & ~ndimage.binary_erosion(mask, iterations=BAND)
-    return _BITS[strength], band
+    return _BITS[strength[band]], band
 
 
 def dose_doubt_percent(entropy: np.ndarray, band: np.ndarray, mask: np.ndarray, uptake: np.ndarray) -> float | None:
     """Uptake of the band weighted by its entropy, in percent of the organ's; None where the organ has none."""
     inside = float(uptake[mask].sum())
-    return 100 * float((entropy * uptake)[band].sum()) / inside if inside > 0 else None
+    return 100 * float((entropy * uptake[band]).sum()) / inside if inside > 0 else None
 
 
 def _bits() -> np.ndarray:

@@ -179,7 +179,7 @@ def _organ(
 
 def _doubtful(organ: Found, uptake: np.ndarray | None) -> Found:
     entropy, band = band_entropy(organ.strength, organ.mask)
-    mean = float(entropy[band].mean()) if band.any() else 0.0
+    mean = float(entropy.mean()) if entropy.size else 0.0
     doubt = None if uptake is None else dose_doubt_percent(entropy, band, organ.mask, uptake[organ.box])
     return replace(organ, entropy=mean, dose_doubt_percent=None if doubt is None else round(doubt, 2))
 
