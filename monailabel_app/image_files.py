@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from doselabel.errors import StudyError
+from doselabel.files import file_sha256
 from doselabel.study import Study
 from monailabel_app.cases import Case
 from monailabel_app.whole import whole
@@ -65,8 +65,7 @@ class Images:
         key = (stat.st_mtime_ns, stat.st_size, stat.st_ino)
         known = self._hashes.get(str(case.path))
         if known is None or known[0] != key:
-            with path.open("rb") as file:
-                known = key, hashlib.file_digest(file, "sha256").hexdigest()
+            known = key, file_sha256(path)
             self._hashes[str(case.path)] = known
         return f"SHA256:{known[1]}"
 

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from doselabel.errors import ModelError
+from doselabel.files import file_sha256
 from doselabel.wire import ModelEvent, ModelInfo
 from monailabel_app import disk
 
@@ -31,7 +32,6 @@ class ModelStore:
         self._folder = folder
         self._first = first
         self._lock = threading.Lock()
-        self._hashes: dict[tuple[str, int, int], str] = {}
 
     @property
     def _champion(self) -> Path:
@@ -57,17 +57,8 @@ class ModelStore:
         return starter_path()
 
     def sha256(self) -> str:
-        """Hash of the champion's file; computed once per file."""
-        return self._hash(self.champion())
-
-    def _hash(self, path: Path) -> str:
-        from doselabel.model.checkpoint import file_hash
-
-        stat = path.stat()
-        key = (str(path), stat.st_mtime_ns, stat.st_size)
-        if key not in self._hashes:
-            self._hashes[key] = file_hash(path)
-        return self._hashes[key]
+        """Hash of the champion's file."""
+        return file_sha256(self.champion())
 
     def info(self) -> ModelInfo | None:
         """Who answers; None when no model is there."""
@@ -113,7 +104,7 @@ class ModelStore:
             before = self.sha256()
             wanted = self._find(sha256) if sha256 else self._before(before)
             path = self._kept(wanted)
-            if not path.is_file() or self._hash(path) != wanted:
+            if not path.is_file() or file_sha256(path) != wanted:
                 raise ModelError(f"The model {wanted[:12]} is no longer there as it was.", "Restore it from a backup.")
             disk.copy(path, self._champion)
             self._record("rolled back", before, "", by)
@@ -146,7 +137,7 @@ class ModelStore:
         return events
 
     def _keep(self, path: Path) -> None:
-        target = self._kept(self._hash(path))
+        target = self._kept(file_sha256(path))
         disk.make_folder(target.parent)
         if not target.is_file():
             disk.copy(path, target)

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import os
 import threading
-from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from doselabel.times import too_new
+from doselabel.files import too_new
 from monailabel_app.cases import Case
 
 
@@ -79,13 +78,6 @@ class Overview:
         with self._lock:
             row = self._patients.get(case.study.folder)
         return row.known.get(case.image_id, Known()) if row else _known(case)
-
-    def tags(self, cases: Iterable[Case]) -> Mapping[str, int]:
-        """How many CTs have each tag."""
-        count: Counter[str] = Counter()
-        for case in cases:
-            count.update(self.of(case).tags)
-        return count
 
 
 def _known(case: Case) -> Known:

@@ -15,8 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from doselabel.errors import DoselabelError, StudyError
+from doselabel.files import too_new
 from doselabel.study import MANIFEST, Study
-from doselabel.times import too_new
 from monailabel_app.cases import Case, cases_of, suffix_of
 from monailabel_app.refusals import not_found
 

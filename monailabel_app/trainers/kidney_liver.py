@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from monailabel.interfaces.tasks.train import TrainTask
 
 from doselabel.errors import ModelError, Progress
+from doselabel.files import file_sha256
 from doselabel.wire import TrainingSummary
 from monailabel_app import disk
 from monailabel_app.conf import REPLAY_MADE, REPLAY_NONE, Conf
@@ -50,7 +51,6 @@ class TrainKidneyLiver(TrainTask):
         With ``"promote": true`` in the request the candidate is promoted whatever the decision; this is recorded.
         """
         from doselabel.model.cases import TrainCase
-        from doselabel.model.checkpoint import file_hash
         from doselabel.model.datasets.own import spect_of
         from doselabel.model.evaluate import evaluate, summarize
         from doselabel.model.train import train
@@ -115,7 +115,7 @@ class TrainKidneyLiver(TrainTask):
             dice_before={name: figures["dice"] for name, figures in summarize(before).items()},
             dice_after={name: figures["dice"] for name, figures in summarize(after).items()},
             reason=decision.reason,
-            model_sha256=file_hash(result.checkpoint),
+            model_sha256=file_sha256(result.checkpoint),
             alarms=list(result.findings),
         )
         sides = {"old_model": before, "new_model": after}

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from doselabel.cli_data import consensus_argument, data_arguments, found_cases, reading_arguments, say
 from doselabel.cli_train import parenchyma_of, profile_of, recipe_of, settings_of, training_arguments
 from doselabel.errors import ModelError, Progress
+from doselabel.files import file_sha256
 
 if TYPE_CHECKING:
     from doselabel.model.splits import Split
@@ -107,7 +108,7 @@ def _evaluate(args: argparse.Namespace, terminal: Terminal) -> None:
 
 
 def _crossval(args: argparse.Namespace, terminal: Terminal) -> None:
-    from doselabel.model.checkpoint import file_hash, read_card
+    from doselabel.model.checkpoint import read_card
     from doselabel.model.crossval import MODES, crossvalidate
     from doselabel.model.profiles import FAST
     from doselabel.model.settings import Settings
@@ -147,7 +148,7 @@ def _crossval(args: argparse.Namespace, terminal: Terminal) -> None:
     about |= {"epochs": settings.epochs} if settings.epochs else {"steps": settings.steps}
     about |= {name: value for name, value in told.items() if value != usual[name] and name not in UNTOLD}
     files = {name: path for name in ("start", "pretrained") if (path := getattr(settings, name))}
-    about |= {name: f"{path.name} ({file_hash(path)[:12]})" for name, path in files.items() if path.is_file()}
+    about |= {name: f"{path.name} ({file_sha256(path)[:12]})" for name, path in files.items() if path.is_file()}
     about |= {name: getattr(args, name) for name in ("score", "fill", "consensus") if getattr(args, name)}
     about |= {"lesions": args.lesions} if args.lesions != "merge" else {}
     about |= {"kidneys": "parenchyma"} if any(case.parenchyma for case in cases) else {}

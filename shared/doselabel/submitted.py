@@ -8,18 +8,16 @@ done again. The server writes them (`monailabel_app.versions`); training, evalua
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import re
 from contextlib import suppress
 from datetime import UTC, datetime
-from functools import lru_cache
 from pathlib import Path
 
 from doselabel.errors import LabelError
+from doselabel.files import file_sha256, too_new
 from doselabel.study import Study, image_id
-from doselabel.times import too_new
 from doselabel.wire import ErrorInfo, LabelEvent, LabelReview, LabelVersion, Reopening
 
 HISTORY = "history.jsonl"
@@ -219,13 +217,8 @@ class Submitted:
         return self._versions / f"v{number:04d}{suffix}"
 
 
-def _conflicts(version: LabelVersion, all_of_them: list[LabelVersion]) -> list[int]:
-    """Versions that did not know this one, or that this one did not know."""
-    return sorted({*version.unseen, *(v.version for v in all_of_them if version.version in v.unseen)})
-
-
 def hash_of(file: Path) -> str:
-    """SHA-256 of a file; what has been hashed is not read again while its time, size and place are the same.
+    """SHA-256 of a file.
 
     Raises
     ------
@@ -233,13 +226,6 @@ def hash_of(file: Path) -> str:
         When it is gone or can't be read.
     """
     try:
-        stat = file.stat()
-        return _hash(file, stat.st_mtime_ns, stat.st_size, stat.st_ino)
+        return file_sha256(file)
     except OSError as error:
         raise LabelError(f"{file}: can't be read ({error.strerror}).", "Restore it from a backup.") from error
-
-
-@lru_cache(maxsize=65_536)
-def _hash(file: Path, *_stat: int) -> str:
-    with file.open("rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()

@@ -60,11 +60,6 @@ class Cache:
         """What ``make`` returns; a `Memory` makes it once. For steps too quick to be written to disk."""
         return make()
 
-    def hash_of(self, path: Path) -> str:
-        """SHA-256 of a file."""
-        there = path.stat()
-        return self.hold(digest("file", str(path), there.st_size, there.st_mtime_ns), lambda: file_sha256(path))
-
 
 @dataclass(frozen=True)
 class Memory(Cache):
@@ -162,12 +157,6 @@ def fingerprint(array: np.ndarray) -> str:
         known = weakref.ref(array, lambda _: _FINGERPRINTS.pop(number, None)), digest(array)
         _FINGERPRINTS[number] = known
     return known[1]
-
-
-def file_sha256(path: Path) -> str:
-    """SHA-256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _read(path: Path) -> Entry | None:

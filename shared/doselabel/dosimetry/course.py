@@ -14,10 +14,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
 
-from doselabel.dosimetry.cache import file_sha256
 from doselabel.dosimetry.options import DoseOptions, of_organ
 from doselabel.dosimetry.uncertainty import CONTOUR_SHARED
 from doselabel.errors import DoseError
+from doselabel.files import file_sha256
 from doselabel.labels import title
 from doselabel.wire import Constraint, CourseCycle, CourseResults, DoseResults, OrganCourse, OrganDose
 

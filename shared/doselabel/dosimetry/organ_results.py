@@ -29,6 +29,7 @@ from doselabel.dosimetry.uncertainty import (
 from doselabel.dosimetry.uptake.activity import voi_method
 from doselabel.dosimetry.uptake.case import Case
 from doselabel.dosimetry.uptake.time_points import Uptake
+from doselabel.files import file_sha256
 from doselabel.study import MANIFEST
 from doselabel.wire import DvhCurve, OrganDose
 
@@ -128,11 +129,11 @@ def organ_result(name: str, case: Case, uptakes: Sequence[Uptake], curve: OrganC
 def provenance(case: Case, doses: Absorbed, rest: tuple[float, str]) -> dict[str, Any]:
     """What made the results: files, kernel, software; ``rest`` is the rest of the body's TIA (MBq·h) and model."""
     study, options, grid = case.study, case.options, doses.grid
-    inputs = {MANIFEST: case.store.hash_of(study.folder / MANIFEST)}
-    inputs |= {name: case.store.hash_of(study.path(name)) for _, name in study.files()}
+    inputs = {MANIFEST: file_sha256(study.folder / MANIFEST)}
+    inputs |= {name: file_sha256(study.path(name)) for _, name in study.files()}
     if study.camera is not None:
-        inputs[study.camera] = case.store.hash_of(study.path(study.camera))
-    inputs |= {f"labels of {name}": case.store.hash_of(path) for name, path in case.labels.files.items()}
+        inputs[study.camera] = file_sha256(study.path(study.camera))
+    inputs |= {f"labels of {name}": file_sha256(path) for name, path in case.labels.files.items()}
     return {
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "software": {

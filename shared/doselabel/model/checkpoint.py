@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import tempfile
@@ -15,6 +14,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from doselabel.errors import ModelError
+from doselabel.files import file_sha256
 from doselabel.model.network import build
 from doselabel.model.profiles import Profile
 
@@ -57,12 +57,6 @@ def starter_path() -> Path:
             "Install doselabel again, or train a model with `doselabel train`.",
         )
     return path
-
-
-def file_hash(path: Path) -> str:
-    """SHA-256 of a file, in hex."""
-    with Path(path).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def save(path: Path, model: nn.Module, profile: Profile, card: dict) -> Path:
@@ -117,7 +111,7 @@ def load(path: Path) -> Checkpoint:
             f"{path}: its weights do not fit its own profile '{profile.name}' ({str(error).splitlines()[-1].strip()}).",
             "The file is damaged or was made by another version; train or download it again.",
         ) from error
-    return Checkpoint(model.eval(), profile, card, file_hash(path))
+    return Checkpoint(model.eval(), profile, card, file_sha256(path))
 
 
 def _open(path: Path):

@@ -23,6 +23,7 @@ from torch.utils.data import DataLoader, Dataset
 import doselabel
 from doselabel.alarms import Alarm, ordered
 from doselabel.errors import Cancelled, ModelError, Progress, no_progress
+from doselabel.files import file_sha256
 from doselabel.model import checkpoint
 from doselabel.model.augment import draw_slice, training_slice
 from doselabel.model.cache import Prepared, prepare
@@ -148,7 +149,7 @@ def train(
     samples = _samples(sources, parenchyma, profile, settings, cache, progress)
     if settings.epochs:
         settings = replace(settings, steps=samples["given"].steps(settings.epochs, team.size), epochs=None)
-    model_card = {"steps": 0, "seed": settings.seed, "started_from": checkpoint.file_hash(start) if start else None}
+    model_card = {"steps": 0, "seed": settings.seed, "started_from": file_sha256(start) if start else None}
     model_card |= _data_card(sources, parenchyma, settings) | (card or {})
     run = Run(out, settings, model, average, optimizer, profile, model_card, validation, team, progress)
     autocast = torch.autocast(team.device.type, torch.bfloat16, enabled=team.device.type == "cuda" or bf16_pays())

@@ -12,6 +12,7 @@ import SimpleITK as sitk
 import torch
 
 from doselabel.errors import Cancelled, ModelError
+from doselabel.files import file_sha256
 from doselabel.geometry import Volume
 from doselabel.model import checkpoint as checkpoints
 from doselabel.model.cases import TrainCase
@@ -51,7 +52,7 @@ def test_the_checkpoint_says_what_it_is(trained):
     assert ready.card["steps"] == STEPS
     assert ready.card["patients"] == ["tiny"]
     assert "Research use only" in ready.card["intended_use"]
-    assert ready.sha256 == checkpoints.file_hash(trained[0].checkpoint)
+    assert ready.sha256 == file_sha256(trained[0].checkpoint)
     assert trained[0].checkpoint.stat().st_size < 30e6
 
 
@@ -113,7 +114,7 @@ def test_training_goes_on_from_a_checkpoint_with_replay(tmp_path, trained, case)
     replay = [dataclasses.replace(case, patient="old")]
     result = train([case], tmp_path, start=start, steps=1, batch=1, replay=replay)
     ready = checkpoints.load(result.checkpoint)
-    assert ready.card["started_from"] == checkpoints.file_hash(start)
+    assert ready.card["started_from"] == file_sha256(start)
     assert ready.card["patients"] == ["old", "tiny"]
     before = checkpoints.load(start).model.state_dict()
     change = max(float((value - before[name]).abs().max()) for name, value in ready.model.state_dict().items())

@@ -14,12 +14,13 @@ from numpy.typing import NDArray
 from doselabel.alarms import Alarm
 from doselabel.dosimetry.alignment import mask_scene, placement, registration
 from doselabel.dosimetry.alignment.grids import Box, cut, cut_array, inside
-from doselabel.dosimetry.cache import Entry, digest, file_sha256, fingerprint
+from doselabel.dosimetry.cache import Entry, digest, fingerprint
 from doselabel.dosimetry.options import DoseOptions
 from doselabel.dosimetry.uptake import voi
 from doselabel.dosimetry.uptake.case import Case
 from doselabel.dosimetry.uptake.errors import ActivityErrors, ScanModel, errors_of, scan_model, unknown
 from doselabel.errors import DoselabelError, RegistrationError, VoiError
+from doselabel.files import file_sha256
 from doselabel.geometry import Geometry, Volume, placed
 from doselabel.labels import LabelMap
 from doselabel.study import TimePoint

@@ -10,11 +10,12 @@ from numpy.typing import NDArray
 
 from doselabel.alarms import Alarm
 from doselabel.dosimetry.alignment import ct_registration, registration
-from doselabel.dosimetry.cache import digest, file_sha256, fingerprint
+from doselabel.dosimetry.cache import digest, fingerprint
 from doselabel.dosimetry.uptake import consistency
 from doselabel.dosimetry.uptake.case import Case
 from doselabel.dosimetry.uptake.masks import carried, completed
 from doselabel.errors import DoselabelError, VoiError
+from doselabel.files import file_sha256
 from doselabel.geometry import Volume
 from doselabel.labels import LabelMap, title
 
