@@ -42,7 +42,7 @@ def validation_patients(studies: Path) -> tuple[str, ...]:
         ) from error
 
 
-def fix_split(studies: Path, labelled: Sequence[str]) -> tuple[str, ...]:
+def fix_split(studies: Path, labelled: Sequence[str]) -> None:
     """Draw the list unless there is one, or there are too few patients.
 
     Parameters
@@ -56,7 +56,6 @@ def fix_split(studies: Path, labelled: Sequence[str]) -> tuple[str, ...]:
         drawn = sorted(patients, key=_draw)[: max(LEAST, round(SHARE * len(patients)))]
         row = {"patients": sorted(drawn), "drawn": datetime.now(UTC).isoformat(), "from": len(patients)}
         disk.write(path, json.dumps(row, indent=2) + "\n")
-    return validation_patients(studies)
 
 
 def _draw(patient: str) -> str:
