@@ -9,6 +9,7 @@ import sys
 import tempfile
 from collections.abc import Mapping
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -308,10 +309,12 @@ class DoselabelApp(MONAILabelApp):
                 source = drafts[case.image_id]
                 shutil.copyfile(source, folder / f"{case.image_id}.{source.name.partition('.')[2]}")
             request |= {"image": str(cases[0].path), DRAFTS: str(folder)}
-            return self.jobs.submit(DRAFT, request, image_id=cases[0].image_id, user=user)
+            job = self.jobs.submit(DRAFT, request, image_id=cases[0].image_id, user=user)
         except BaseException:
             shutil.rmtree(folder, ignore_errors=True)
             raise
+        self.jobs.when_over(job.id, partial(shutil.rmtree, folder, ignore_errors=True))
+        return job
 
     @staticmethod
     def _from_outside(params: Mapping[str, Any]) -> dict[str, Any]:

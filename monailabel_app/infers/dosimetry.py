@@ -15,7 +15,8 @@ from monailabel.interfaces.tasks.infer_v2 import InferTask, InferType
 
 from doselabel.errors import LabelError, Progress
 from doselabel.labels import write_labels
-from doselabel.study import MANIFEST, Study
+from doselabel.reading import folder_of
+from doselabel.study import Study
 from doselabel.wire import DoseResults
 from monailabel_app.cases import cases_of
 from monailabel_app.infers.kidney_liver import KidneyLiver
@@ -142,7 +143,7 @@ def _not_reviewed(results: DoseResults, predicted: list[str], out: Path) -> Dose
 
 def study_folder(ct: Path) -> Path:
     """The folder of the study that a CT belongs to; refused when there is none."""
-    folder = next((parent for parent in ct.parents if (parent / MANIFEST).is_file()), None)
+    folder = folder_of(ct)
     if folder is None:
         raise not_found("study around", ct.name, "A dose needs a patient of the studies folder.")
     return folder

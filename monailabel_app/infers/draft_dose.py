@@ -6,7 +6,6 @@ and its sessions with it.
 
 from __future__ import annotations
 
-import shutil
 from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,15 +13,15 @@ from typing import Any
 
 from doselabel.errors import Progress
 from doselabel.labels import read_labels
-from doselabel.reading import folder_of
 from doselabel.study import Study, image_id
 from doselabel.wire import DoseResults
-from monailabel_app.refusals import not_found
+from monailabel_app.infers.dosimetry import study_folder
 from monailabel_app.request import plain
 from monailabel_app.versions import FINAL
 
 DRAFTS = "drafts"
-"""Key of a request: folder of the drafts, a file each, named by the CT's image id. The server sets it."""
+"""Key of a request: folder of the drafts, a file each, named by the CT's image id. The server sets it, and removes
+it with the end of the job."""
 MOST_SESSIONS = 2
 DRAFT = "Draft, not submitted: the label maps of {} are as they were sent, and nobody keeps them."
 
@@ -47,21 +46,15 @@ class DraftDose:
         from doselabel.dosimetry.options import DoseOptions
         from doselabel.geometry import write_image
 
-        drafts = Path(request[DRAFTS])
-        try:
-            where = folder_of(request["image"])
-            if where is None:
-                raise not_found("study around", Path(request["image"]).name, "A dose needs a patient.")
-            study = Study.load(where)
-            given = {key: value for key, value in request.items() if key not in (DRAFTS, "image", "map")}
-            session = self._session(where, DoseOptions.read(given))
-            drawn = {
-                name: read_labels(file, expect=study.grid(name))
-                for name in study.cts().values()
-                for file in drafts.glob(f"{image_id(study.patient_id, name)}.*")
-            }
-        finally:
-            shutil.rmtree(drafts, ignore_errors=True)
+        where = study_folder(Path(request["image"]))
+        study = Study.load(where)
+        given = {key: value for key, value in request.items() if key not in (DRAFTS, "image", "map")}
+        session = self._session(where, DoseOptions.read(given))
+        drawn = {
+            name: read_labels(file, expect=study.grid(name))
+            for name in study.cts().values()
+            for file in Path(request[DRAFTS]).glob(f"{image_id(study.patient_id, name)}.*")
+        }
         done = session.compute(drawn, progress=progress)
         files = {}
         if request.get("map"):

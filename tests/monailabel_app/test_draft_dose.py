@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +29,7 @@ def ask(boxes, tmp_path):
         try:
             return DoseResults.model_validate(task(request, tmp_path, no_progress)["dose"])
         finally:
-            assert not folder.exists()
+            shutil.rmtree(folder)
 
     ask.folder, ask.task = Path(study.folder), task
     return ask

@@ -15,6 +15,7 @@ from doselabel.wire import (
     ServerInfo,
     StudyInfo,
 )
+from monailabel_app.conf import STATE
 
 PATIENCE_S = 300
 """Only a machine with much else to do needs nearly this long."""
@@ -64,6 +65,27 @@ def test_a_study_s_files_are_given_out_and_no_others(http):
     assert reply.status_code == 200
     assert reply.content[:2] == b"\x1f\x8b"
     assert http.get("/doselabel/studies/P-002/file/study.json").status_code == 404
+
+
+def test_a_draft_s_dose_is_answered_and_the_draft_is_kept_by_nobody(http, label_file, served_root):
+    names = ["P-004__ct", "P-004__ct_tp1", "P-004__ct_tp2", "P-004__ct_tp3"]
+    files = [("files", (f"{name}.nii.gz", label_file.read_bytes())) for name in names]
+    reply = http.post("/doselabel/draft", files=files, data={"params": '{"organs": ["left_kidney"]}'})
+    assert reply.status_code == 202, reply.text
+    job = over(http, reply.json()["id"])
+    assert job.state == "done", job
+    found = JobResult.model_validate(http.get(f"/jobs/{job.id}/result").json()).dose
+    assert found.organs["left_kidney"].mean_dose_gy > 0
+    assert found.warnings[0].startswith("Draft, not submitted")
+    assert http.get("/doselabel/labels/P-004__ct").json() == []
+    assert not list((served_root / STATE / "tmp").rglob("doselabel-drafts-*"))
+
+
+def test_drafts_of_two_patients_are_refused(http, label_file):
+    files = [("files", (f"{name}.nii.gz", label_file.read_bytes())) for name in ("P-004__ct", "P-003__ct")]
+    reply = http.post("/doselabel/draft", files=files)
+    assert reply.status_code == 422
+    assert "one patient at a time" in reply.json()["message"]
 
 
 def test_a_registration_is_kept_in_the_study(http):
