@@ -92,7 +92,6 @@ class LabelStore(Submitted):
                 alarms=list(alarms),
                 needs_review=needs_review,
                 changed=dict(changed or {}),
-                state="draft" if submission.draft else "submitted",
                 **submission.model_dump(),
             )
             self._acknowledge(self._file(number, ".draft.json" if submission.draft else ".json"), version)

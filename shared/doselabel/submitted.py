@@ -91,8 +91,7 @@ class Submitted:
         known = self._metadata(number)
         review = self.review_of(number)
         approved, flagged = bool(review and review.approved), bool(review and review.flagged)
-        state = "draft" if known.draft else "approved" if approved else "flagged" if flagged else "submitted"
-        return known.model_copy(update={"approved": approved, "flagged": flagged, "state": state})
+        return known.model_copy(update={"approved": approved, "flagged": flagged})
 
     def _metadata(self, number: int) -> LabelVersion:
         for suffix in (".json", ".draft.json"):

@@ -107,10 +107,6 @@ class TacFit:
         """Fitted activity at the given times (h), MBq, same shape."""
         return self.curve.activity_mbq(times_h)
 
-    def tia_sd_from(self, sd_mbq: ArrayLike) -> float:
-        """Standard deviation of the TIA (MBq·h) due to independent errors ``sd_mbq`` (n,) of the points."""
-        return float(np.sqrt(np.sum((self.tia_gradient_h * np.asarray(sd_mbq, dtype=float)) ** 2)))
-
 
 def fit(
     times_h: ArrayLike,
