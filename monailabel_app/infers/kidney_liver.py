@@ -105,12 +105,10 @@ class KidneyLiver(InferTask):
         weights = {"locating organs": 1.0, **{f"{plane} slices": 4.0 for plane in planes}, "joining": 1.0}
         ready = self._checkpoint()
         there = spect_of(ct) if ready.profile.spect or yes(request, "dose_doubt") else None
-        spect = read_of_study(there) if there else None
         result = segment(
             read_of_study(ct),
             ready,
-            spect=spect if ready.profile.spect else None,
-            uptake=spect if yes(request, "dose_doubt") else None,
+            spect=read_of_study(there) if there else None,
             planes=planes,
             consensus=choice(request, "consensus", "", CONSENSUS) or None,
             gap_fill=choice(request, "gap_fill", "", GAP_FILL) or None,

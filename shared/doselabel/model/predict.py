@@ -70,7 +70,6 @@ def segment(
     checkpoint: Path | Checkpoint,
     *,
     spect: Volume | None = None,
-    uptake: Volume | None = None,
     planes: Sequence[str] = ("axial",),
     consensus: Literal["mean", "vote"] | None = None,
     score_threshold: float | None = None,
@@ -88,9 +87,8 @@ def segment(
         CT in HU, in any orientation.
     checkpoint : Path or Checkpoint
     spect : Volume, optional
-        SPECT in the CT's space, of any unit and grid, for a model with a SPECT channel; others don't look at it.
-    uptake : Volume, optional
-        SPECT in the CT's space: the summary then says how much of an organ's uptake hangs on doubtful voxels.
+        SPECT in the CT's space, of any unit and grid, for a model with a SPECT channel. Of any model the summary then
+        says how much of an organ's uptake hangs on doubtful voxels.
     planes : sequence of {"axial", "coronal", "sagittal"}
         One ("axial") or all three.
     consensus : {"mean", "vote"}, optional
@@ -144,7 +142,7 @@ def segment(
         replace(ready.profile, gap_fill=gap_fill) if gap_fill else ready.profile,
         midline_box=looker.box,
         consensus=consensus or ready.profile.consensus,
-        uptake=resample(uptake, image.geometry).array[crop] if uptake is not None else None,
+        uptake=None if spect is None else resample(spect, image.geometry).array[crop],
     )
     names = {organ(name).index: name for name in ready.profile.organs}
     organs = {name: organs[name] for name in ready.profile.organs}
