@@ -4,40 +4,62 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from html import escape
+from types import NoneType
+from typing import get_args
 
 from qtpy.QtCore import Signal
-from qtpy.QtWidgets import QCheckBox, QComboBox, QFormLayout, QTabWidget, QWidget
+from qtpy.QtWidgets import QCheckBox, QComboBox, QDoubleSpinBox, QFormLayout, QLineEdit, QTabWidget, QWidget
 
+from doselabel.dosimetry.options import DoseOptions
 from doselabel.labels import title
 from doselabel.wire import DoseResults, OrganDose
-from napari_plugin.views.kit import LongNote, ProgressRow, Table, button, column, note, number, row
+from napari_plugin.views.kit import LongNote, ProgressRow, Section, Table, button, column, note, number, row
 from napari_plugin.views.plots import Colours, Plot
 
-CHOICES: Mapping[str, Mapping[str, str]] = {
-    "voi": {
-        "automatic": "auto",
-        "transfer matrix (PSF)": "gtm",
-        "mask + margin": "margin",
-        "Gaussian border": "gaussian",
-        "SPECT threshold": "threshold",
-    },
-    "tac": {
-        "automatic": "auto",
-        "uptake and washout": "uptake",
-        "mono-exponential": "mono",
-        "bi-exponential": "bi",
-        "trapezoid": "trapezoid",
-        "one time point (Hänscheid)": "hanscheid",
-    },
-    "engine": {"voxel S values": "voxel-s", "local deposition": "local", "organ S values": "organ"},
-    "registration": {
-        "automatic": "auto",
-        "as stored": "stored",
-        "none": "identity",
-        "refine on the organs": "organ",
-    },
+WORDS: Mapping[str, str] = {
+    "auto": "automatic",
+    "gtm": "transfer matrix (PSF)",
+    "margin": "mask + margin",
+    "gaussian": "Gaussian border",
+    "threshold": "SPECT threshold",
+    "ai": "as the paper's AI",
+    "expert1": "as the paper's expert 1",
+    "expert2": "as the paper's expert 2",
+    "uptake": "uptake and washout",
+    "mono": "mono-exponential",
+    "bi": "bi-exponential",
+    "hanscheid": "one time point (Hänscheid)",
+    "population": "one time point (half-life)",
+    "voxel-s": "voxel S values",
+    "local": "local deposition",
+    "organ": "on the organs",
+    "stored": "as stored",
+    "identity": "none",
 }
-"""Options of `doselabel.dosimetry.options.DoseOptions` that are offered: what a person reads → what is sent."""
+"""What a person reads for an option's values; which there are, `DoseOptions` says."""
+
+OFFERED: Mapping[str, tuple[str, ...]] = {
+    "Activity from": ("voi", "preset"),
+    "Curve": ("tac",),
+    "Dose engine": ("engine",),
+    "SPECT to CT": ("registration",),
+}
+"""Title → options whose values are offered in one list."""
+
+WRITTEN: Mapping[str, str] = {
+    "Half-life, h": "population_half_life_h",
+    "Density, g/cm³": "organ_density_g_cm3",
+    "α/β, Gy": "alpha_beta_gy",
+    "Repair, h": "repair_half_life_h",
+}
+"""Title → option that is written, as on the command line: one number, or ``liver:1.06/tumour:1.00``."""
+
+
+def choices(options: tuple[str, ...]) -> dict[str, tuple[str, str]]:
+    """What a person reads → option and value, for all values that `DoseOptions` knows of these options."""
+    values = [(o, v) for o in options for v in get_args(DoseOptions.model_fields[o].annotation) if v is not NoneType]
+    spelled = [(o, v) for o, v in values for v in (get_args(v) or (v,))]
+    return {"organ S values" if pair == ("engine", "organ") else WORDS.get(pair[1], pair[1]): pair for pair in spelled}
 
 
 class DoseView(QWidget):
@@ -48,21 +70,28 @@ class DoseView(QWidget):
 
     def __init__(self) -> None:
         super().__init__()
-        self._boxes = {key: _choice(values) for key, values in CHOICES.items()}
+        self._choices = {title: choices(options) for title, options in OFFERED.items()}
+        self._boxes = {title: _choice(values) for title, values in self._choices.items()}
+        self._written = {option: _line(option) for option in WRITTEN.values()}
         self._extent = {
-            "margin": ("margin_mm", number(3, 0, 20, "mm", step=0.5, decimals=1, tip="The mask is grown by this")),
-            "gaussian": ("gaussian_sigma_mm", number(3, 0.5, 20, "mm", step=0.5, decimals=1, tip="σ of the border")),
-            "threshold": ("threshold_percent", number(42, 1, 99, "%", tip="Of the maximum near the mask")),
+            "margin": ("margin_mm", _number("margin_mm", 0, 20, "mm")),
+            "gaussian": ("gaussian_sigma_mm", _number("gaussian_sigma_mm", 0.5, 20, "mm")),
+            "threshold": ("threshold_percent", _number("threshold_percent", 1, 99, "%")),
         }
-        self._boxes["voi"].currentTextChanged.connect(self._voi_changed)
+        activity = self._boxes["Activity from"]
+        activity.currentTextChanged.connect(self._voi_changed)
         form_holder = QWidget()
         form = QFormLayout(form_holder)
         form.setContentsMargins(0, 0, 0, 0)
         form.setSpacing(4)
-        form.addRow("Activity from", row(self._boxes["voi"], *(f for _, f in self._extent.values()), stretch=0))
-        form.addRow("Curve", self._boxes["tac"])
-        form.addRow("Dose engine", self._boxes["engine"])
-        form.addRow("SPECT to CT", self._boxes["registration"])
+        form.addRow("Activity from", row(activity, *(f for _, f in self._extent.values()), stretch=0))
+        for title_ in list(OFFERED)[1:]:
+            form.addRow(title_, self._boxes[title_])
+        tissue = QWidget()
+        lines_ = QFormLayout(tissue)
+        lines_.setContentsMargins(0, 0, 0, 0)
+        for title_, option in WRITTEN.items():
+            lines_.addRow(title_, self._written[option])
         self._fill_in = QCheckBox("let the model label CTs nobody has submitted")
         self._fill_in.setToolTip("The result then says that nobody reviewed these masks")
         self._run = button("Compute doses", "From the submitted labels of the patient's CTs")
@@ -90,6 +119,7 @@ class DoseView(QWidget):
         lines = column(
             self,
             form_holder,
+            Section("Tissue and biology", tissue, folded=True),
             self._fill_in,
             row(self._run, self._report, stretch=0),
             self.progress,
@@ -104,15 +134,17 @@ class DoseView(QWidget):
 
     def ask(self) -> None:
         """Ask for the doses with the chosen options."""
-        options: dict[str, object] = {key: self._chosen(key) for key in CHOICES}
-        if extent := self._extent.get(self._chosen("voi")):
+        options: dict[str, object] = dict(self._chosen(title_) for title_ in OFFERED)
+        if extent := self._extent.get(str(options.get("voi"))):
             options[extent[0]] = extent[1].value()
+        options |= {option: line.text().strip() for option, line in self._written.items() if line.text().strip()}
         if self._fill_in.isChecked():
             options["labels"] = "model"
         self.dose_wanted.emit(options)
 
-    def _chosen(self, key: str) -> str:
-        return CHOICES[key][self._boxes[key].currentText()]
+    def _chosen(self, title_: str) -> tuple[str, str]:
+        """Option and value."""
+        return self._choices[title_][self._boxes[title_].currentText()]
 
     def set_busy(self, busy: bool) -> None:
         """Allow only one computation at a time."""
@@ -154,13 +186,27 @@ class DoseView(QWidget):
 
     def _voi_changed(self, _: str = "") -> None:
         for method, (_, field) in self._extent.items():
-            field.setVisible(method == self._chosen("voi"))
+            field.setVisible(self._chosen("Activity from") == ("voi", method))
 
 
 def _choice(table: Mapping[str, str]) -> QComboBox:
     box = QComboBox()
     box.addItems(list(table))
     return box
+
+
+def _line(option: str) -> QLineEdit:
+    field = QLineEdit()
+    field.setPlaceholderText("as usual")
+    field.setToolTip(DoseOptions.model_fields[option].description or "")
+    return field
+
+
+def _number(option: str, low: float, high: float, unit: str) -> QDoubleSpinBox:
+    field = DoseOptions.model_fields[option]
+    decimals = 1 if unit == "mm" else 0
+    step = 0.5 if unit == "mm" else 1.0
+    return number(field.default, low, high, unit, step=step, decimals=decimals, tip=field.description or "")
 
 
 def _cells(name: str, organ: OrganDose) -> list[str]:

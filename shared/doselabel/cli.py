@@ -14,16 +14,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from doselabel import __version__, cli_check, cli_scores, cli_train
+from doselabel import __version__, cli_check, cli_dose, cli_scores, cli_train
 from doselabel.cli_calibrate import add_calibrate
 from doselabel.cli_course import add_course
 from doselabel.cli_data import consensus_argument, reading_arguments
 from doselabel.errors import DoselabelError, Progress
 
 if TYPE_CHECKING:
-    from doselabel.dosimetry.options import DoseOptions
     from doselabel.grid import StatedGrid
-    from doselabel.wire import DoseResults
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -114,97 +112,6 @@ def _study_place(args: argparse.Namespace) -> None:
     study.stated_places[args.file] = StatedPlace(orientation=stated.orientation, spacing_mm=stated.spacing_mm)
     print(f"{args.file}: {study.grid(args.file).words()}, axes to {stated.orientation}")
     print(f"kept in {study.save()}")
-
-
-def _dose(args: argparse.Namespace) -> None:
-    from doselabel.dosimetry import pipeline
-    from doselabel.dosimetry.priors import with_earlier_cycles
-    from doselabel.dosimetry.results import read_results, store_registration, write_dose
-    from doselabel.io.compare import labels_of
-    from doselabel.io.report import write_report
-    from doselabel.study import Study
-
-    study = Study.load(args.study)
-    options, progress = _dose_options(args), _terminal()
-    if args.half_life_from:
-        options = with_earlier_cycles(options, [read_results(path) for path in args.half_life_from], study.nuclide)
-    labels = labels_of(study, args.labels)
-    cache = args.cache or args.out / ".cache"
-    done = pipeline.compute(study, labels, options, cache=cache, progress=_share(progress, 0.0, 0.8))
-    write_dose(done, study, args.out)
-    truth = study.folder / "truth" / "truth.json"
-    report = write_report(
-        done.results,
-        study,
-        done.labels,
-        done.dose,
-        args.out,
-        truth=truth if truth.is_file() else None,
-        progress=_share(progress, 0.8, 1.0),
-    )
-    if args.store_registration:
-        store_registration(study, done.results)
-    _print_doses(done.results)
-    print(f"report in {report.html}")
-
-
-def _dose_options(args: argparse.Namespace) -> DoseOptions:
-    from doselabel.dosimetry.options import DoseOptions
-
-    chosen: dict[str, Any] = {key: value.split("/") if "/" in value else value for key, value in args.set or []}
-    for key in ("label_scheme", "voi", "margin_mm", "tac", "engine", "registration"):
-        if getattr(args, key) is not None:
-            chosen[key] = getattr(args, key)
-    return DoseOptions.read(chosen)
-
-
-def _print_doses(results: DoseResults) -> None:
-    from doselabel.labels import title
-
-    if grave := results.grave():
-        print(f"{len(grave)} alarm(s): these doses are probably wrong until somebody has looked")
-        cli_check.print_findings(grave)
-    print(
-        f"{'organ':<14}{'mL':>8}{'g':>8}{'TIA MBq·h':>12}{'T_eff h':>9}{'Gy':>8}{'± Gy':>7}{'Gy/GBq':>8}{'BED Gy':>8}"
-    )
-    for name, organ in results.organs.items():
-        bed = f"{organ.bed_gy:.2f}" if organ.bed_gy is not None else "–"
-        print(
-            f"{title(name):<14}{organ.volume_ml:>8.0f}{organ.mass_g:>8.0f}{organ.tia_mbq_h:>12.0f}"
-            f"{organ.effective_half_life_h:>9.1f}{organ.mean_dose_gy:>8.2f}{organ.dose_sd_gy:>7.2f}"
-            f"{organ.dose_gy_per_gbq:>8.3f}{bed:>8}"
-        )
-    for warning in results.other_warnings():
-        print(f"warning: {warning}")
-
-
-def _report(args: argparse.Namespace) -> None:
-    from doselabel.io.report import write_report_of
-    from doselabel.study import Study
-
-    study = Study.load(args.study)
-    truth = study.folder / "truth" / "truth.json"
-    report = write_report_of(args.dir, study, truth=truth if truth.is_file() else None, progress=_terminal())
-    print(f"report in {report.html}")
-
-
-def _compare(args: argparse.Namespace) -> None:
-    from doselabel.io.compare import compare, parse_side
-    from doselabel.study import Study
-
-    studies = [Study.load(folder) for path in args.studies for folder in Study.find(path) or [path]]
-    a, b = parse_side(args.a, "A"), parse_side(args.b, "B")
-    print(compare(studies, a, b, organs=args.organs.split(","), out=args.out, progress=_terminal()).text())
-    print(f"table, CSV and figure in {args.out}")
-
-
-def _sensitivity(args: argparse.Namespace) -> None:
-    from doselabel.io.compare import sensitivity
-    from doselabel.study import Study
-
-    study = Study.load(args.study)
-    print(sensitivity(study, args.labels, _dose_options(args), out=args.out, progress=_terminal()).text())
-    print(f"table and CSV in {args.out}")
 
 
 def _serve(args: argparse.Namespace) -> int:
@@ -310,50 +217,13 @@ def _parser() -> argparse.ArgumentParser:
     cli_train.add(_command, commands, _terminal)
     cli_scores.add(_command, commands, _terminal)
 
-    dose = _command(commands, "dose", _dose, "absorbed dose of a study's organs, with a report")
-    dose.add_argument("study", type=Path)
-    dose.add_argument("--out", type=Path, required=True, help="folder for results.json, dose.nii.gz, report.html, .pdf")
-    dose.add_argument("--cache", type=Path, help="folder of what need not be computed again (default: OUT/.cache)")
-    dose.add_argument(
-        "--half-life-from", type=Path, action="append", metavar="RESULTS",
-        help="results.json of an earlier cycle of the patient: half-lives for a cycle of a single scan",
-    )  # fmt: skip
-    dose.add_argument("--store-registration", action="store_true", help="keep the transforms found in study.json")
-    _dose_arguments(dose)
-
-    report = _command(commands, "report", _report, "write the report of a finished dose calculation again")
-    report.add_argument("dir", type=Path, help="folder that `doselabel dose` filled")
-    report.add_argument("study", type=Path)
-
-    compare = _command(commands, "compare", _compare, "the paper's tables 3 and 4 and its DVH figure, for two sides")
-    compare.add_argument("studies", type=Path, nargs="+", help="study folders, or folders of studies")
-    compare.add_argument("--a", required=True, metavar="SIDE", help="reference, e.g. labels=truth,voi=gtm,name=Ex")
-    compare.add_argument("--b", required=True, metavar="SIDE", help="compared, e.g. labels=final,voi=margin,name=AI")
-    compare.add_argument("--organs", default="left_kidney,right_kidney", help="default: left_kidney,right_kidney")
-    compare.add_argument("--out", type=Path, default=Path("compare"))
-
-    sensitivity = _command(commands, "sensitivity", _sensitivity, "one study's doses by margin, VOI method and fit")
-    sensitivity.add_argument("study", type=Path)
-    sensitivity.add_argument("--out", type=Path, default=Path("sensitivity"))
-    _dose_arguments(sensitivity)
-
+    cli_dose.add(_command, commands, _terminal)
     add_course(commands)
     add_calibrate(commands)
 
     doctor = _command(commands, "doctor", _doctor, "what is installed, what is missing, and how to mend it")
     doctor.add_argument("--port", type=int, default=8000, help="port the server would use (default: 8000)")
     return parser
-
-
-def _dose_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--labels", default="final", help="tag, folder or file of label maps (default: final)")
-    _scheme_argument(parser)
-    parser.add_argument("--voi", help="gtm, margin, gaussian or threshold (default: gtm when the study states a PSF)")
-    parser.add_argument("--margin-mm", type=float)
-    parser.add_argument("--tac", help="uptake, mono, bi, trapezoid, hanscheid or population")
-    parser.add_argument("--engine", help="voxel-s, local or organ: whose dose is reported (all are computed)")
-    parser.add_argument("--registration", help="auto, stored, identity or organ")
-    parser.add_argument("--set", type=_pair, action="append", metavar="OPTION=VALUE", help="any other option")
 
 
 def _place_arguments(parser: argparse.ArgumentParser, *, required: bool) -> None:
@@ -363,21 +233,6 @@ def _place_arguments(parser: argparse.ArgumentParser, *, required: bool) -> None
     parser.add_argument(
         "--spacing-mm", nargs=3, type=float, required=required, metavar=("X", "Y", "Z"), help="and its voxel size, mm"
     )
-
-
-def _scheme_argument(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--label-scheme",
-        metavar="NAME",
-        help="how label maps without names are numbered: kits, btcv, totalsegmentator …",
-    )
-
-
-def _pair(text: str) -> tuple[str, str]:
-    key, equals, value = text.partition("=")
-    if not (key and equals and value):
-        raise argparse.ArgumentTypeError(f"'{text}' is not OPTION=VALUE")
-    return key, value
 
 
 def _command(commands: Any, name: str, run: Any, text: str) -> argparse.ArgumentParser:
@@ -391,11 +246,6 @@ def _count(text: str) -> int:
     if value < 1:
         raise argparse.ArgumentTypeError(f"{value} is not at least 1")
     return value
-
-
-def _share(progress: Progress, low: float, high: float) -> Progress:
-    """Progress of a part of the work, as a fraction of the whole."""
-    return lambda stage, fraction: progress(stage, low + (high - low) * fraction)
 
 
 def _terminal() -> Progress:

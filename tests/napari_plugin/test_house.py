@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from typing import get_args
 
 import pytest
 from napari.utils.shortcuts import default_shortcuts
@@ -12,7 +11,7 @@ from npe2 import PluginManifest
 
 from doselabel.dosimetry.options import DoseOptions
 from napari_plugin.shortcuts import KEYS
-from napari_plugin.views.dose import CHOICES
+from napari_plugin.views.dose import OFFERED, WORDS, DoseView, choices
 
 WITHOUT = """
 import sys
@@ -91,7 +90,27 @@ def test_no_key_hides_one_of_naparis_on_a_ct_or_label_layer():
     assert "p" in napari_keys  # the comparison looks at something
 
 
-@pytest.mark.parametrize("option", CHOICES)
-def test_dose_options_that_are_offered_are_options(option):
-    allowed = set(get_args(DoseOptions.model_fields[option].annotation))
-    assert set(CHOICES[option].values()) <= allowed
+@pytest.mark.parametrize("title", OFFERED)
+def test_every_value_of_an_offered_option_can_be_chosen_and_has_words(title):
+    read = choices(OFFERED[title])
+    for option in OFFERED[title]:
+        schema = DoseOptions.model_json_schema()["properties"][option]
+        values = schema.get("enum") or next(part["enum"] for part in schema["anyOf"] if "enum" in part)
+        assert [value for name, value in read.values() if name == option] == values
+        assert set(values) <= set(WORDS) | {"trapezoid"}
+    assert all(DoseOptions.read({option: value}) for option, value in read.values())
+
+
+def test_options_that_are_written_reach_the_calculation_as_on_the_command_line(qtbot):
+    view = DoseView()
+    qtbot.addWidget(view)
+    view._written["organ_density_g_cm3"].setText("liver:1.06/tumour:1.00")
+    view._written["alpha_beta_gy"].setText("liver:2.5")
+    view._written["repair_half_life_h"].setText("1.5")
+    view._boxes["Activity from"].setCurrentText(WORDS["expert2"])
+    with qtbot.waitSignal(view.dose_wanted) as sent:
+        view.ask()
+    asked = DoseOptions.read(sent.args[0])
+    assert (asked.preset, asked.voi, asked.repair_half_life_h) == ("expert2", "threshold", 1.5)
+    assert (asked.density_of("liver"), asked.density_of("tumour_2"), asked.alpha_beta_gy["liver"]) == (1.06, 1.0, 2.5)
+    assert asked.alpha_beta_gy["left_kidney"] == 2.6

@@ -8,6 +8,9 @@ import sys
 import pytest
 
 from doselabel.cli import _parser, main
+from doselabel.cli_dose import options_of
+from doselabel.dosimetry.options import DoseOptions
+from doselabel.errors import DoseError
 
 
 def test_study_check_passes_a_good_study(small_study, capsys):
@@ -56,3 +59,27 @@ def test_labels_prints_the_table(capsys):
 def test_segment_leaves_to_the_model_what_is_not_said(options, expected):
     args = _parser().parse_args(["segment", "ct.nii.gz", "--out", "x.nii.gz", *options])
     assert (args.score, args.consensus, args.fill) == expected
+
+
+def test_every_option_of_a_dose_is_an_argument_with_its_own_words(capsys):
+    args = _parser().parse_args(
+        ["dose", "P-1", "--out", "x", "--preset", "expert2", "--organ-density-g-cm3", "liver:1.06/tumour:1.00",
+         "--alpha-beta-gy", "liver:2.5", "--repair-half-life-h", "1.5", "--psf-fwhm-mm", "12/11/11", "--reference", "2"]
+    )  # fmt: skip
+    options = options_of(args)
+    assert (options.preset, options.voi, options.psf_fwhm_mm) == ("expert2", "threshold", (12.0, 11.0, 11.0))
+    assert (options.density_of("liver"), options.density_of("tumour_3")) == (1.06, 1.0)
+    assert (options.alpha_beta_gy["liver"], options.repair_half_life_h, options.reference) == (2.5, 1.5, 2)
+    with pytest.raises(SystemExit) as caught:
+        main(["dose", "--help"])
+    assert caught.value.code == 0
+    said = " ".join(capsys.readouterr().out.split())
+    for name in DoseOptions.model_fields:
+        assert f"--{name.replace('_', '-')} " in said
+
+
+def test_a_preset_gives_way_to_what_is_stated():
+    assert DoseOptions.read({"preset": "ai"}).voi == "margin"
+    assert DoseOptions.read({"preset": "expert1", "voi": "gtm", "gaussian_sigma_mm": 5}).voi == "gtm"
+    with pytest.raises(DoseError, match="'preset'"):
+        DoseOptions.read({"preset": "expert3"})

@@ -7,13 +7,13 @@ from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 import pydantic
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from doselabel.errors import DoseError, DoselabelError
-from doselabel.labels import SCHEMES, region
+from doselabel.organs import region
+from doselabel.schemes import SCHEMES
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-
 
 ANY = "*"
 """Stands for every organ that has no number of its own."""
@@ -42,94 +42,97 @@ ByOrgan = Annotated[dict[str, Positive], BeforeValidator(_by_organ)]
 ALPHA_BETA_GY = {"left_kidney": 2.6, "right_kidney": 2.6, "tumour": 10.0}
 
 
+def _listed(value: Any) -> Any:
+    """Several values from what a command line gives: ``12/11/11``."""
+    return value.split("/") if isinstance(value, str) else value
+
+
+PRESETS: Mapping[str, Mapping[str, Any]] = {
+    "ai": {"voi": "margin", "margin_mm": 3.0},
+    "expert1": {"voi": "gaussian", "gaussian_sigma_mm": 3.0},
+    "expert2": {"voi": "threshold"},
+}
+"""How the three of Nazari et al. 2021 read activities: the network's masks grown by 3 mm; masks with a Gaussian border;
+a threshold on the SPECT, corrected by hand (volumes of interest from files). An option that is stated replaces a
+preset's."""
+
+
 class DoseOptions(BaseModel):
-    """Choices of one dose calculation; the results repeat them.
+    """Choices of one dose calculation; the results repeat them. The one list of options: command line, server and
+    plugin offer these, with these words."""
 
-    Attributes
-    ----------
-    label_scheme : str, optional
-        How the label maps' values are numbered when the maps carry no names (`doselabel.labels.SCHEMES`).
-    organs : tuple of str, optional
-        Organs to report; by default all in the diagnostic CT's label map that the patient is not said to lack.
-    voi : {"auto", "gtm", "margin", "gaussian", "threshold"}
-        Volume-of-interest method. ``auto`` is `gtm` when the study states the camera's resolution, else `margin`.
-    margin_mm : float
-        3 mm as Nazari et al. 2021 use for the network's masks.
-    gaussian_sigma_mm, gaussian_level, threshold_percent, search_mm
-        As in `doselabel.dosimetry.uptake.voi.measure`; σ 3 mm is Nazari et al. 2021, expert 1.
-    psf_fwhm_mm : (z, y, x), optional
-        Replaces the study's resolution, FWHM in mm.
-    tac : {"auto", "uptake", "mono", "bi", "trapezoid", "hanscheid", "population"}
-        Time-activity model. ``auto`` is `mono` unless the points speak for an uptake phase (from four points on by
-        evidence, see `curves`; with three when the first lies on the uptake limb), `hanscheid` for one point.
-    uptake_limb, tail
-        As in `doselabel.dosimetry.curves.fit.fit`.
-    tac_weights : {"relative", "equal", "poisson"}
-        Of the points in the fit. ``relative`` goes with the assumed noise, a percentage of each activity.
-    population_half_life_h, population_half_life_sd_h : float, or by organ
-        Effective half-life and its standard deviation between patients (25 % where only the former is stated), which
-        a single time point needs.
-    half_life_source : str
-        Where these come from, for a reader ("2 earlier cycles of the patient").
-    engine : {"voxel-s", "local", "organ"}
-        Whose dose is reported; all three are always computed.
-    density : {"uniform", "ct"}
-        Mass of tissue outside the organs: soft tissue everywhere, or by Hounsfield units. Organs always have the
-        density of the label table.
-    tia_map : {"organ_curve", "voxel_fit"}
-        Inside an organ: the organ's curve scaled by one reference SPECT, or a curve for every voxel.
-    reference : int, optional
-        Time point (0, 1, …) whose SPECT gives the distribution; by default the one nearest 24 h, where uptake is
-        over and counts are still high.
-    grid : {"ct", "spect"}
-        Grid of the dose map that is written: the diagnostic CT's, or the reference SPECT's.
-    registration : {"auto", "stored", "identity", "organ"}
-        SPECT to CT. ``stored``: as in the study. ``organ``: refined on the organs' uptake. ``auto``: stored if the
-        study has a transform, else refined, and the result taken when it moves the SPECT by more than
-        ``smallest_shift_mm``. CTs that have no masks of their own get the diagnostic CT's by rigid registration.
-    smallest_shift_mm : float
-        Below this a refinement is within its own error and the files' alignment is kept.
-    organ_density_g_cm3 : dict
-        Organ or region → density that replaces the label table's (1.04 for a region outside it). Here and below,
-        "tumour" also stands for ``tumour_1``, ``tumour_2`` …; as text, ``liver:1.06/tumour:1.00``.
-    alpha_beta_gy : dict
-        Organ → α/β; kidneys 2.6 Gy (dosimetry design; Bodey et al. 2003), tumours 10 Gy (MIRD Pamphlet 20, early
-        responding tissue). Others have no BED unless given.
-    repair_half_life_h : float
-        2.8 h, kidney.
-    contour_sd_percent : float, optional
-        Uncertainty of contours; by default that of the network (`uncertainty.CONTOUR_RELATIVE_SD`).
-    """
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
+    preset: Literal["ai", "expert1", "expert2"] | None = None
+    """One of the paper's three ways to read activities (`PRESETS`); options that are stated replace its own."""
     label_scheme: str | None = None
-    organs: tuple[str, ...] | None = None
+    """How label maps without names are numbered: kits, btcv, totalsegmentator … (`doselabel.labels.SCHEMES`)."""
+    organs: Annotated[tuple[str, ...], BeforeValidator(_listed)] | None = None
+    """Organs to report, as liver/spleen; by default all in the diagnostic CT's label map that the patient has."""
     voi: Literal["auto", "gtm", "margin", "gaussian", "threshold"] = "auto"
+    """Volume-of-interest method; auto is gtm when the study states the camera's resolution, else margin."""
     margin_mm: Annotated[float, Field(ge=0, le=50)] = 3.0
+    """By how much margin grows a mask; 3 mm as Nazari et al. 2021 for the network's masks."""
     gaussian_sigma_mm: Annotated[float, Field(ge=0.1, le=50)] = 3.0
+    """Width of gaussian's border; 3 mm is Nazari et al. 2021, expert 1."""
     gaussian_level: Annotated[float, Field(gt=0, lt=1)] | None = 0.1587
+    """Level at which gaussian's border is cut; by default one σ outside the mask."""
     threshold_percent: Annotated[float, Field(ge=1, le=99)] = 42.0
+    """Of the maximum near the mask, for threshold."""
     search_mm: Annotated[float, Field(ge=0, le=100)] = 10.0
-    psf_fwhm_mm: tuple[Positive, Positive, Positive] | None = None
+    """How far from the mask threshold looks."""
+    psf_fwhm_mm: Annotated[tuple[Positive, Positive, Positive], BeforeValidator(_listed)] | None = None
+    """Replaces the study's resolution: FWHM z/y/x."""
     tac: Literal["auto", "uptake", "mono", "bi", "trapezoid", "hanscheid", "population"] = "auto"
+    """Time-activity model; auto is mono unless the points speak for an uptake phase (from four points on by evidence,
+    with three when the first lies on the uptake limb), and hanscheid for one point."""
     uptake_limb: Literal["refuse", "exclude", "keep"] = "refuse"
+    """What mono does with a first point on the uptake limb."""
     tail: Literal["effective", "physical"] = "effective"
+    """How trapezoid goes on after the last point."""
     tac_weights: Literal["relative", "equal", "poisson"] = "relative"
+    """Of the points in the fit; relative goes with the assumed noise, a percentage of each activity."""
     population_half_life_h: ByOrgan = Field(default_factory=dict)
+    """Effective half-life that a single time point needs; one number, or organ:number/organ:number."""
     population_half_life_sd_h: ByOrgan = Field(default_factory=dict)
+    """Its standard deviation between patients; 25 % where only the half-life is stated."""
     half_life_source: str = ""
+    """Where these come from, for a reader ("2 earlier cycles of the patient")."""
     engine: Literal["voxel-s", "local", "organ"] = "voxel-s"
+    """Whose dose is reported; all three are always computed."""
     density: Literal["uniform", "ct"] = "uniform"
+    """Mass of tissue outside the organs: soft tissue everywhere, or by Hounsfield units."""
     tia_map: Literal["organ_curve", "voxel_fit"] = "organ_curve"
+    """Inside an organ: its curve scaled by one reference SPECT, or a curve for every voxel."""
     reference: Annotated[int, Field(ge=0)] | None = None
+    """Time point (0, 1, …) whose SPECT gives the distribution; by default the one nearest 24 h, where uptake is over
+    and counts are still high."""
     grid: Literal["ct", "spect"] = "ct"
+    """Grid of the dose map that is written: the diagnostic CT's, or the reference SPECT's."""
     registration: Literal["auto", "stored", "identity", "organ"] = "auto"
+    """SPECT to CT: stored as in the study, or refined on the organs' uptake (organ); auto takes the study's transform,
+    else refines, and keeps what moves the SPECT by more than smallest_shift_mm."""
     smallest_shift_mm: Annotated[float, Field(ge=0, le=50)] = 3.0
+    """Below this a refinement is within its own error and the files' alignment is kept."""
     organ_density_g_cm3: ByOrgan = Field(default_factory=dict)
+    """Density of an organ or region, in place of the label table's (1.04 for a region outside it): liver:1.06. Here and
+    below tumour also stands for tumour_1, tumour_2 …"""
     alpha_beta_gy: ByOrgan = Field(default_factory=lambda: dict(ALPHA_BETA_GY))
+    """α/β by organ; kidneys 2.6 Gy (Bodey et al. 2003), tumours 10 Gy (MIRD Pamphlet 20). Others have no BED unless
+    given: liver:2.5."""
     repair_half_life_h: Positive = 2.8
+    """Half-time of repair of sublethal damage; 2.8 h, kidney (MIRD Pamphlet 20)."""
+    v_dose_gy: Annotated[tuple[Positive, ...], BeforeValidator(_listed)] = (1.0, 2.0, 5.0, 10.0, 20.0)
+    """Doses at which the volume that receives at least them is reported (V1, V2 …)."""
     contour_sd_percent: Annotated[float, Field(ge=0, le=100)] | None = None
+    """Uncertainty of contours' volumes; by default that of the network (9.6 %)."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _preset(cls, content: Any) -> Any:
+        if isinstance(content, dict) and content.get("preset") in PRESETS:
+            return {**PRESETS[content["preset"]], **content}
+        return content
 
     @field_validator("label_scheme")
     @classmethod

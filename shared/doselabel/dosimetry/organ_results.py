@@ -12,6 +12,7 @@ import SimpleITK as sitk
 
 import doselabel
 from doselabel.dosimetry.alignment.mask_scene import ASSUMED_FWHM_MM
+from doselabel.dosimetry.cache import fingerprint
 from doselabel.dosimetry.curves import choice
 from doselabel.dosimetry.curves.choice import OrganCurve
 from doselabel.dosimetry.dose.bed import bed_gy, bed_relative_sd, eqd2_gy, lea_catcheside_g
@@ -152,5 +153,9 @@ def provenance(case: Case, doses: Absorbed, rest: tuple[float, str]) -> dict[str
             "unit": "Gy",
         },
         "rest_of_body": {"tia_mbq_h": rest[0], "model": rest[1]},
+        "vois_by_hand": {
+            f"time point {i + 1}": {"organs": list(drawn.present()), "voxels_sha256": fingerprint(drawn.array)}
+            for i, drawn in sorted(case.edited_vois.items())
+        },
         "reused": list(case.store.reused),
     }

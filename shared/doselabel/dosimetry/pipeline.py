@@ -35,7 +35,7 @@ from doselabel.dosimetry.uptake.activity import placed_box, voi_method
 from doselabel.dosimetry.uptake.case import Case
 from doselabel.dosimetry.uptake.masks import resolve
 from doselabel.dosimetry.uptake.time_points import Uptake, measured
-from doselabel.errors import DoseError, FitError, Progress, no_progress
+from doselabel.errors import DoseError, FitError, Progress, VoiError, no_progress
 from doselabel.geometry import Volume, placed, resample
 from doselabel.labels import LabelMap, title
 from doselabel.study import Study
@@ -106,7 +106,13 @@ def compute(
     checked = check(study, images)
     label_set = resolve(study, labels, options.label_scheme, images)
     store = Cache(Path(cache) if cache is not None else None)
-    return compute_case(Case.of(images, checked, label_set, options, store, edited_vois), progress)
+    case = Case.of(images, checked, label_set, options, store, edited_vois)
+    if case.edited_vois and voi_method(options, case.psf_fwhm_mm) == "gtm":
+        raise VoiError(
+            "Volumes of interest were corrected by hand, and the method 'gtm' has none that could be.",
+            "Choose the method they were made with (voi threshold, margin or gaussian), or leave them out.",
+        )
+    return compute_case(case, progress)
 
 
 def compute_case(case: Case, progress: Progress = no_progress) -> DoseComputation:

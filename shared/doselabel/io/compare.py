@@ -1,8 +1,10 @@
 """Doses of the same patients by two sides, or of one patient by many methods: runs the pipeline as often as it takes.
 
-A *side* is what is compared, written as ``labels=truth,voi=gtm``: pairs of key and value, comma between. ``labels`` is
-a tag, a path, or a folder inside the study such as ``truth``; ``name`` is what the tables call the side; every other
-key is an option of `doselabel.dosimetry.options.DoseOptions`, lists with ``/`` between (``psf_fwhm_mm=12/11/11``).
+A *side* is what is compared, written as ``labels=truth,voi=gtm``: pairs of key and value, comma between.
+``labels``: a tag, a path, or a folder inside the study such as ``truth``. ``vois``: a folder of volumes of interest
+corrected by hand. ``name``: what the tables call the side. ``patients=P1/P2``: some only, for whom it takes the place
+of the side's others. Every other key is an option of `doselabel.dosimetry.options.DoseOptions` (``preset=expert2``), lists
+with ``/`` between (``psf_fwhm_mm=12/11/11``).
 What comes out, and how it is shown, is `doselabel.io.comparison`.
 """
 
@@ -15,6 +17,7 @@ from typing import Any
 
 from doselabel.dosimetry import pipeline
 from doselabel.dosimetry.options import DoseOptions
+from doselabel.dosimetry.results import read_vois
 from doselabel.errors import DoseError, DoselabelError, Progress, no_progress
 from doselabel.io.comparison import Comparison, Sensitivity, Side, Variant, write_comparison, write_sensitivity
 from doselabel.labels import region, title
@@ -48,19 +51,19 @@ def parse_side(text: str, name: str) -> Side:
             raise DoseError(f"'{key}' is given twice in '{text}'.", "Keep one of them.")
         content[key] = value
     labels, called = content.pop("labels", ""), content.pop("name", name)
+    vois, patients = content.pop("vois", None), content.pop("patients", "")
     if not labels:
         raise DoseError(
             f"'{text}' does not say whose masks to take.",
             "Add labels=TAG, a path, or a folder of the study: labels=truth.",
         )
-    options = {key: value.split("/") if "/" in value else value for key, value in content.items()}
-    return Side(called, labels, DoseOptions.read(options))
+    return Side(called, labels, DoseOptions.read(content), vois, tuple(filter(None, patients.split("/"))))
 
 
 def compare(
     studies: Sequence[Study],
-    a: Side,
-    b: Side,
+    a: Sequence[Side],
+    b: Sequence[Side],
     *,
     organs: Sequence[str] = KIDNEYS,
     out: str | Path | None = None,
@@ -71,8 +74,9 @@ def compare(
     Parameters
     ----------
     studies : sequence of Study
-    a, b : Side
-        The reference (the paper's expert), and what is compared with it (the AI).
+    a, b : sequence of Side
+        The reference (the paper's experts), and what is compared with it (the AI). Of several the last counts that is
+        for the patient; the first one names the side.
     organs : sequence of str
         Those compared; an organ that a patient lacks is shown as ``*``.
     out : path, optional
@@ -86,16 +90,17 @@ def compare(
     if not studies:
         raise DoseError("There is no study to compare.", "Name a study folder, or a folder of studies.")
     names = tuple(region(name).name for name in organs)
+    chosen = [(_side_for(a, study), _side_for(b, study)) for study in studies]
     found: list[list[DoseResults]] = [[], []]
     total = 2 * len(studies)
     with TemporaryDirectory() as cache:
-        for i, study in enumerate(studies):
-            for j, side in enumerate((a, b)):
+        for i, (study, sides) in enumerate(zip(studies, chosen, strict=True)):
+            for j, side in enumerate(sides):
                 start, stage = (2 * i + j) / total, f"{study.patient_id}, {side.name}"
                 found[j].append(_run(study, side, cache, _part(progress, start, 1 / total, stage)))
-    comparison = Comparison(a.name, b.name, tuple(found[0]), tuple(found[1]), names)
+    comparison = Comparison(a[0].name, b[0].name, tuple(found[0]), tuple(found[1]), names)
     if out is not None:
-        write_comparison(comparison, a, b, Path(out))
+        write_comparison(comparison, [*a, *b], Path(out))
     progress("comparison", 1.0)
     return comparison
 
@@ -160,9 +165,27 @@ def labels_of(study: Study, text: str) -> str | Path:
     return inside if inside.exists() and not tagged.is_dir() else text
 
 
+def vois_of(study: Study, text: str) -> Path:
+    """Folder of volumes of interest: in a folder named like the patient, inside the study, or as given."""
+    places = (Path(text) / study.patient_id, study.folder / text)
+    return next((place for place in places if place.is_dir()), Path(text))
+
+
+def _side_for(sides: Sequence[Side], study: Study) -> Side:
+    fit = [side for side in sides if not side.patients or study.patient_id in side.patients]
+    if not fit:
+        raise DoseError(
+            f"No side '{sides[0].name}' is for the patient {study.patient_id}.",
+            "Give one without patients=, for those who have none of their own.",
+        )
+    return fit[-1]
+
+
 def _run(study: Study, side: Side, cache: str, progress: Progress) -> DoseResults:
     try:
-        return pipeline.run(study, labels_of(study, side.labels), side.options, cache=cache, progress=progress)
+        vois = None if side.vois is None else read_vois(vois_of(study, side.vois), study)
+        labels = labels_of(study, side.labels)
+        return pipeline.run(study, labels, side.options, cache=cache, edited_vois=vois, progress=progress)
     except DoselabelError as error:
         raise type(error)(_where(study, side) + error.message, error.hint) from error
 

@@ -34,11 +34,20 @@ COLORS = ("#b3261e", "#2e7d32")
 
 @dataclass(frozen=True)
 class Side:
-    """One of the things compared: a name, label maps, and options of the dose calculation."""
+    """One of the things compared: a name, label maps, options of the dose calculation, volumes of interest corrected by
+    hand, and the patients it is for (none: all)."""
 
     name: str
     labels: str
     options: DoseOptions
+    vois: str | None = None
+    patients: tuple[str, ...] = ()
+
+    def words(self) -> str:
+        """All of it, for a reader."""
+        whom = f" ({', '.join(self.patients)})" if self.patients else ""
+        drawn = f", volumes of interest '{self.vois}'" if self.vois else ""
+        return f"{self.name}{whom}: masks '{self.labels}'{drawn}; {_spelled(self.options)}."
 
 
 @dataclass(frozen=True)
@@ -234,7 +243,7 @@ def to_text(table: Table) -> str:
     return "\n".join([line(heads), "  ".join("-" * w for w in widths), *(line(row) for row in table.rows)])
 
 
-def write_comparison(comparison: Comparison, a: Side, b: Side, out: Path) -> None:
+def write_comparison(comparison: Comparison, sides: Sequence[Side], out: Path) -> None:
     """Write ``compare.csv`` (one row per patient, organ and quantity), ``compare.png`` and ``compare.html``."""
     out.mkdir(parents=True, exist_ok=True)
     (out / "compare.csv").write_text(to_csv(comparison), encoding="utf-8")
@@ -243,7 +252,7 @@ def write_comparison(comparison: Comparison, a: Side, b: Side, out: Path) -> Non
         canvas = new_figure(figure.width_mm, figure.height_mm)
         figure.draw(canvas)
         canvas.savefig(out / "compare.png", dpi=170)
-    blocks: list[Block] = [Note(f"{side.name}: masks '{side.labels}'; {_spelled(side.options)}.") for side in (a, b)]
+    blocks: list[Block] = [Note(side.words()) for side in sides]
     blocks += [Note(text, "alarm") for text in comparison.failures()]
     for quantity, table in zip(("Masses", "Mean absorbed doses", "DVH-70", "DVH-30"), comparison.tables(), strict=True):
         blocks += [Heading(quantity), table]

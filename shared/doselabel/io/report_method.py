@@ -123,6 +123,11 @@ def manual_edits(results: DoseResults, study: Study) -> list[str]:
         for name, v in label_versions(results, study).items()
         if v.origin != "model"
     ]
+    drawn: Any = results.provenance.get("vois_by_hand") or {}
+    texts += [
+        f"{when}: volumes of interest of {', '.join(map(title, voi['organs']))} corrected by hand"
+        for when, voi in drawn.items()
+    ]
     for entry in results.registration:
         if "manual" in str(entry.get("method", "")):
             index = int(entry["time_point"])

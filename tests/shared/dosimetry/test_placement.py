@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from doselabel import cli
+from doselabel import cli_dose
 from doselabel.alarms import SEVERITIES
 from doselabel.dosimetry import pipeline
 from doselabel.dosimetry.alignment import placement
@@ -141,6 +141,6 @@ def test_a_dose_with_a_wrong_spect_says_so_first_and_widens_its_uncertainty(
         assert organ.uncertainty_percent["registration"] > 5
     written = json.loads((tmp_path / "out" / "results.json").read_text())
     assert written["alarms"][0]["severity"] == "alarm"
-    cli._print_doses(results)
+    cli_dose.print_doses(results)
     said = capsys.readouterr().out
     assert said.index("[place-turned]") < said.index("Left kidney")

@@ -7,13 +7,18 @@ import io
 
 import numpy as np
 import pytest
+from scipy import ndimage
 from scipy.ndimage import gaussian_filter
 
-from doselabel.errors import DoseError, LabelError
+from doselabel import cli
+from doselabel.dosimetry import pipeline
+from doselabel.dosimetry.options import DoseOptions
+from doselabel.dosimetry.results import read_vois, voi_name
+from doselabel.errors import DoseError, LabelError, VoiError
 from doselabel.geometry import Geometry, Volume, write_image
 from doselabel.io.compare import compare, labels_of, parse_side, sensitivity
 from doselabel.io.comparison import ABSENT, differences_percent, paper_table, to_text
-from doselabel.labels import LabelMap, write_labels
+from doselabel.labels import LabelMap, read_labels, write_labels
 from doselabel.study import Study
 
 NAN = float("nan")
@@ -143,7 +148,7 @@ def studies(tmp_path_factory):
 @pytest.fixture(scope="module")
 def compared(studies, tmp_path_factory):
     out = tmp_path_factory.mktemp("compared")
-    sides = (parse_side(f"labels={name},registration=stored,name={title}", "") for name, title in
+    sides = ([parse_side(f"labels={name},registration=stored,name={title}", "")] for name, title in
              (("truth", "Expert"), ("ai", "AI")))  # fmt: skip
     return compare(studies, *sides, out=out), out
 
@@ -185,9 +190,69 @@ def test_the_files_hold_the_numbers_the_figure_and_the_page(compared):
 def test_an_error_names_patient_and_side(studies):
     good = parse_side("labels=truth", "A")
     with pytest.raises(LabelError, match="P-1, other: Labels 'nowhere'"):
-        compare(studies[:1], parse_side("labels=nowhere", "other"), good)
+        compare(studies[:1], [parse_side("labels=nowhere", "other")], [good])
     with pytest.raises(DoseError, match="no study to compare"):
-        compare([], good, good)
+        compare([], [good], [good])
+
+
+def test_one_command_makes_tables_3_and_4_of_two_experts_and_the_network(studies, tmp_path, capsys):
+    """As in the paper: expert 1 by masks, expert 2 by thresholded volumes corrected by hand, the network by margin."""
+    for study in studies:
+        grid = study.grid("spect_tp1.nii.gz")
+        mask = read_labels(study.folder / "truth" / "ct.nii.gz").array
+        drawn = LabelMap(np.where(ndimage.binary_dilation(mask > 0, iterations=1), 1, 0).astype(np.uint8), grid)
+        (tmp_path / "vois" / study.patient_id).mkdir(parents=True)
+        for number in (1, 2, 3, 4):
+            write_labels(tmp_path / "vois" / study.patient_id / voi_name(number), drawn)
+    expert = "labels=truth,registration=stored"
+    command = [
+        "compare", *(str(study.folder) for study in studies),
+        "--a", f"preset=expert1,{expert},name=Ex",
+        "--a", f"preset=expert2,{expert},vois={tmp_path / 'vois'},patients=P-2",
+        "--b", "preset=ai,labels=ai,registration=stored,name=AI", "--out", str(tmp_path / "out"),
+    ]  # fmt: skip
+    assert cli.main(command) == 0
+    text = capsys.readouterr().out
+    masses, doses = text.split("\n\n")[:2]
+    for table, label, unit in ((masses, "Mass", "g"), (doses, "Mean dose", "Gy")):
+        assert table.splitlines()[0].split("  ")[0] == f"{label} / patient"
+        assert [line.split("  ")[0] for line in table.splitlines()[2:]] == [
+            f"L kidney Ex ({unit})", f"R kidney Ex ({unit})", f"L kidney AI ({unit})", f"R kidney AI ({unit})",
+            "L kidney difference (%)", "R kidney difference (%)", "Mean |difference| (%)",
+        ]  # fmt: skip
+        means = [float(cell) for cell in table.splitlines()[-1].split("  ")[1:] if cell.strip()]
+        assert means[2] == pytest.approx((means[0] + means[1]) / 2, abs=0.1)
+    rows = list(csv.DictReader(io.StringIO((tmp_path / "out" / "compare.csv").read_text("utf-8"))))
+    tia = {r["patient"]: float(r["Ex"]) for r in rows if (r["organ"], r["quantity"]) == ("left_kidney", "tia_mbq_h")}
+    assert 1.0 < tia["P-2"] / tia["P-1"] < 1.1  # a voxel more around the mask holds more of the same activity
+    page = (tmp_path / "out" / "compare.html").read_text("utf-8")
+    assert "preset expert2" in page
+    assert "Ex (P-2)" not in page  # the second side was not named: it has the letter's name
+    assert "A (P-2): masks" in page
+
+
+def test_a_patient_without_a_side_is_refused(studies):
+    some, others = parse_side("labels=truth,patients=P-2", "A"), parse_side("labels=truth", "B")
+    with pytest.raises(DoseError, match="No side 'A' is for the patient P-1"):
+        compare(studies, [some], [others])
+
+
+def test_volumes_corrected_by_hand_are_read_by_time_point_and_refused_where_they_would_be_ignored(studies, tmp_path):
+    study = studies[1]
+    with pytest.raises(DoseError, match=r"expected volumes of interest voi_tp1.nii.gz to voi_tp4.nii.gz; found none"):
+        read_vois(tmp_path, study)
+    drawn = LabelMap(read_labels(study.folder / "truth" / "ct.nii.gz").array, study.grid("spect_tp1.nii.gz"))
+    write_labels(tmp_path / voi_name(2), drawn)
+    found = read_vois(tmp_path, study)
+    assert list(found) == [1]
+    with pytest.raises(VoiError, match="'gtm' has none"):
+        pipeline.compute(study, study.folder / "truth", edited_vois=found)
+    options = DoseOptions.read({"preset": "expert2", "registration": "stored"})
+    done = pipeline.compute(study, study.folder / "truth", options, edited_vois=found).results
+    assert done.provenance["vois_by_hand"]["time point 2"]["organs"] == ["left_kidney"]
+    write_labels(tmp_path / voi_name(5), drawn)
+    with pytest.raises(DoseError, match=r"found voi_tp2.nii.gz, voi_tp5.nii.gz"):
+        read_vois(tmp_path, study)
 
 
 def test_labels_may_be_a_folder_of_the_study(studies):
