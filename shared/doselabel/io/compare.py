@@ -3,8 +3,8 @@
 A *side* is what is compared, written as ``labels=truth,voi=gtm``: pairs of key and value, comma between.
 ``labels``: a tag, a path, or a folder inside the study such as ``truth``. ``vois``: a folder of volumes of interest
 corrected by hand. ``name``: what the tables call the side. ``patients=P1/P2``: some only, for whom it takes the place
-of the side's others. Every other key is an option of `doselabel.dosimetry.options.DoseOptions` (``preset=expert2``), lists
-with ``/`` between (``psf_fwhm_mm=12/11/11``).
+of the side's others. Every other key is an option of `doselabel.dosimetry.options.DoseOptions`
+(``preset=expert2``), lists with ``/`` between (``psf_fwhm_mm=12/11/11``).
 What comes out, and how it is shown, is `doselabel.io.comparison`.
 """
 
