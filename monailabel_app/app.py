@@ -24,6 +24,7 @@ import doselabel
 from doselabel.geometry import SUFFIXES
 from doselabel.labels import NAMES
 from doselabel.wire import ErrorInfo, JobStatus, NextCase, ServerInfo
+from monailabel_app import disk
 from monailabel_app.checking import Checker
 from monailabel_app.conf import TOKEN, Conf, take_over
 from monailabel_app.datastore import StudyDatastore
@@ -31,6 +32,7 @@ from monailabel_app.infers.draft_dose import DRAFTS
 from monailabel_app.jobs.batch import Batch
 from monailabel_app.jobs.manager import JobManager
 from monailabel_app.logs import keep_logs
+from monailabel_app.oidc import Issuer, accounts
 from monailabel_app.process import limit_memory
 from monailabel_app.refusals import JobFailed, Refused, not_found
 from monailabel_app.reservations import Reservations
@@ -50,7 +52,7 @@ mark("importing MONAI Label with its libraries, and this app")
 SERVER_MEMORY_BYTES = 6 << 30
 """The server's own process: it spools files and reads headers; whatever reads voxels is a process of its own."""
 
-NOT_FROM_OUTSIDE = ("image", "label", "model", "out", "progress", "taken", "session", "folder", DRAFTS)
+NOT_FROM_OUTSIDE = ("image", "label", "model", "out", "progress", "watch", "taken", "session", "folder", DRAFTS)
 """Keys of a request that the server sets; a client's params may not."""
 
 
@@ -117,7 +119,7 @@ class DoselabelApp(MONAILabelApp):
 
         self._alone = take_over(self.options.state)
         keep_logs(self.options.state / "log")
-        _own_temporary_folder(self.options.state / "tmp")
+        disk.own_temporary_folder(self.options.state / "tmp")
         limit_memory(SERVER_MEMORY_BYTES)
         self.datastore().watch()
         mark("counting label maps")
@@ -135,7 +137,7 @@ class DoselabelApp(MONAILabelApp):
         self.jobs.start("infer")
         if self.options.score_at:
             schedule.every().day.at(self.options.score_at).do(self._score_at_night)  # run by MONAI Label's own loop
-        users = Users(self.options.state, self.options.login_h * 3600)
+        users = accounts(self.options)
         self.checks = self_check(self.options, self.tasks.models, self.datastore())
         join(server, self, users)
         self._say_what_is_open(users)
@@ -143,9 +145,9 @@ class DoselabelApp(MONAILabelApp):
         report_start()
 
     @staticmethod
-    def _say_what_is_open(users: Users) -> None:
+    def _say_what_is_open(users: Users | Issuer) -> None:
         if users.any:
-            logger.warning("DOSELABEL: everybody has to log in; users are kept by `doselabel users`.")
+            logger.warning("DOSELABEL: everybody has to log in; users are kept by %s.", users.kept_by)
         elif os.environ.get(TOKEN):
             logger.warning("DOSELABEL: everybody has to bring the token of %s.", TOKEN)
         else:
@@ -385,14 +387,6 @@ class DoselabelApp(MONAILabelApp):
     def infer_wsi(self, request: dict[str, Any], datastore: Any = None) -> dict[str, Any]:
         """Refuse: there are no microscopy slides here."""
         raise not_found("model for slides", str(request.get("model", "")))
-
-
-def _own_temporary_folder(folder: Path) -> None:
-    """Let all that is temporary be on the studies' disk, and remove what a server that was killed has left there."""
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    os.environ["TMPDIR"] = str(folder)
-    tempfile.tempdir = str(folder)
 
 
 def _temporary_copy(file: Path) -> str:

@@ -40,6 +40,9 @@ SMALL_CPUS = 4
 ROLES = ("annotator", "reviewer", "admin")
 """Every role may do what the ones before it may."""
 
+_SAFE = re.compile(r"https://.+|http://(127\.0\.0\.1|\[::1\])(:\d+)?(/.*)?")
+"""Where passwords may go: by TLS, or on this machine."""
+
 PLANES = {"axial": ("axial",), "all": ("axial", "coronal", "sagittal")}
 
 
@@ -101,6 +104,12 @@ class Conf:
         machine with at most `SMALL_CPUS` processors.
     train_role : str
         From which role on somebody may start and stop a training.
+    oidc_issuer : str
+        OpenID Connect issuer whose users may use the server; empty: those of the studies folder.
+    oidc_client : str
+        What this server is called there.
+    oidc_roles : str
+        Where its tokens have roles, with dots.
     score_at : str
         "HH:MM": when, every night, CTs are predicted by three planes for active learning; empty: on demand only.
     review : str
@@ -120,6 +129,9 @@ class Conf:
     memory_gb: float = 12.0
     pause_training: str = "auto"
     train_role: str = "admin"
+    oidc_issuer: str = ""
+    oidc_client: str = "doselabel"
+    oidc_roles: str = "realm_access.roles"
     score_at: str = ""
     review: str = "optional"
 
@@ -164,6 +176,8 @@ class Conf:
                 raise ServerError(f"--conf {key}: found '{found}', expected {' or '.join(allowed)}.")
         if conf.score_at and not re.fullmatch(r"([01]\d|2[0-3]):[0-5]\d", conf.score_at):
             raise ServerError(f"--conf score_at: found '{conf.score_at}', expected a time such as 02:30.")
+        if conf.oidc_issuer and not _SAFE.fullmatch(conf.oidc_issuer):
+            raise ServerError(f"--conf oidc_issuer: found '{conf.oidc_issuer}', expected an https:// address.")
         for key in ("checkpoint", "paper_checkpoint", "replay"):
             path = getattr(conf, key)
             if path and path not in (REPLAY_MADE, REPLAY_NONE) and not Path(path).exists():

@@ -56,6 +56,14 @@ def sweep(folder: Path) -> None:
         path.unlink(missing_ok=True)
 
 
+def own_temporary_folder(folder: Path) -> None:
+    """Let all that is temporary be in a folder from now on, and remove what a server that was killed has left there."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    os.environ["TMPDIR"] = str(folder)
+    tempfile.tempdir = str(folder)
+
+
 def sync(path: Path) -> None:
     """Have a file, or the names in a folder, on the disk itself."""
     handle = os.open(path, os.O_RDONLY)

@@ -32,6 +32,7 @@ from doselabel.wire import ErrorInfo
 from monailabel_app import metrics
 from monailabel_app.conf import ORIGINS, TOKEN
 from monailabel_app.logs import requests
+from monailabel_app.oidc import Issuer
 from monailabel_app.refusals import Refused, answer, explain
 from monailabel_app.users import ROLES, User, Users
 
@@ -89,7 +90,7 @@ def is_here(request: Request) -> bool:
     return _local(request.scope, Headers(scope=request.scope))
 
 
-def hang(server: FastAPI, users: Users) -> None:
+def hang(server: FastAPI, users: Users | Issuer) -> None:
     """Put the door in front of all routes of a running FastAPI app, with one CORS middleware before it."""
     origins = _origins()
     cors = Middleware(
@@ -112,12 +113,12 @@ class Door:
     Parameters
     ----------
     app : ASGI application
-    users : Users
+    users : Users or Issuer
     origins : set of str
         Web pages of these origins may use the server; its own always may.
     """
 
-    def __init__(self, app: App, *, users: Users, origins: set[str]) -> None:
+    def __init__(self, app: App, *, users: Users | Issuer, origins: set[str]) -> None:
         self._inner = app
         self._users = users
         self._origins = origins

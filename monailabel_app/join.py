@@ -11,6 +11,7 @@ from starlette.routing import BaseRoute, Mount
 
 from monailabel_app import metrics, routes, standard
 from monailabel_app.door import OPEN, hang, role_of
+from monailabel_app.oidc import Issuer
 from monailabel_app.refusals import Refused
 from monailabel_app.routes import Annotator
 from monailabel_app.users import Users
@@ -22,7 +23,7 @@ KEPT = ("/", "/favicon.ico", "/openapi.json", "/docs", "/static")
 """MONAI Label's routes that stay: pages without a patient. All others are ours, or closed."""
 
 
-def join(server: FastAPI, app: DoselabelApp, users: Users) -> None:
+def join(server: FastAPI, app: DoselabelApp, users: Users | Issuer) -> None:
     """Let a running FastAPI app of MONAI Label answer our routes, behind our door."""
     router = APIRouter()
     _add_accounts(router, users)
@@ -48,12 +49,12 @@ def check_roles(found: list[BaseRoute]) -> None:
             raise AssertionError(f"{route.path}: says no role; use needs() in its arguments")
 
 
-def _add_accounts(router: APIRouter, users: Users) -> None:
+def _add_accounts(router: APIRouter, users: Users | Issuer) -> None:
     """What 3D Slicer and MONAI Label's client ask to log in (OAuth 2.0 password grant, RFC 6749 section 4.3)."""
 
     @router.get("/auth/")
     def enabled() -> dict[str, Any]:
-        return {"enabled": users.any, "client_id": "doselabel", "realm": "doselabel"}
+        return {"enabled": users.any, "client_id": users.client_id, "realm": "doselabel"}
 
     @router.post("/auth/token")
     def token(
@@ -65,8 +66,7 @@ def _add_accounts(router: APIRouter, users: Users) -> None:
             return {"access_token": None, "token_type": None}
         if grant_type != "password":
             raise Refused(f"The grant '{grant_type[:40]}' is not known.", "Send grant_type=password.", status=400)
-        user = users.login(username, password)
-        return {"access_token": users.token(user.name), "token_type": "bearer", "expires_in": int(users.lifetime_s)}
+        return users.grant(username, password)
 
     @router.get("/auth/token/valid")
     def valid(who: Annotator) -> dict[str, Any]:

@@ -258,7 +258,7 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
 
 def _say_what_is_open(given: argparse.Namespace, tls: Tls | None) -> None:
     state = Path(given.studies) / STATE
-    if not (state / USERS).exists() and not os.environ.get(TOKEN):
+    if "oidc_issuer" not in dict(given.conf) and not (state / USERS).exists() and not os.environ.get(TOKEN):
         sys.stderr.write(
             "There are no users yet: this machine alone is answered. "
             f"Add some: doselabel users add {given.studies} NAME.\n"

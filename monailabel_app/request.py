@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from doselabel.errors import Progress, no_progress
+from doselabel.errors import Progress, Watch, no_progress
 from doselabel.geometry import SUFFIXES
 from monailabel_app.refusals import Refused
 
@@ -17,6 +17,11 @@ from monailabel_app.refusals import Refused
 def progress_of(request: Mapping[str, Any]) -> Progress:
     """Whom to tell how far the work is: the job, or nobody."""
     return request.get("progress") or no_progress
+
+
+def watch_of(request: Mapping[str, Any]) -> Watch | None:
+    """Whom to tell figures on the way."""
+    return request.get("watch")
 
 
 def part(progress: Progress, low: float, high: float) -> Progress:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -77,8 +78,14 @@ def _as_monai(job: JobStatus) -> dict[str, Any]:
         "request": {"model": "kidney_liver"},
         "start_ts": local(job.created),
         "end_ts": local(job.ended),
-        "details": [f"{job.stage} {100 * job.fraction:.0f} % {job.message}".strip()],
+        "details": [f"{job.stage} {100 * job.fraction:.0f} % {job.message}".strip(), *map(_in_words, job.rows[-19:])],
     }
+
+
+def _in_words(row: Mapping[str, float]) -> str:
+    """A row of a training, as a line of MONAI Label's log of it."""
+    shown = {key.removeprefix("dice_"): value for key, value in row.items() if key == "loss" or "dice_" in key}
+    return f"step {row['step']:.0f}: " + ", ".join(f"{name} {value:.3f}" for name, value in shown.items())
 
 
 def _add_batch(router: APIRouter, app: DoselabelApp) -> None:

@@ -91,6 +91,9 @@ class Users:
         How long a token is good.
     """
 
+    client_id = "doselabel"
+    kept_by = "`doselabel users`"
+
     def __init__(self, state: Path, lifetime_s: float = TOKEN_S) -> None:
         self._state = state
         self.lifetime_s = lifetime_s
@@ -107,6 +110,16 @@ class Users:
     def any(self) -> bool:
         """Whether somebody has to log in at all; a damaged file counts, so that it opens nothing."""
         return (self._state / USERS).exists()
+
+    def grant(self, name: str, password: str) -> dict[str, Any]:
+        """Log in: a token, as OAuth 2.0 (RFC 6749 section 5.1) has it.
+
+        Raises
+        ------
+        WrongLogin, TooManyTries
+        """
+        token = self.token(self.login(name, password).name)
+        return {"access_token": token, "token_type": "bearer", "expires_in": int(self.lifetime_s)}
 
     def login(self, name: str, password: str) -> User:
         """Check a password.

@@ -29,6 +29,9 @@ WAITING = 200
 IDLE_S = 300.0
 """A worker that is not kept ends after this long without a job."""
 
+ROWS = 100
+"""Figures of a job under way that are remembered."""
+
 PAUSED = "paused: somebody waits for a segmentation or a dose"
 
 Outcome = dict[str, Any]
@@ -234,6 +237,10 @@ class JobManager:
             stage, fraction = message["progress"]
             with self._lock:
                 job.status = job.status.model_copy(update={"stage": stage, "fraction": fraction})
+        elif "row" in message:
+            with self._lock:
+                rows = [*job.status.rows, message["row"]][-ROWS:]
+                job.status = job.status.model_copy(update={"rows": rows})
         elif "done" in message:
             self._done(job, message["done"])
         elif "cancelled" in message:

@@ -2,8 +2,8 @@
 
 It stays alive between jobs, so that torch and the network are loaded once. When the server goes away (stdin ends)
 it ends too. Lines in: ``{"run": id, "task", "request", "folder"}`` and ``{"cancel": id}``; lines out:
-``{"ready": true}``, ``{"id", "progress": [stage, fraction]}``, ``{"id", "done": {...}}``, ``{"id", "error": {...}}``,
-``{"id", "cancelled": true}``.
+``{"ready": true}``, ``{"id", "progress": [stage, fraction]}``, ``{"id", "row": {...}}``, ``{"id", "done": {...}}``,
+``{"id", "error": {...}}``, ``{"id", "cancelled": true}``.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from monailabel_app.startup import PROFILE
 
 Task = Callable[[dict[str, Any], Path, Progress], dict[str, Any]]
 """``task(request, folder, progress)`` writes its files into ``folder`` and returns what `JobResult` has room for;
-``files`` maps roles to names of those files."""
+``files`` maps roles to names of those files. ``request["watch"]`` takes figures on the way."""
 
 TELL_EVERY_S = 0.1
 
@@ -64,7 +64,8 @@ def _work(task: Task, job: dict[str, Any], mail: _Mail) -> None:
 
     try:
         progress("starting", 0.0)
-        done = task(job["request"], Path(job["folder"]), progress)
+        watched = job["request"] | {"watch": lambda row: mail.tell(id=name, row=dict(row))}
+        done = task(watched, Path(job["folder"]), progress)
         mail.tell(id=name, done=done)
     except Cancelled:
         mail.tell(id=name, cancelled=True)

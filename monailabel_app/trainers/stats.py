@@ -27,7 +27,7 @@ def train_stats(jobs: JobManager) -> dict[str, Any]:
         dice = summary.dice_after if summary.promoted else summary.dice_before
         stats |= {"dice": dict(dice), "best_metric": mean(dice), "decision": summary.reason}
     if trainings:
-        stats |= progress(trainings[0], datetime.now(UTC))
+        stats |= progress(trainings[0], datetime.now(UTC)) | figures(trainings[0])
     return stats
 
 
@@ -40,6 +40,20 @@ def progress(job: JobStatus, now: datetime) -> dict[str, Any]:
         return stats | {"total_time": max(1, round((job.ended - job.started).total_seconds()))}
     if job.fraction > 0:
         stats["eta_s"] = round((now - job.started).total_seconds() * (1 / job.fraction - 1))
+    return stats
+
+
+def figures(job: JobStatus) -> dict[str, Any]:
+    """Of one training: loss and Dice as it goes, the last ones apart."""
+    losses = [row for row in job.rows if "loss" in row]
+    scores = [
+        {key.removeprefix("dice_"): value for key, value in row.items() if key.startswith("dice_")} for row in job.rows
+    ]
+    stats: dict[str, Any] = {"rows": job.rows} if job.rows else {}
+    if losses:
+        stats |= {"step": int(losses[-1]["step"]), "loss": losses[-1]["loss"]}
+    if scored := [row for row in scores if row]:
+        stats["dice_now"] = scored[-1]
     return stats
 
 

@@ -5,10 +5,14 @@ Every message says what was found and what was expected; ``hint`` says what to d
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 Progress = Callable[[str, float], None]
 """Called as ``progress(stage, fraction)`` with 0 <= fraction <= 1; it may raise `Cancelled` to stop the work."""
+
+
+Watch = Callable[[Mapping[str, float]], None]
+"""Called with figures on the way, such as ``{"step": 20, "loss": 1.3}``."""
 
 
 def no_progress(stage: str, fraction: float) -> None:

@@ -359,15 +359,15 @@ def write_labels(path: str | Path, labels: LabelMap) -> Path:
     path = Path(path)
     if not path.name.lower().endswith((".nii", ".nii.gz")):
         return write_image(path, volume, {METADATA_KEY: text})
-    staged = path.with_name(f".names-{path.name}")
+    staged, named = path.with_name(f".names-{path.name}"), path.with_name(f".named-{path.name}")
     try:
         write_image(staged, volume)
         image = nibabel.nifti1.Nifti1Image.from_filename(staged)
         comment = nibabel.nifti1.Nifti1Extension(_NIFTI_COMMENT, f"{METADATA_KEY}={text}".encode())
         image.header.extensions.append(comment)
-        named = staged.with_name(f".named-{path.name}")
         nibabel.save(image, named)
         named.replace(path)
     finally:
         staged.unlink(missing_ok=True)
+        named.unlink(missing_ok=True)
     return path

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 
 import numpy as np
 import pytest
@@ -142,3 +143,22 @@ def test_restore_refuses_a_volume_of_another_image():
     native = volume_in("LPS")
     with pytest.raises(GeometryError, match="does not fall back"):
         restore(canonical(volume_in("LPS", 10)), native.geometry)
+
+
+@pytest.mark.parametrize("suffix", [".nii.gz", ".nii", ".nrrd", ".mha"])
+def test_an_image_that_was_written_by_half_replaces_nothing(tmp_path, monkeypatch, suffix):
+    """ITK's NIfTI writer says nothing when the disk is full."""
+    array = np.random.default_rng(3).integers(0, 99, (6, 7, 8)).astype(np.int16)
+    volume = Volume(array, Geometry((6, 7, 8), (3.0, 1.0, 1.0)))
+    file = write_image(tmp_path / f"image{suffix}", volume)
+    before, whole = file.read_bytes(), sitk.WriteImage
+
+    def half(image, path, **how):
+        whole(image, path, **how)
+        os.truncate(path, os.stat(path).st_size // 2)
+
+    monkeypatch.setattr(sitk, "WriteImage", half)
+    with pytest.raises(OSError, match="not written whole"):
+        write_image(file, Volume(volume.array + 1, volume.geometry))
+    assert file.read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir()] == [file.name]

@@ -6,6 +6,7 @@ expected, and then exactly the voxels it declares are read from the file that wa
 
 from __future__ import annotations
 
+import errno
 import os
 import tempfile
 from collections.abc import Iterator
@@ -195,7 +196,13 @@ def _real(header: Header, stored: np.ndarray) -> np.ndarray:
 
 
 def write_image(path: str | Path, volume: Volume, metadata: dict[str, str] | None = None) -> Path:
-    """Write a volume atomically: a reader sees the old file or the new one, never half of one."""
+    """Write a volume atomically: a reader sees the old file or the new one, never half of one.
+
+    Raises
+    ------
+    OSError
+        When the disk does not take it; the old file is unchanged.
+    """
     path = Path(path)
     image = volume.to_sitk()
     for key, value in (metadata or {}).items():
@@ -209,9 +216,23 @@ def write_image(path: str | Path, volume: Volume, metadata: dict[str, str] | Non
     handle, temporary = tempfile.mkstemp(suffix=suffix, prefix=".writing-", dir=path.parent)
     os.close(handle)
     try:
-        sitk.WriteImage(image, temporary, useCompression=suffix != ".nii")
+        _write(image, temporary, volume.array.nbytes, packed=suffix != ".nii")
         os.chmod(temporary, 0o644)
         os.replace(temporary, path)
     finally:
         Path(temporary).unlink(missing_ok=True)
     return path
+
+
+def _write(image: sitk.Image, file: str, byte_count: int, *, packed: bool) -> None:
+    """Write a file and read it again: on a full disk ITK's NIfTI writer leaves a part of one, and says nothing."""
+    try:
+        sitk.WriteImage(image, file, useCompression=packed)
+        for _ in slabs(read_header(file)):
+            pass
+    except (RuntimeError, GeometryError) as error:
+        with open(file, "wb") as probe:  # the system's own word for what is wrong
+            probe.write(bytes(byte_count))
+            probe.flush()
+            os.fsync(probe.fileno())
+        raise OSError(errno.EIO, f"The image was not written whole ({error})", file) from error

@@ -93,6 +93,8 @@ class JobStatus(Frozen):
     started: datetime | None = None
     ended: datetime | None = None
     error: ErrorInfo | None = None
+    rows: list[dict[str, float]] = Field(default_factory=list)
+    """Of a training: its last figures, ``step`` with ``loss`` and its parts, or with ``dice_<organ>``."""
 
     @property
     def is_over(self) -> bool:
