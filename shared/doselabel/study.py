@@ -30,7 +30,7 @@ from doselabel.geometry import SUFFIXES, Geometry, StatedGrid, Volume, read_grid
 from doselabel.manifest import explain, file_inside, image_inside, read_object
 from doselabel.nuclides import nuclide as find_nuclide
 from doselabel.organs import organ
-from doselabel.study_fields import IDENTITY, Registration, StatedPlace, Strict, TimePoint
+from doselabel.study_fields import IDENTITY, Registration, Reporting, StatedPlace, Strict, TimePoint
 
 __all__ = ["IDENTITY", "MANIFEST", "SCHEMA", "Registration", "StatedPlace", "Study", "TimePoint", "image_id"]
 
@@ -67,6 +67,8 @@ class Study(Strict):
         What the SPECTs' voxels hold. Counts need a camera file with a sensitivity, and each scan's duration.
     stated_places : dict
         File name → orientation and spacing, for images that state none.
+    reporting : Reporting
+        What a report states: radiopharmaceutical, camera, reconstruction, who is responsible …
     """
 
     schema_: Literal["doselabel.study/1"] = Field(default="doselabel.study/1", alias="schema")
@@ -84,6 +86,7 @@ class Study(Strict):
     calibration_sd_percent: Annotated[float, Field(ge=0, le=100)] = 5.0
     stated_places: dict[str, StatedPlace] = Field(default_factory=dict)
     decay_corrected_to: Literal["none", "injection", "scan_start", "first_scan"] = "none"
+    reporting: Reporting = Field(default_factory=Reporting)
     _folder: Path = PrivateAttr(default=Path())
 
     model_config = ConfigDict(extra="forbid", validate_assignment=True, populate_by_name=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import date
 from typing import Annotated, Any
 
 import numpy as np
@@ -84,6 +85,45 @@ class TimePoint(Strict):
         if value > LONGEST_H:
             raise ValueError(f"expected hours after injection, at most {LONGEST_H:g}; is it in minutes?")
         return value
+
+
+class Reporting(Strict):
+    """What a report states and no calculation needs (EANM guidance on dosimetry reporting, 2024); all of it optional.
+
+    Attributes
+    ----------
+    radiopharmaceutical : str
+        Such as "177Lu-DOTATATE".
+    cycle : int, optional
+        Counted from 1.
+    residual_activity_mbq : float, optional
+        Left in syringe and lines; not part of `Study.injected_activity_mbq`.
+    camera, collimator : str
+    matrix : str
+        Of the acquisition; without it, the files'.
+    reconstruction, corrections : str
+        Algorithm, iterations, filter; attenuation, scatter, collimator.
+    calibration : str
+        How and with what.
+    calibration_date : date, optional
+    dead_time : str
+        What was done about it; a camera file with a dead time says it itself.
+    responsible : str
+        Who answers for the calculation.
+    """
+
+    radiopharmaceutical: str = ""
+    cycle: Annotated[int, Field(ge=1, le=100)] | None = None
+    residual_activity_mbq: Annotated[float, Field(ge=0, le=1e6, allow_inf_nan=False)] | None = None
+    camera: str = ""
+    collimator: str = ""
+    matrix: str = ""
+    reconstruction: str = ""
+    corrections: str = ""
+    calibration: str = ""
+    calibration_date: date | None = None
+    dead_time: str = ""
+    responsible: str = ""
 
 
 class StatedPlace(Strict):

@@ -77,7 +77,7 @@ def organ_result(name: str, case: Case, uptakes: Sequence[Uptake], curve: OrganC
     options, fitted, by_engine = case.options, curve.fit, doses.by_engine_gy[name]
     mean = by_engine[options.engine]
     budget = budget_of(name, case, uptakes, curve, mean)
-    histogram = dvh(doses.voxels_gy(name))
+    histogram = dvh(doses.voxels_gy(name), at_gy=options.v_dose_gy)
     warnings = choice.warnings_of(curve)
     low, high = min(by_engine.values()), max(by_engine.values())
     if high - low > ENGINES_AGREE * mean:
@@ -117,6 +117,7 @@ def organ_result(name: str, case: Case, uptakes: Sequence[Uptake], curve: OrganC
                 f"D{percent:g}": percentile_sd_gy(value, mean, budget.relative_sd)
                 for percent, value in histogram.d_gy.items()
             },
+            v_percent={f"V{at:g}": 100 * share for at, share in histogram.v.items()},
             min_gy=histogram.min_gy,
             max_gy=histogram.max_gy,
             mean_gy=histogram.mean_gy,

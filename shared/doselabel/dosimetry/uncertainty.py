@@ -44,7 +44,6 @@ RECONSTRUCTION_RELATIVE_SD = 0.03
 Pamphlet 26, J. Nucl. Med. 57:151 (2016): quantification within some per cent in large regions)."""
 SPREAD_RELATIVE_SD = 0.5
 """Of the distance between D_x and the mean dose."""
-COVERAGE_K = 2.0
 
 
 @dataclass(frozen=True)
@@ -68,8 +67,6 @@ class UncertaintyBudget:
     dose_gy : float
     relative_sd : float
         Combined standard uncertainty (k = 1), relative.
-    coverage_k : float
-        Coverage factor of the expanded uncertainty.
     components : tuple of Component
         Independent sources; their squares add up to ``relative_sd`` squared, their shares to 1.
     quantities : Mapping[str, float]
@@ -79,7 +76,6 @@ class UncertaintyBudget:
 
     dose_gy: float
     relative_sd: float
-    coverage_k: float
     components: tuple[Component, ...]
     quantities: Mapping[str, float]
 
@@ -87,11 +83,6 @@ class UncertaintyBudget:
     def dose_sd_gy(self) -> float:
         """Standard uncertainty of the dose (k = 1), Gy."""
         return self.relative_sd * self.dose_gy
-
-    @property
-    def expanded_gy(self) -> float:
-        """Expanded uncertainty ``coverage_k · dose_sd_gy``, Gy."""
-        return self.coverage_k * self.dose_sd_gy
 
 
 @dataclass(frozen=True)
@@ -179,7 +170,6 @@ def combine(
     of_curve: Mapping[str, float] | None = None,
     s_value: float = S_RELATIVE_SD,
     own_masks: tuple[float, float] = (0.0, 0.0),
-    coverage_k: float = COVERAGE_K,
 ) -> UncertaintyBudget:
     """Combine independent relative standard uncertainties (k = 1) into that of the dose.
 
@@ -198,9 +188,8 @@ def combine(
         Further ones, of the activities (counts, spill …) and of what the curve makes of them (fit, model …).
     own_masks : (float, float)
         `TiaErrors.own_masks` and its root mean square: such scans share only `CONTOUR_SHARED` of the contour's error.
-    coverage_k : float
     """
-    require_positive(dose_gy=dose_gy, coverage_k=coverage_k)
+    require_positive(dose_gy=dose_gy)
     activities, curves = dict(of_activity or {}), dict(of_curve or {})
     independent = {
         "recovery": recovery,
@@ -226,7 +215,6 @@ def combine(
     return UncertaintyBudget(
         dose_gy=dose_gy,
         relative_sd=math.sqrt(variance),
-        coverage_k=coverage_k,
         components=tuple(Component(name, u, u**2 / variance if variance > 0 else 0.0) for name, u in sources.items()),
         quantities={
             "volume": volume,
@@ -257,7 +245,6 @@ def organ_budget(
     calibration_relative_sd: float = CALIBRATION_RELATIVE_SD,
     reconstruction_relative_sd: float = RECONSTRUCTION_RELATIVE_SD,
     s_relative_sd: float = S_RELATIVE_SD,
-    coverage_k: float = COVERAGE_K,
 ) -> UncertaintyBudget:
     """Budget of one organ whose volume and mass come from a CT contour and whose activities come from SPECT.
 
@@ -285,7 +272,6 @@ def organ_budget(
         See the constants of this module for the defaults' sources.
     reconstruction_relative_sd, s_relative_sd : float
         Likewise.
-    coverage_k : float
     """
     fwhm = float(np.prod(np.broadcast_to(np.asarray(spect_fwhm_mm, dtype=float), 3)) ** (1.0 / 3.0))
     recovery_slope = recovery_volume_slope(volume_ml, fwhm) if partial_volume_corrected else 0.0
@@ -316,5 +302,4 @@ def organ_budget(
         },
         own_masks=(scans.own_masks, scans.own_masks_rms),
         s_value=s_relative_sd,
-        coverage_k=coverage_k,
     )

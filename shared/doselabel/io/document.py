@@ -55,11 +55,12 @@ STYLE: Any = {
 
 @dataclass(frozen=True)
 class Heading:
-    """A title; level 2 begins a part, level 3 a section of it. ``new_page`` asks paper for a fresh page."""
+    """A title; level 2 begins a part, level 3 a section of it. ``together`` asks paper not to tear the part where a
+    fresh page, at no great loss, would hold it whole."""
 
     text: str
     level: int = 2
-    new_page: bool = False
+    together: bool = False
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ CHART_COLORS = ("#c2410c", "#0b5c7a", "#8a4fbf", "#3f7d2c", "#b0893a", "#5b6973"
 THIS_ORGAN, OTHER_ORGANS = "#ff4fd8", "#d9c8ff"
 """Contours on a dose overlay: no colour of an isodose line."""
 MARGIN_MM = 32.0
-TALLEST_MM = 196.0
+SPECT_WIDTH_MM, SPECT_HEAD_MM, TALLEST_MM = 178.0, 5.0, 90.0
 """A figure up to this height shares a page with a table."""
 SMALLEST_HALF_MM = 62.0
 
@@ -84,36 +84,31 @@ def spect_headings(frames: Sequence[SpectFrame]) -> list[str]:
     return ["Axial, as used", "Coronal, as used"] + (["Coronal, as acquired"] if moved else [])
 
 
-def spect_size_mm(frames: Sequence[SpectFrame], width_mm: float = 178.0) -> tuple[float, float]:
-    """Width and height of `spect_overlay` on paper so that no picture is squeezed."""
+def spect_height_mm(frames: Sequence[SpectFrame]) -> float:
+    """Height of each frame's `spect_overlay` on paper so that no picture is squeezed."""
     reach = np.max([_whole_view(frame)[1] for frame in frames], axis=0)
-    panel = 0.915 * width_mm / len(spect_headings(frames))
-    return width_mm, min(5.0 + len(frames) * (panel * float(max(reach[1], reach[2]) / reach[0]) + 1.0), TALLEST_MM)
+    panel = 0.915 * SPECT_WIDTH_MM / len(spect_headings(frames))
+    return SPECT_HEAD_MM + min(panel * float(max(reach[1], reach[2]) / reach[0]), TALLEST_MM)
 
 
-def spect_overlay(figure: FigureBase, frames: Sequence[SpectFrame]) -> None:
-    """SPECT over CT at each time point, axial and coronal as used and, where it was moved, coronal as acquired."""
-    headings = spect_headings(frames)
-    width, head = 0.915 / len(headings), 0.028
-    height = (1 - head) / len(frames)
-    for row, frame in enumerate(frames):
-        center, reach = _whole_view(frame)
-        bottom = 1 - head - (row + 1) * height
-        figure.text(0.004, bottom + height * 0.93, f"{frame.time_h:g} h", fontsize=9, weight="bold", va="top")
-        figure.text(0.004, bottom + height * 0.78, frame.caption, fontsize=6, color=SOFT, va="top")
-        highest = _display_maximum(frame)
-        for column, heading in enumerate(headings):
-            axes = figure.add_axes((0.085 + column * width, bottom + 0.01 * height, width * 0.985, height * 0.98))
-            plane: planes.Plane = "axial" if column == 0 else "coronal"
-            cut = planes.cut_through(center, plane, reach, step_mm=1.25)
-            planes.show_ct(axes, cut, frame.ct, letters=row == 0, ruler_mm=50.0 if row == 0 else 0.0)
-            planes.show_spect(axes, cut, frame.spect, highest, None if column == 2 else frame.matrix)
-            if frame.labels is not None:
-                for name in frame.labels.present():
-                    planes.show_contour(axes, cut, frame.labels, name, _bright(name), width=0.9)
-            axes.set_anchor("N")
-            if row == 0:
-                axes.set_title(heading, fontsize=7.5, color=SOFT, pad=3)
+def spect_overlay(figure: FigureBase, frame: SpectFrame, headings: Sequence[str], height_mm: float) -> None:
+    """SPECT over CT at a time point, axial and coronal as used and, where one was moved, coronal as acquired."""
+    width, height = 0.915 / len(headings), 1 - SPECT_HEAD_MM / height_mm
+    center, reach = _whole_view(frame)
+    figure.text(0.004, height * 0.93, f"{frame.time_h:g} h", fontsize=9, weight="bold", va="top")
+    figure.text(0.004, height * 0.78, frame.caption, fontsize=6, color=SOFT, va="top")
+    highest = _display_maximum(frame)
+    for column, heading in enumerate(headings):
+        axes = figure.add_axes((0.085 + column * width, 0.01, width * 0.985, height * 0.98))
+        plane: planes.Plane = "axial" if column == 0 else "coronal"
+        cut = planes.cut_through(center, plane, reach, step_mm=1.25)
+        planes.show_ct(axes, cut, frame.ct, letters=True, ruler_mm=50.0)
+        planes.show_spect(axes, cut, frame.spect, highest, None if column == 2 else frame.matrix)
+        if frame.labels is not None:
+            for name in frame.labels.present():
+                planes.show_contour(axes, cut, frame.labels, name, _bright(name), width=0.9)
+        axes.set_anchor("N")
+        axes.set_title(heading, fontsize=7.5, color=SOFT, pad=3)
 
 
 def _whole_view(frame: SpectFrame) -> tuple[np.ndarray, np.ndarray]:

@@ -6,7 +6,9 @@ corner; pages are drawn once their number is known. Charts stay vectors.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -18,7 +20,19 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 from matplotlib.textpath import text_to_path
 
-from doselabel.io.document import FLAG, MM_PER_INCH, STYLE, Document, Facts, Figure, Heading, Note, Table, new_figure
+from doselabel.io.document import (
+    FLAG,
+    MM_PER_INCH,
+    STYLE,
+    Block,
+    Document,
+    Facts,
+    Figure,
+    Heading,
+    Note,
+    Table,
+    new_figure,
+)
 
 PAGE_MM = (210.0, 297.0)
 LEFT_MM, RIGHT_MM = 16.0, 194.0
@@ -27,6 +41,8 @@ WIDTH_MM = RIGHT_MM - LEFT_MM
 POINT_MM = MM_PER_INCH / 72
 KEPT_TOGETHER_MM = 90.0
 """A table up to this height is not broken over two pages."""
+LARGEST_GAP_MM = 90.0
+"""No more of a page than this is left empty so that a part may begin on a fresh one."""
 
 INK, SOFT, RULE, ACCENT, TINT = "#1d262c", "#5b6973", "#cfd8dd", "#0b5c7a", "#f1f5f7"
 ALARM, WARN = "#9c1c1c", "#8a5a00"
@@ -41,8 +57,10 @@ def to_pdf(document: Document, path: Path) -> Path:
     """Write the document as A4 pages; the file appears whole or not at all."""
     layout = _Layout()
     layout.title(document)
-    for block in document.blocks:
-        layout.add(block)
+    for part in _parts(document.blocks):
+        layout.begin(part)
+        for block in part:
+            layout.add(block)
     temporary = path.with_name(f".writing-{path.name}")
     metadata = {
         "Title": f"{document.title}: {document.subtitle}",
@@ -75,13 +93,14 @@ def _furniture(page: MplFigure, document: Document, number: int, total: int) -> 
 class _Layout:
     """Pages so far, and how far down the last one is filled."""
 
-    def __init__(self) -> None:
+    def __init__(self, bottom_mm: float = BOTTOM_MM) -> None:
         self.pages: list[list[Draw]] = [[]]
         self.y = TOP_MM
+        self.bottom = bottom_mm
 
     def room(self, height_mm: float) -> float:
         """Upper edge of a piece of this height, on a new page when the present one is too full."""
-        if self.y + height_mm > BOTTOM_MM and self.y > TOP_MM:
+        if self.y + height_mm > self.bottom and self.y > TOP_MM:
             self.break_page()
         top = self.y
         self.y += height_mm
@@ -91,6 +110,15 @@ class _Layout:
         if self.pages[-1]:
             self.pages.append([])
         self.y = TOP_MM
+
+    def begin(self, part: Sequence[Block]) -> None:
+        """Go to a fresh page where the part's beginning does not fit, or where it would be torn and need not be."""
+        left, page = self.bottom - self.y, self.bottom - TOP_MM
+        whole = _height_mm(part)
+        torn = left < whole <= page and left <= LARGEST_GAP_MM
+        wanted = isinstance(part[0], Heading) and part[0].together and torn
+        if wanted or left < min(_height_mm(_beginning(part)), page):
+            self.break_page()
 
     def put(self, draw: Draw) -> None:
         self.pages[-1].append(draw)
@@ -116,12 +144,7 @@ class _Layout:
 
     def heading(self, block: Heading) -> None:
         size = HEADING_POINTS[block.level]
-        if block.new_page and self.y > 45.0:
-            self.break_page()
         before = 0.0 if self.y == TOP_MM else (5.0 if block.level == 2 else 3.0)
-        if self.y + before + 45.0 > BOTTOM_MM:  # a title alone at the foot of a page helps nobody
-            self.break_page()
-            before = 0.0
         top = self.room(before + size * POINT_MM * 1.65)
         baseline = top + before + size * POINT_MM
         color = ACCENT if block.level == 2 else INK
@@ -193,12 +216,12 @@ class _Layout:
         heights = [max(map(len, row)) * step + 1.7 for row in rows]
         together = heights if sum(heights) <= KEPT_TOGETHER_MM else heights[:3]
         foot = len(_wrap(block.caption, WIDTH_MM, SMALL)) * SMALL * POINT_MM * 1.35 if block.caption else 0.0
-        if self.y + head_height + sum(together) + foot > BOTTOM_MM:
+        if self.y + head_height + sum(together) + foot > self.bottom:
             self.break_page()
         if head_height:
             draw_head()
         for i, (row, height) in enumerate(zip(rows, heights, strict=True)):
-            if self.y + height > BOTTOM_MM:
+            if self.y + height > self.bottom:
                 self.break_page()
                 if head_height:
                     draw_head()
@@ -242,6 +265,33 @@ class _Layout:
 
     def _tint(self, top: float, height: float) -> None:
         self.put(lambda page: _box(page, LEFT_MM, top, WIDTH_MM, height, TINT))
+
+
+def _parts(blocks: Sequence[Block]) -> list[list[Block]]:
+    """Blocks from one heading to the next."""
+    parts: list[list[Block]] = []
+    for block in blocks:
+        if isinstance(block, Heading) or not parts:
+            parts.append([])
+        parts[-1].append(block)
+    return parts
+
+
+def _beginning(part: Sequence[Block]) -> list[Block]:
+    """What must not be parted from a heading: a title alone at the foot of a page helps nobody."""
+    first = next((i for i, block in enumerate(part) if not isinstance(block, Heading | Note)), len(part) - 1)
+    block = part[first]
+    if isinstance(block, Table):
+        block = replace(block, rows=block.rows[:3], caption="", strong=())
+    return [*part[:first], block]
+
+
+def _height_mm(blocks: Sequence[Block]) -> float:
+    """What blocks take on a page without end."""
+    scratch = _Layout(math.inf)
+    for block in blocks:
+        scratch.add(block)
+    return scratch.y - TOP_MM
 
 
 def _column_widths(block: Table) -> list[float]:

@@ -20,6 +20,7 @@ from doselabel.errors import DoseError, Progress, no_progress
 from doselabel.geometry import Volume, placed
 from doselabel.io import figures
 from doselabel.io import report_method as method
+from doselabel.io import report_stated as reporting
 from doselabel.io import report_tables as tables
 from doselabel.io.document import Block, Document, Figure, Heading, Note, to_html
 from doselabel.io.numerals import significant
@@ -135,7 +136,11 @@ def build(
     for name in results.organs:
         blocks += _organ(results, name, ct, labels.get(reference), moved)
     blocks += _registration(results, study, labels)
-    blocks += [Heading("How it was done", new_page=True), method.protocol(results, study)]
+    blocks.append(Heading("How it was done", together=True))
+    if unsaid := reporting.missing(results, study):
+        blocks.append(unsaid)
+    blocks += [method.protocol(results, study), reporting.stated_table(results, study)]
+    blocks += [Heading("What was assumed", level=3), reporting.assumed(results, study)]
     if history := method.history(results, study):
         blocks += [Heading("Who drew the masks", level=3), history]
     blocks += [Heading("Provenance"), *method.provenance(results)]
@@ -201,21 +206,21 @@ def _truth(results: DoseResults, truth: Mapping[str, Mapping[str, Any]]) -> list
 
 def _organ(results: DoseResults, name: str, ct: Volume, labels: LabelMap | None, dose: Volume) -> list[Block]:
     result = results.organs[name]
-    blocks: list[Block] = [Heading(title(name), new_page=True)]
+    blocks: list[Block] = [Heading(title(name), together=True)]
     if result.warnings:
         blocks.append(Note("", "warning", [reader(text) for text in result.warnings]))
     if labels is not None and labels.mask(name).any():
         blocks.append(
             Figure(
                 lambda fig: figures.dose_overlay(fig, ct, labels, name, dose, result.dvh.mean_gy, result.dvh.max_gy),
-                178, 64, "CT, contours of all organs and isodose lines on three planes through the organ's centre.",
+                178, 60, "CT, contours of all organs and isodose lines on three planes through the organ's centre.",
                 f"Isodose lines on three planes through the {title(name).lower()}", vector=False,
             )
         )  # fmt: skip
     lower = title(name).lower()
     blocks += [
         Figure(
-            lambda fig: figures.organ_charts(fig, result), 178, 53,
+            lambda fig: figures.organ_charts(fig, result), 178, 48,
             "Time-activity curve (activities as measured, not decay-corrected; bars k = 1), its extrapolation, and the "
             f"dose-volume histogram with its differential form as a tint. {tables.parameters_text(result)}",
             f"Time-activity curve, residuals and dose-volume histogram of the {lower}",
@@ -244,13 +249,17 @@ def _registration(results: DoseResults, study: Study, labels: Mapping[str, Label
         "SPECT over CT at each time point with the organ contours of that CT: uptake that leaves its contour on one "
         "side shows misalignment. Every time point has its own colour scale."
     )
-    width, height = figures.spect_size_mm(frames)
-    return [
-        Heading("SPECT and CT together", new_page=True),
-        tables.registration(results, study),
-        Figure(lambda fig: figures.spect_overlay(fig, frames), width, height, caption,
-               "SPECT and CT overlays per time point", vector=False),
+    headings = figures.spect_headings(frames)
+    height = figures.spect_height_mm(frames)
+    overlays = [
+        Figure(
+            lambda fig, frame=frame: figures.spect_overlay(fig, frame, headings, height),  # type: ignore[misc]
+            figures.SPECT_WIDTH_MM, height, caption if frame is frames[-1] else "",
+            f"SPECT and CT overlays at {frame.time_h:g} h", vector=False,
+        )
+        for frame in frames
     ]  # fmt: skip
+    return [Heading("SPECT and CT together", together=True), tables.registration(results, study), *overlays]
 
 
 def sections(document: Document) -> Sequence[str]:

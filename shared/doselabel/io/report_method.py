@@ -26,9 +26,6 @@ VOI_SETTINGS = {
 def protocol(results: DoseResults, study: Study) -> Table:
     """The fields of EANM 2024, Table 4."""
     options, made = results.options, results.provenance
-    psf = "not stated"
-    if study.resolution_fwhm_mm is not None:
-        psf = " × ".join(significant(v) for v in study.resolution_fwhm_mm) + " mm FWHM (z, y, x)"
 
     def each(say: Callable[[OrganDose], str]) -> str:
         return "; ".join(f"{title(name)} {say(organ)}" for name, organ in results.organs.items())
@@ -37,9 +34,9 @@ def protocol(results: DoseResults, study: Study) -> Table:
     reviewed = "reviewed" if results.reviewed else "NOT reviewed"
     rows = [
         ("Administered activity and time", f"{activity}; {injected(study)}"),
-        ("Calibration", "quantitative SPECT in Bq/mL; standard uncertainty "
-         f"{percent(100 * study.calibration_relative_sd)} (k = 1)"),
-        ("Acquisition", f"{len(study.time_points)} SPECT/CT; camera resolution {psf}"),
+        ("Calibration", f"SPECT in {study.spect_unit}{' and a camera file' if study.spect_unit == 'counts' else ''}; "
+         f"standard uncertainty {percent(100 * study.calibration_relative_sd)} (k = 1)"),
+        ("Acquisition", f"{len(study.time_points)} SPECT/CT"),
         ("Time points", hours(results.time_h) + " after injection (middle of the scan)"),
         ("Volumes of interest", _grouped(options, ("voi", *VOI_SETTINGS.get(str(options.get("voi")), ())))),
         ("Masses", each(lambda o: f"{significant(o.mass_g)} g")),

@@ -159,19 +159,21 @@ def dose_numbers(results: DoseResults, name: str) -> Table:
         ("BED", plus_minus(result.bed_gy, result.bed_sd_gy)),
         ("EQD2", plus_minus(result.eqd2_gy, result.eqd2_sd_gy)),
     ]
-    volumes = [(key, plus_minus(value, result.dvh.d_sd_gy.get(key))) for key, value in result.dvh.d_gy.items()]
+    volumes = [(key, f"{plus_minus(v, result.dvh.d_sd_gy.get(key))} Gy") for key, v in result.dvh.d_gy.items()]
+    volumes += [(f"{key} Gy", percent(v)) for key, v in result.dvh.v_percent.items()]
     parts = [(k, v) for k, v in result.uncertainty_percent.items() if v > 0 and k not in ("total", "dose", "combined")]
     budget = [(SOURCES_OF_ERROR.get(key, split_unit(key)[0].capitalize()), percent(value)) for key, value in parts]
     budget.append(("Mean dose, combined", percent(dose_sd_percent(result))))
     rows = []
     for i in range(max(len(doses), len(volumes), len(budget))):
         rows.append([text for part in (doses, volumes, budget) for text in (part[i] if i < len(part) else ("", ""))])
-    columns = [Column("Dose", align="left"), Column("", "Gy"), Column("DVH", align="left"), Column("", "Gy"),
+    columns = [Column("Dose", align="left"), Column("", "Gy"), Column("DVH", align="left"), Column(""),
                Column("Uncertainty", align="left"), Column("", "k = 1")]  # fmt: skip
     caption = (
         f"Mass {significant(result.mass_g)} g at {significant(result.density_g_cm3)} g/cm³. Dx: dose that the hottest "
-        "x % of the volume receives at least. Relative standard uncertainties after Gear et al., EJNMMI 45:2456 "
-        "(2018), independent; 'contour' is what an error of the volume does through counts, recovery and mass."
+        "x % of the volume receives at least; Vx: volume that receives at least x Gy. Relative standard uncertainties "
+        "after Gear et al., EJNMMI 45:2456 (2018), independent; 'contour' is what an error of the volume does through "
+        "counts, recovery and mass."
     )
     return Table(columns, rows, caption)
 

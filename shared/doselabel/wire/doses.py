@@ -25,6 +25,8 @@ class DvhCurve(Frozen):
     """``{"D2": …, "D30": …, "D50": …, "D70": …, "D90": …, "D98": …}``."""
     d_sd_gy: dict[str, float] = Field(default_factory=dict)
     """Standard uncertainty of each (k = 1)."""
+    v_percent: dict[str, float] = Field(default_factory=dict)
+    """Volume that receives at least 1, 2, … Gy: ``{"V1": …, "V2": …}``."""
     min_gy: float
     max_gy: float
     mean_gy: float

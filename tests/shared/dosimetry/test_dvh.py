@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from doselabel.dosimetry.dose.dvh import dose_at_volume_gy, dvh, volume_at_dose
+from doselabel.dosimetry.dose.dvh import dvh
 from doselabel.errors import DoseError
 
 RAMP = np.arange(1.0, 101.0)  # 100 voxels of 1 to 100 Gy
@@ -16,16 +16,17 @@ RAMP = np.arange(1.0, 101.0)  # 100 voxels of 1 to 100 Gy
 )
 def test_d_x_is_the_dose_that_the_hottest_x_percent_all_reach(percent, dose_gy):
     shuffled = np.random.default_rng(0).permutation(RAMP)
-    assert dose_at_volume_gy(shuffled, percent) == dose_gy
-    assert volume_at_dose(shuffled, dose_gy) >= percent / 100
+    found = dvh(shuffled, percents=(percent,), at_gy=(dose_gy,))
+    assert found.d_gy[percent] == dose_gy
+    assert found.v[dose_gy] >= percent / 100 - 1e-12
 
 
 def test_d_x_is_never_above_nor_a_voxel_below_what_the_volume_allows():
     dose = np.random.default_rng(1).gamma(4.0, 1.0, 777)
-    for percent in (2, 30, 50, 70, 90, 98):
-        d = dose_at_volume_gy(dose, percent)
-        assert volume_at_dose(dose, d) >= percent / 100
-        assert volume_at_dose(dose, np.nextafter(d, np.inf)) < percent / 100
+    for percent, d in dvh(dose).d_gy.items():
+        above = float(np.nextafter(d, np.inf))
+        found = dvh(dose, at_gy=(d, above)).v
+        assert found[above] < percent / 100 <= found[d] + 1e-12
 
 
 def test_d_x_of_a_known_distribution():
@@ -38,11 +39,9 @@ def test_d_x_of_a_known_distribution():
 
 
 def test_mean_extremes_and_v_dose():
-    result = dvh(RAMP)
+    result = dvh(RAMP, at_gy=(0.0, 21.0, 100.0, 100.1))
     assert (result.mean_gy, result.min_gy, result.max_gy) == (50.5, 1.0, 100.0)
-    assert volume_at_dose(RAMP, 21.0) == 0.80
-    assert volume_at_dose(RAMP, 0.0) == 1.0
-    assert volume_at_dose(RAMP, 100.1) == 0.0
+    assert result.v == pytest.approx({0.0: 1.0, 21.0: 0.80, 100.0: 0.01, 100.1: 0.0})
 
 
 def test_cumulative_curve_is_exact_at_every_stored_dose():
@@ -50,7 +49,7 @@ def test_cumulative_curve_is_exact_at_every_stored_dose():
     result = dvh(dose, bins=37)
     assert len(result.dose_gy) == len(result.cumulative) == 38
     for d, v in zip(result.dose_gy, result.cumulative, strict=True):
-        assert v == pytest.approx(volume_at_dose(dose, d), abs=1e-12)
+        assert v == pytest.approx(np.mean(dose >= d), abs=1e-12)
     assert result.cumulative[0] == 1.0
     assert result.cumulative[-1] == pytest.approx(1 / 500)  # the hottest voxel receives the maximum
 
@@ -95,7 +94,7 @@ def test_an_organ_without_dose_has_a_histogram():
         (lambda: dvh([1.0, 2.0], [1.0]), "shape"),
         (lambda: dvh([1.0, 2.0], [1.0, -1.0]), "Weights"),
         (lambda: dvh([1.0], bins=0), "bins"),
-        (lambda: dose_at_volume_gy([1.0], 101.0), "101"),
+        (lambda: dvh([1.0], percents=(101.0,)), "101"),
     ],
 )
 def test_bad_input_is_refused_by_name(call, message):

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 from html.parser import HTMLParser
 
 import numpy as np
 import pytest
 
+from doselabel.dosimetry.options import DoseOptions
 from doselabel.errors import Cancelled, DoseError
-from doselabel.io import report_method, report_tables
+from doselabel.io import report_method, report_stated, report_tables
 from doselabel.io.document import Column, Document, Heading, Note, Table
 from doselabel.io.figures import differential
 from doselabel.io.pdf import PAGE_MM, _column_widths, _width_mm, _wrap, to_pdf
 from doselabel.io.report import NOT_REVIEWED, build, in_ct_frame, read_truth, sections, write_report
 from doselabel.io.words import SMALL_PRINT
+from doselabel.study_fields import Reporting
 from doselabel.wire import LabelVersion
 
 
@@ -110,6 +114,41 @@ def test_every_field_of_the_eanm_table_is_there(page, field):
     assert field in page.text
 
 
+def test_the_report_shows_what_the_study_states_and_what_it_does_not(example):
+    said = Reporting(
+        radiopharmaceutical="177Lu-DOTATATE", cycle=2, residual_activity_mbq=31.0, camera="Camera X", collimator="MEGP",
+        reconstruction="OSEM, 4 × 8", corrections="attenuation, scatter", calibration="cylinder of 6 L",
+        calibration_date="2026-01-15", responsible="Ada",
+    )  # fmt: skip
+    study = example.study.model_copy(update={"reporting": said})
+    study._folder = example.study.folder
+    fields = report_stated.stated(example.results, study)
+    assert fields["Residual activity"] == "31.0 MBq, beside the administered"
+    assert (fields["Cycle"], fields["Calibrated on"], fields["Responsible"]) == ("2", "2026-01-15", "Ada")
+    assert fields["Matrix"].startswith("80 × 56 × 40 voxels of 5.00 × 5.00 × 6.00 mm")
+    assert {name for name, text in fields.items() if not text} == {"Scan duration", "Dead time"}
+    assert report_stated.missing(example.results, study).text.startswith("Not stated: scan duration, dead time.")
+    rows = dict(report_stated.stated_table(example.results, study).rows)
+    assert rows["Dead time"] == report_stated.MISSING
+    assert "Collimator" in report_stated.missing(example.results, example.study).text.title()
+
+
+def test_values_that_nobody_stated_are_marked_as_assumed_with_their_source(example):
+    def rows(results, study=example.study):
+        return {what: (value, source) for what, value, source in report_stated.assumed(results, study).rows}
+
+    found = rows(example.results)
+    assert found["Volume of a contour, ±"] == ("9.6 %", "Nazari et al. 2021, table 3 (at most)")
+    assert found["Density, left kidney"] == ("1.06 g/cm³", "Nazari et al. 2021")
+    given = {"organ_density_g_cm3": {"left_kidney": 1.05}, "contour_sd_percent": 5.0, "psf_fwhm_mm": [12, 12, 12]}
+    results = example.results.model_copy(update={"options": {**example.results.options, **given}})
+    stated = rows(results, example.study.model_copy(update={"calibration_sd_percent": 3.0}))
+    gone = {"Density, left kidney", "Volume of a contour, ±", "Resolution, for the ± only", "Calibration, ±"}
+    assert gone & stated.keys() == set()
+    assert {"Density, right kidney", "Attenuation and scatter, ±"} <= stated.keys()
+    assert rows(results.model_copy(update={"options": DoseOptions().model_dump(mode="json")}))["Repair half-life"]
+
+
 def test_hashes_of_inputs_and_all_options_are_there(page, example):
     for value in ("ab" * 32, "cd" * 32, "gtm", "doselabel.results/1"):
         assert value in page.text
@@ -119,7 +158,8 @@ def test_each_organ_has_its_overlay_and_its_charts(html, example):
     for name in ("left kidney", "right kidney", "liver"):
         assert f'alt="Isodose lines on three planes through the {name}"' in html
         assert f'alt="Time-activity curve, residuals and dose-volume histogram of the {name}"' in html
-    assert 'alt="SPECT and CT overlays per time point"' in html
+    for time_h in example.results.time_h:
+        assert f'alt="SPECT and CT overlays at {time_h:g} h"' in html
 
 
 def test_the_truth_of_a_phantom_stands_beside_the_numbers(page, example):
@@ -170,6 +210,31 @@ def test_the_pdf_has_a4_pages(written):
     for width, height in boxes:
         assert float(width) == pytest.approx(PAGE_MM[0] / 25.4 * 72, abs=0.5)
         assert float(height) == pytest.approx(PAGE_MM[1] / 25.4 * 72, abs=0.5)
+
+
+LOWEST_INK = """
+import sys, numpy as np
+from PySide6.QtCore import QSize
+from PySide6.QtGui import QGuiApplication, QImage
+from PySide6.QtPdf import QPdfDocument
+app, pdf = QGuiApplication(["pages", "-platform", "offscreen"]), QPdfDocument()
+pdf.load(sys.argv[1])
+for number in range(pdf.pageCount()):
+    page = pdf.render(number, QSize(210, 297)).convertToFormat(QImage.Format.Format_RGBA8888)
+    pixels = np.frombuffer(page.constBits(), np.uint8).reshape(297, -1, 4)[:282]
+    print(np.flatnonzero(((pixels[..., :3] < 200).any(-1) & (pixels[..., 3] > 0)).any(1)).max())
+"""
+"""How far down (mm, above the rule at the foot) each page is printed; in a process of its own, without a screen."""
+
+
+def test_no_page_is_half_empty(written):
+    pytest.importorskip("PySide6.QtPdf")
+    done = subprocess.run(
+        [sys.executable, "-c", LOWEST_INK, str(written.pdf)], capture_output=True, text=True, check=True
+    )
+    lowest_mm = [int(line) for line in done.stdout.split()]
+    assert len(lowest_mm) > 3
+    assert min(lowest_mm[:-1]) > 185, lowest_mm
 
 
 def test_lines_are_no_wider_than_asked_and_lose_nothing():

@@ -36,6 +36,8 @@ class Dvh:
         Share of the volume per Gy between neighbouring doses; times their distance it sums to 1.
     d_gy : Mapping[float, float]
         ``D_x`` by percent x.
+    v : Mapping[float, float]
+        ``V_d`` by dose d (Gy): share of the volume that receives at least it.
     mean_gy, min_gy, max_gy : float
     """
 
@@ -43,13 +45,19 @@ class Dvh:
     cumulative: Array
     differential_per_gy: Array
     d_gy: Mapping[float, float]
+    v: Mapping[float, float]
     mean_gy: float
     min_gy: float
     max_gy: float
 
 
 def dvh(
-    dose_gy: ArrayLike, weights: ArrayLike | None = None, *, bins: int = 200, percents: Sequence[float] = PERCENTS
+    dose_gy: ArrayLike,
+    weights: ArrayLike | None = None,
+    *,
+    bins: int = 200,
+    percents: Sequence[float] = PERCENTS,
+    at_gy: Sequence[float] = (),
 ) -> Dvh:
     """Cumulative and differential dose-volume histogram.
 
@@ -63,6 +71,8 @@ def dvh(
         Steps of the stored curves; no number but the differential histogram depends on it.
     percents : sequence of float
         Which D_x to compute.
+    at_gy : sequence of float
+        Which V_d to compute.
 
     Raises
     ------
@@ -77,31 +87,23 @@ def dvh(
     total = float(share.sum())
     top = float(dose[-1]) or 1.0
     edges = np.linspace(0.0, top, bins + 1)
-    # Volume below each edge, so that what lies exactly on an edge counts as receiving it.
-    below = np.concatenate([[0.0], np.cumsum(share)])[np.searchsorted(dose, edges, side="left")]
+    volume = np.concatenate([[0.0], np.cumsum(share)])
+
+    def reached(by_gy: ArrayLike) -> Array:
+        """Share of the volume that receives at least a dose: what lies exactly on it counts."""
+        return np.asarray(1.0 - volume[np.searchsorted(dose, by_gy, side="left")] / total)
+
     histogram, _ = np.histogram(dose, edges, weights=share)
     return Dvh(
         dose_gy=edges,
-        cumulative=1.0 - below / total,
+        cumulative=reached(edges),
         differential_per_gy=histogram / total / (top / bins),
         d_gy={float(x): _at_volume(dose, share, x) for x in percents},
+        v={float(d): float(reached(d)) for d in at_gy},
         mean_gy=float(np.average(dose, weights=share)),
         min_gy=float(dose[0]),
         max_gy=float(dose[-1]),
     )
-
-
-def dose_at_volume_gy(dose_gy: ArrayLike, percent: float, weights: ArrayLike | None = None) -> float:
-    """``D_x``: the largest dose (Gy) that at least ``percent`` of the volume receives."""
-    dose, share = _inside(dose_gy, weights)
-    order = np.argsort(dose)
-    return _at_volume(dose[order], share[order], percent)
-
-
-def volume_at_dose(dose_gy: ArrayLike, threshold_gy: float, weights: ArrayLike | None = None) -> float:
-    """``V_d``: share (0 to 1) of the volume that receives at least ``threshold_gy``."""
-    dose, share = _inside(dose_gy, weights)
-    return float(share[dose >= threshold_gy].sum() / share.sum())
 
 
 def _at_volume(ascending: Array, share: Array, percent: float) -> float:
