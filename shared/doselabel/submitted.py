@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 import re
+from collections.abc import Iterator
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -60,20 +61,22 @@ class Submitted:
 
     def versions(self) -> list[LabelVersion]:
         """All versions, newest first; one that is damaged says so in its ``error``, and does not count."""
-        found = [self._version(number) for number in sorted(self._numbers(drafts=True), reverse=True)]
-        blind = {version.version: set(version.unseen) for version in found}
-        return [
-            v.model_copy(
-                update={"conflicts": sorted(blind[v.version] | {n for n, s in blind.items() if v.version in s})}
-            )
-            for v in found
-        ]
+        return list(self._newest_first())
+
+    def _newest_first(self) -> Iterator[LabelVersion]:
+        """The same, each read when it is asked for."""
+        blind: dict[int, set[int]] = {}
+        for number in sorted(self._numbers(drafts=True), reverse=True):
+            known = self._version(number)
+            newer = {n for n, unseen in blind.items() if number in unseen}
+            blind[number] = set(known.unseen)
+            yield known.model_copy(update={"conflicts": sorted(newer | blind[number])})
 
     def _version(self, number: int) -> LabelVersion:
         known = LabelVersion(image_id=self._image_id, version=number, created=datetime.fromtimestamp(0, UTC))
         try:
             known = self._metadata(number)
-            known = self.version(number)
+            known = self._reviewed(known)
             self._check_file(known)
         except LabelError as error:
             told = ErrorInfo(code=error.code, message=error.message, hint=error.hint)
@@ -88,8 +91,10 @@ class Submitted:
         LabelError
             When there is no such version, or what is known of it can't be read.
         """
-        known = self._metadata(number)
-        review = self.review_of(number)
+        return self._reviewed(self._metadata(number))
+
+    def _reviewed(self, known: LabelVersion) -> LabelVersion:
+        review = self.review_of(known.version)
         approved, flagged = bool(review and review.approved), bool(review and review.flagged)
         return known.model_copy(update={"approved": approved, "flagged": flagged})
 
@@ -146,11 +151,19 @@ class Submitted:
             return False
 
     def _choose_final(self) -> LabelVersion | None:
-        versions = [version for version in self.versions() if version.error is None and not version.draft]
-        if approved := next((v for v in versions if v.approved), None):
-            return approved
-        open_to_all = [version for version in versions if not version.needs_review]
-        return next((v for v in open_to_all if not v.flagged), None) or next(iter(open_to_all), None)
+        newest = unflagged = None
+        reviewed = any(name.endswith(".review.json") for name in self._names())
+        for version in self._newest_first():
+            if version.error is not None or version.draft:
+                continue
+            if version.approved:
+                return version
+            if not version.needs_review:
+                newest = newest or version
+                unflagged = unflagged or (None if version.flagged else version)
+            if unflagged and not reviewed:  # no older one is approved: none need be read
+                break
+        return unflagged or newest
 
     def final_path(self) -> Path | None:
         """The label map that counts; None when none was submitted."""
