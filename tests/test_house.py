@@ -73,7 +73,7 @@ DOSIMETRY = (
     {"dose"},
     {"uncertainty"},
     {"results", "priors", "course"},
-    {"organ_results"},
+    {"organ_results", "marrow"},
     {"pipeline"},
     {"session"},
 )

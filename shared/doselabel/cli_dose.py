@@ -134,6 +134,8 @@ def print_doses(results: DoseResults) -> None:
             f"{organ.effective_half_life_h:>9.1f}{organ.mean_dose_gy:>8.2f}{organ.dose_sd_gy:>7.2f}"
             f"{organ.dose_gy_per_gbq:>8.3f}{bed:>8}"
         )
+    for marrow in results.marrow:
+        print(f"Bone marrow, estimated by {marrow.method}: {marrow.dose_gy:.3f} ± {marrow.dose_sd_gy:.3f} Gy")
     for warning in results.other_warnings():
         print(f"warning: {warning}")
 

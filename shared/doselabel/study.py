@@ -67,6 +67,8 @@ class Study(Strict):
         What the SPECTs' voxels hold. Counts need a camera file with a sensitivity, and each scan's duration.
     stated_places : dict
         File name → orientation and spacing, for images that state none.
+    blood_samples : str, optional
+        CSV in the study folder (``time_h``, ``activity_kbq_ml``): gives an estimate of the marrow's dose.
     reporting : Reporting
         What a report states: radiopharmaceutical, camera, reconstruction, who is responsible …
     """
@@ -86,6 +88,7 @@ class Study(Strict):
     calibration_sd_percent: Annotated[float, Field(ge=0, le=100)] = 5.0
     stated_places: dict[str, StatedPlace] = Field(default_factory=dict)
     decay_corrected_to: Literal["none", "injection", "scan_start", "first_scan"] = "none"
+    blood_samples: str | None = None
     reporting: Reporting = Field(default_factory=Reporting)
     _folder: Path = PrivateAttr(default=Path())
 
@@ -159,6 +162,8 @@ class Study(Strict):
         for field, name in study.files():
             image_inside(manifest, field, name)
         study.camera_file()
+        if study.blood_samples is not None:
+            file_inside(manifest, "blood_samples", study.blood_samples)
         return study
 
     @classmethod

@@ -124,6 +124,16 @@ class DoseOptions(BaseModel):
     """Half-time of repair of sublethal damage; 2.8 h, kidney (MIRD Pamphlet 20)."""
     v_dose_gy: Annotated[tuple[Positive, ...], BeforeValidator(_listed)] = (1.0, 2.0, 5.0, 10.0, 20.0)
     """Doses at which the volume that receives at least them is reported (V1, V2 …)."""
+    marrow_mass_g: Positive = 1170.0
+    """Active marrow; 1170 g (adult man; 900 g woman, ICRP 89), for the estimate by a region marrow_l2_l4."""
+    marrow_region_share: Annotated[float, Field(gt=0, le=1)] = 0.067
+    """Part of the active marrow in that region (L2 to L4: Hindorf et al. 2010)."""
+    marrow_to_blood: Positive | None = None
+    """Activity per g of marrow over that per mL of blood; by default 1 (peptides), or by the haematocrit."""
+    hematocrit: Annotated[float, Field(gt=0, lt=0.8)] | None = None
+    """Stated, marrow over blood is 0.19/(1 - haematocrit) (Sgouros 1993)."""
+    body_mass_kg: Annotated[float, Field(ge=2, le=400)] = 73.0
+    """For the photons of the body in the marrow (73 kg: adult man, ICRP 89)."""
     contour_sd_percent: Annotated[float, Field(ge=0, le=100)] | None = None
     """Uncertainty of contours' volumes; by default that of the network (9.6 %)."""
 

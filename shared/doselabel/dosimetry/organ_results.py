@@ -133,8 +133,7 @@ def provenance(case: Case, doses: Absorbed, rest: tuple[float, str]) -> dict[str
     study, options, grid = case.study, case.options, doses.grid
     inputs = {MANIFEST: file_sha256(study.folder / MANIFEST)}
     inputs |= {name: file_sha256(study.path(name)) for _, name in study.files()}
-    if study.camera is not None:
-        inputs[study.camera] = file_sha256(study.path(study.camera))
+    inputs |= {name: file_sha256(study.path(name)) for name in (study.camera, study.blood_samples) if name is not None}
     inputs |= {f"labels of {name}": file_sha256(path) for name, path in case.labels.files.items()}
     return {
         "created": datetime.now(UTC).isoformat(timespec="seconds"),

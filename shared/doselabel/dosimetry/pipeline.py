@@ -27,6 +27,7 @@ from doselabel.dosimetry.dose.dose_map import Absorbed, absorbed
 from doselabel.dosimetry.dose.engines import SOFT_TISSUE_G_CM3
 from doselabel.dosimetry.dose.tia_map import DoseGrid, Source, in_frame, on_ct, organ_shares, tia_map
 from doselabel.dosimetry.failures import Failures, with_the_rest
+from doselabel.dosimetry.marrow import estimates, read_samples
 from doselabel.dosimetry.options import DoseOptions
 from doselabel.dosimetry.organ_results import organ_result, provenance
 from doselabel.dosimetry.physics.kernels import VoxelSKernel, voxel_s_kernel
@@ -35,7 +36,7 @@ from doselabel.dosimetry.uptake.activity import placed_box, voi_method
 from doselabel.dosimetry.uptake.case import Case
 from doselabel.dosimetry.uptake.masks import resolve
 from doselabel.dosimetry.uptake.time_points import Uptake, measured
-from doselabel.errors import DoseError, FitError, Progress, VoiError, no_progress
+from doselabel.errors import DoseError, DoselabelError, FitError, Progress, VoiError, no_progress
 from doselabel.geometry import Volume, placed, resample
 from doselabel.labels import LabelMap, title
 from doselabel.study import Study
@@ -155,8 +156,13 @@ def _chain(case: Case, organs: tuple[str, ...], progress: Progress) -> DoseCompu
             said += [far.finding(name)] if (far := curves[name].far) else []
             said += [f"{title(name)}: {text}" for text in results[name].warnings]
     failures.settle()
+    study, marrow = case.study, []
+    try:
+        samples = None if study.blood_samples is None else read_samples(study.path(study.blood_samples))
+        marrow = estimates(results, samples, rest[0], case.nuclide, case.options)
+    except DoselabelError as error:
+        said.append(finding("organ-failed", f"Bone marrow could not be estimated: {error}", organ="bone_marrow"))
     alarms, sentences = told(said)
-    study = case.study
     total = DoseResults(
         patient_id=study.patient_id,
         nuclide=case.nuclide.name,
@@ -164,6 +170,7 @@ def _chain(case: Case, organs: tuple[str, ...], progress: Progress) -> DoseCompu
         injection_time=study.injection_time,
         time_h=case.times_h,
         organs=results,
+        marrow=marrow,
         options=case.options.model_dump(mode="json")
         | {
             "voi": voi_method(case.options, case.psf_fwhm_mm),

@@ -110,7 +110,8 @@ class Session:
 
     def _open(self, progress: Progress) -> _Opened:
         study = Study.load(self._folder)
-        state = _state([study.path(name) for name in (MANIFEST, *_fields(study), *filter(None, [study.camera]))])
+        others = [name for name in (study.camera, study.blood_samples) if name is not None]
+        state = _state([study.path(name) for name in (MANIFEST, *_fields(study), *others)])
         if self._opened is None or self._opened.state != state:
             progress("reading", 0.0)
             self._opened = self._submitted = None

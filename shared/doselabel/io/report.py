@@ -131,6 +131,7 @@ def build(
         )  # fmt: skip
     if truth_organs is not None:
         blocks += _truth(results, truth_organs)
+    blocks += tables.marrow(results)
     reference, moved = in_ct_frame(results, study, dose)
     ct = study.read(reference)
     for name in results.organs:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from doselabel.io.document import FLAG, Column, Facts, Table
+from doselabel.io.document import FLAG, Column, Facts, Heading, Note, Table
 from doselabel.io.numerals import NOTHING, fixed, percent, plus_minus, significant
 from doselabel.io.words import ENGINES, hours, injected, say, software_of, split_unit
 from doselabel.labels import title
@@ -109,6 +109,26 @@ def summary(results: DoseResults) -> Table:
     if results.nuclide == "Lu-177" and any("kidney" in name for name in results.organs):
         caption += " Published for 177Lu-DOTATOC/DOTATATE: kidneys 0.37 to 0.57 Gy/GBq."
     return Table(columns, rows, caption)
+
+
+def marrow(results: DoseResults) -> list[Heading | Note | Table]:
+    """What is estimated of the red marrow, and on which assumptions; nothing where nothing is."""
+    if not results.marrow:
+        return []
+    columns = [Column("By", align="left"), Column("Own electrons", "Gy"), Column("Photons", "Gy"), Column("Dose", "Gy"),
+               Column("per activity", "Gy/GBq"), Column("T½ eff", "h"), Column("Assumed", align="left")]  # fmt: skip
+    names = {"blood": "blood samples", "image": "vertebrae L2–L4"}
+    rows = [
+        [
+            names[m.method], significant(m.self_gy), significant(m.photons_gy), plus_minus(m.dose_gy, m.dose_sd_gy),
+            significant(1000 * m.dose_gy / results.injected_activity_mbq), significant(m.effective_half_life_h),
+            "; ".join(m.said),
+        ]
+        for m in results.marrow
+    ]  # fmt: skip
+    caption = "After Hindorf et al., EJNMMI 37:1238 (2010); published for 177Lu-DOTATATE by blood: 0.01 to 0.03 Gy/GBq."
+    note = "An estimate: where the marrow lies, how much of it there is and what it takes up is not measured."
+    return [Heading("Bone marrow, estimated"), Note(note, "hint"), Table(columns, rows, caption)]
 
 
 def activities(result: OrganDose) -> Table:

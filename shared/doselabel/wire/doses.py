@@ -76,6 +76,18 @@ class OrganDose(Frozen):
     warnings: list[str] = Field(default_factory=list)
 
 
+class MarrowDose(Frozen):
+    """An estimate of the red marrow's dose by ``blood`` samples or an ``image`` region; ``said`` is what it assumes."""
+
+    method: Literal["blood", "image"]
+    self_gy: float
+    photons_gy: float
+    dose_gy: float
+    dose_sd_gy: float
+    effective_half_life_h: float
+    said: list[str]
+
+
 class DoseResults(Frozen):
     """`results.json`, schema ``doselabel.results/1``."""
 
@@ -90,6 +102,8 @@ class DoseResults(Frozen):
     organs: dict[str, OrganDose]
     failed: dict[str, ErrorInfo] = Field(default_factory=dict)
     """Organs that could not be computed, and why; the others are as if these had not been asked for."""
+    marrow: list[MarrowDose] = Field(default_factory=list)
+    """Estimates of the red marrow's dose, by up to two ways; no organ, and not in any sum."""
     options: dict[str, Any]
     registration: list[dict[str, Any]] = Field(default_factory=list)
     labels_origin: str = ""

@@ -14,13 +14,13 @@ import pytest
 from doselabel.dosimetry.options import DoseOptions
 from doselabel.errors import Cancelled, DoseError
 from doselabel.io import report_method, report_stated, report_tables
-from doselabel.io.document import Column, Document, Heading, Note, Table
+from doselabel.io.document import Column, Document, Heading, Note, Table, to_html
 from doselabel.io.figures import differential
 from doselabel.io.pdf import PAGE_MM, _column_widths, _width_mm, _wrap, to_pdf
 from doselabel.io.report import NOT_REVIEWED, build, in_ct_frame, read_truth, sections, write_report
 from doselabel.io.words import SMALL_PRINT
 from doselabel.study_fields import Reporting
-from doselabel.wire import LabelVersion
+from doselabel.wire import LabelVersion, MarrowDose
 
 
 class Page(HTMLParser):
@@ -168,6 +168,21 @@ def test_the_truth_of_a_phantom_stands_beside_the_numbers(page, example):
     assert [round(d, 2) for _, d, _ in differences] == [-2.91] * 3
     without = build(example.results, example.study, example.labels, example.dose)
     assert "Against the phantom's truth" not in sections(without)
+
+
+def test_marrow_is_shown_as_an_estimate_with_what_it_assumes(example):
+    assert report_tables.marrow(example.results) == []
+    found = MarrowDose(
+        method="blood", self_gy=0.031, photons_gy=0.012, dose_gy=0.043, dose_sd_gy=0.010, effective_half_life_h=23.1,
+        said=["marrow over blood 1"],
+    )  # fmt: skip
+    results = example.results.model_copy(update={"marrow": [found]})
+    heading, note, table = report_tables.marrow(results)
+    assert (heading.text, note.text.split(":")[0]) == ("Bone marrow, estimated", "An estimate")
+    assert table.rows[0][:4] == ["blood samples", "0.0310", "0.0120", "0.043 ± 0.010"]
+    assert table.rows[0][-1] == "marrow over blood 1"
+    page = to_html(build(results, example.study, example.labels, example.dose))
+    assert "Bone marrow, estimated" in page
 
 
 def test_a_truth_that_cannot_be_read_is_refused(tmp_path):
