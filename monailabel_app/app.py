@@ -52,7 +52,7 @@ mark("importing MONAI Label with its libraries, and this app")
 SERVER_MEMORY_BYTES = 6 << 30
 """The server's own process: it spools files and reads headers; whatever reads voxels is a process of its own."""
 
-NOT_FROM_OUTSIDE = ("image", "label", "model", "out", "progress", "watch", "taken", "session", "folder", DRAFTS)
+NOT_FROM_OUTSIDE = ("image", "label", "model", "out", "progress", "taken", "session", "folder", DRAFTS)
 """Keys of a request that the server sets; a client's params may not."""
 
 

@@ -20,8 +20,8 @@ def progress_of(request: Mapping[str, Any]) -> Progress:
 
 
 def watch_of(request: Mapping[str, Any]) -> Watch | None:
-    """Whom to tell figures on the way."""
-    return request.get("watch")
+    """Whom to tell figures on the way: whoever is told the progress, if it takes them."""
+    return getattr(request.get("progress"), "watch", None)
 
 
 def part(progress: Progress, low: float, high: float) -> Progress:

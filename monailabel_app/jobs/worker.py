@@ -27,7 +27,7 @@ from monailabel_app.startup import PROFILE
 
 Task = Callable[[dict[str, Any], Path, Progress], dict[str, Any]]
 """``task(request, folder, progress)`` writes its files into ``folder`` and returns what `JobResult` has room for;
-``files`` maps roles to names of those files. ``request["watch"]`` takes figures on the way."""
+``files`` maps roles to names of those files. ``progress.watch`` takes figures on the way."""
 
 TELL_EVERY_S = 0.1
 
@@ -62,10 +62,10 @@ def _work(task: Task, job: dict[str, Any], mail: _Mail) -> None:
             told_at, told = now, stage
             mail.tell(id=name, progress=[stage, min(1.0, max(0.0, float(fraction)))])
 
+    progress.watch = lambda row: mail.tell(id=name, row=dict(row))  # type: ignore[attr-defined]
     try:
         progress("starting", 0.0)
-        watched = job["request"] | {"watch": lambda row: mail.tell(id=name, row=dict(row))}
-        done = task(watched, Path(job["folder"]), progress)
+        done = task(job["request"], Path(job["folder"]), progress)
         mail.tell(id=name, done=done)
     except Cancelled:
         mail.tell(id=name, cancelled=True)

@@ -1,6 +1,7 @@
 """Jobs: queued, watched, cancelled, and honest when they fail. A real worker process, tasks of the tests' own."""
 
 import errno
+import json
 import sys
 import time
 from pathlib import Path
@@ -15,7 +16,7 @@ from monailabel_app.refusals import Refused
 WORKER = [sys.executable, str(Path(__file__).with_name("tiny_worker.py"))]
 PATIENCE_S = 500
 """Only a machine with much else to do needs nearly this long."""
-LANES = dict.fromkeys(("count", "refuse", "stumble", "die", "stubborn", "who"), "infer")
+LANES = dict.fromkeys(("count", "refuse", "stumble", "die", "stubborn", "asked", "who"), "infer")
 
 
 @pytest.fixture(scope="module")
@@ -44,6 +45,12 @@ def test_a_job_ends_with_its_files(jobs):
     assert (status.state, status.fraction, status.user, status.image_id) == ("done", 1.0, "ada", "P-001__ct")
     assert jobs.result(job.id).files == {"count": "count.txt"}
     assert jobs.file(job.id, "count.txt").read_text() == "4"
+
+
+def test_a_task_is_given_what_was_asked_and_nothing_else_and_may_tell_figures(jobs):
+    job = jobs.submit("asked", {"to": 4, "planes": "all"})
+    assert ended(jobs, job.id).rows == [{"step": 1, "loss": 0.5}]
+    assert json.loads(jobs.file(job.id, "asked.json").read_text()) == {"to": 4, "planes": "all"}
 
 
 def test_a_running_job_says_how_far_it_is_and_has_no_result_yet(jobs):

@@ -1,5 +1,6 @@
 """A worker with tasks of the tests' own; run as a script by `test_jobs`."""
 
+import json
 import os
 import signal
 import time
@@ -35,9 +36,15 @@ def stubborn(request, folder, progress):
     time.sleep(60)
 
 
+def asked(request, folder, progress):
+    progress.watch({"step": 1, "loss": 0.5})
+    (folder / "asked.json").write_text(json.dumps(request))
+    return {"files": {"asked": "asked.json"}}
+
+
 def who(request, folder, progress):
     (folder / "pid").write_text(str(os.getpid()))
     return {"files": {"pid": "pid"}}
 
 
-serve({f.__name__: f for f in (count, refuse, stumble, die, stubborn, who)})
+serve({f.__name__: f for f in (count, refuse, stumble, die, stubborn, asked, who)})
