@@ -23,7 +23,7 @@ from doselabel.geometry import Volume, write_image
 from doselabel.labels import LabelMap, write_labels
 from doselabel.model import checkpoint as checkpoints
 from doselabel.model.cases import TrainCase, case_ct, case_labels
-from doselabel.model.evaluate import OrganScore, evaluate
+from doselabel.model.evaluate import OrganScore, evaluate, summarize
 from doselabel.model.mix import read_mix
 from doselabel.model.slices import PLANES
 
@@ -104,6 +104,7 @@ def main() -> int:
     parser.add_argument("--looks", default="native", help="of native, low-dose, unenhanced, with commas")
     parser.add_argument("--planes", type=int, choices=(1, 3), default=1)
     parser.add_argument("--all", action="store_true", help="also the CTs that were trained on")
+    parser.add_argument("--card", action="store_true", help="write what came out on native CTs into the model card")
     parser.add_argument("--save", type=Path, help="folder for the predicted label maps")
     options = parser.parse_args()
     if not (options.data / "real_ct").is_dir():
@@ -122,8 +123,21 @@ def main() -> int:
                 if options.save:
                     write_labels(options.save / look / f"{case.patient}.nii.gz", found)
 
-            show(evaluate(ready, made(cases, look, Path(folder)), planes=planes, seen=save), trained_on)
+            rows = evaluate(ready, made(cases, look, Path(folder)), planes=planes, seen=save)
+            show(rows, trained_on)
+            if options.card and look == "native" and options.checkpoint:
+                write_card(ready, options.checkpoint, [row for row in rows if row.patient not in trained_on])
     return 0
+
+
+def write_card(ready: checkpoints.Checkpoint, path: Path, rows: Sequence[OrganScore]) -> None:
+    """Say in the checkpoint itself how it scored."""
+    kept = {"dice": 3, "surface_dice_2mm": 3, "hd95_mm": 1, "volume_error_percent": 1}
+    scores = [
+        {"patient": row.patient, "organ": row.organ, **{name: round(getattr(row, name), n) for name, n in kept.items()}}
+        for row in rows
+    ]
+    checkpoints.save(path, ready.model, ready.profile, ready.card | {"scores": scores, "metrics": summarize(rows)})
 
 
 if __name__ == "__main__":

@@ -30,6 +30,12 @@ def add(command: Callable[..., argparse.ArgumentParser], commands: Any, terminal
     train.add_argument("--out", type=Path, required=True, help="folder of the run; a run that was killed goes on")
     train.add_argument("--validation", type=Path, help="folder of cases never trained on")
     train.add_argument("--split", type=Path, help="split.json: train on its training patients, validate on its others")
+    train.add_argument(
+        "--pack", metavar="FILE", type=Path, help="train nothing: write the recipe's cases, ready, into FILE"
+    )
+    train.add_argument(
+        "--packed", metavar="FILE", type=Path, help="take the recipe's cases from FILE, without any data"
+    )
     data_arguments(train)
     training_arguments(train)
 
@@ -59,6 +65,7 @@ def training_arguments(parser: argparse.ArgumentParser) -> None:
         ("--rate", "learning_rate", float, "peak learning rate (default: 1e-3; 1e-4 from a checkpoint)"),
         ("--stages", "stages", str, "learn:epochs:rate[:labels],… such as heads:50:1e-3,all:100:1e-4"),
         ("--ema", "ema", float, "decay of the averaged weights (default: 0.998)"),
+        ("--keep-start", "keep_start", float, "part of the weights of --start in what is written (default: 0)"),
         ("--seed", "seed", int, "same seed, same slices (default: 0)"),
         ("--device", "device", str, "cpu, cuda or auto (default: auto)"),
         ("--workers", "workers", int, "processes that draw slices (default: 0)"),
@@ -79,7 +86,8 @@ def recipe_of(args: argparse.Namespace, progress: Progress, *, hold_out: bool = 
 
     if args.recipe is None:
         return Mix()
-    recipe = read_mix(args.recipe, args.out / "made", args.data, progress=progress, hold_out=hold_out)
+    packed = getattr(args, "packed", None)
+    recipe = read_mix(args.recipe, args.out / "made", args.data, progress, hold_out=hold_out, packed=packed)
     if (args.dir is None) == (not recipe.sources):
         raise ModelError(
             f"Found {'no cases' if args.dir is None else 'cases in ' + str(args.dir)}, and the recipe {args.recipe} "
@@ -123,6 +131,7 @@ def parenchyma_of(args: argparse.Namespace) -> list[TrainCase]:
 
 
 def _train(args: argparse.Namespace, terminal: Terminal) -> None:
+    from doselabel.model.profiles import FAST
     from doselabel.model.splits import Split, check_patients
     from doselabel.model.train import Source, train
 
@@ -131,6 +140,15 @@ def _train(args: argparse.Namespace, terminal: Terminal) -> None:
     if args.dir is None and args.recipe is None:
         raise ModelError("Found no cases.", "Give a folder of cases, or a --recipe with sources.")
     settings = settings_of(args, recipe)
+    profile = profile_of(args, recipe, settings.start)
+    if args.pack:
+        from doselabel.model.carry import pack
+
+        size = pack(recipe.sources, profile or FAST, args.pack, settings.cache or args.out / "prepared", progress)
+        print(
+            f"{args.pack}: {size / 1e6:.1f} MB, for 'doselabel train --recipe {args.recipe} --packed {args.pack.name}'"
+        )
+        return
     card: dict[str, Any] = {"name": args.out.name}
     card |= recipe.card
     if recipe.attribution:
@@ -147,7 +165,7 @@ def _train(args: argparse.Namespace, terminal: Terminal) -> None:
         sources,
         args.out,
         settings=settings,
-        profile=profile_of(args, recipe, settings.start),
+        profile=profile,
         validation=validation,
         parenchyma=parenchyma_of(args),
         card=card,

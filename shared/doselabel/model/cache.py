@@ -63,6 +63,17 @@ class Prepared:
     spect: np.ndarray | None = field(repr=False, default=None)
     findings: tuple[Alarm, ...] = ()
 
+    def card(self) -> dict:
+        """What is known of the case beside its arrays, as plain data."""
+        return {
+            "patient": self.patient,
+            "spacing_mm": self.spacing_mm,
+            "scanned": self.scanned,
+            "organs": self.organs,
+            "unlabelled": self.unlabelled,
+            "findings": [alarm.model_dump() for alarm in self.findings],
+        }
+
     @property
     def box(self) -> tuple[slice, slice, slice]:
         """The body: all of it, since the arrays are cropped to it."""
@@ -70,9 +81,11 @@ class Prepared:
 
 
 def prepare(
-    cases: Sequence[TrainCase], profile: Profile, folder: Path, progress: Progress = no_progress
+    cases: Sequence[TrainCase | Prepared], profile: Profile, folder: Path, progress: Progress = no_progress
 ) -> list[Prepared]:
     """Make cases ready below ``folder``; what is there already, and unchanged, is only opened.
+
+    A case that came prepared (`doselabel.model.carry`) is taken as it is.
 
     Raises
     ------
@@ -82,10 +95,13 @@ def prepare(
     ready = []
     for number, case in enumerate(cases):
         progress("loading", number / len(cases))
+        if isinstance(case, Prepared):
+            ready.append(case)
+            continue
         home = Path(folder) / _key(case, profile)
         if not home.is_dir():
             _write(case, profile, home)
-        ready.append(_open(home))
+        ready.append(opened(home))
     return ready
 
 
@@ -153,7 +169,8 @@ def _holding(body: tuple[slice, ...], boxes: list) -> tuple[slice, ...]:
     return tuple(slice(min(b[k].start for b in known), max(b[k].stop for b in known)) for k in range(3))
 
 
-def _open(home: Path) -> Prepared:
+def opened(home: Path) -> Prepared:
+    """Open a prepared case: its arrays are mapped, not read."""
     card = json.loads((home / "case.json").read_text("utf-8"))
     organs = {
         plane: {int(index): tuple(ends) for index, ends in found.items()} for plane, found in card["organs"].items()

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from doselabel.errors import ModelError, Progress, no_progress
+from doselabel.model.carry import packed_cases
 from doselabel.model.cases import TrainCase
 from doselabel.model.datasets import cases_from
 from doselabel.model.paint import painted_cases
@@ -94,11 +95,13 @@ def read_mix(
     *,
     only: Sequence[str] | None = None,
     hold_out: bool = True,
+    packed: Path | None = None,
 ) -> Mix:
     """Read a mix (as `recipe_path` finds it) and make what is to be made (painted CTs, synthetic patients) in ``work``.
 
     ``only`` leaves out all but the sources of these names. With ``hold_out`` off, the patients named under
-    ``validation`` are in the sources like others.
+    ``validation`` are in the sources like others. With ``packed`` (`doselabel.model.carry`) all cases come from that
+    file; validation patients were not packed, so there are none.
 
     Raises
     ------
@@ -106,11 +109,15 @@ def read_mix(
         When the file, or a folder it names, is not as described.
     """
     path = recipe_path(name)
-    content = _filled(read_yaml(path), path, data)
+    content = _filled(read_yaml(path), path, Path() if packed else data)
     known = {"sources", "validation", "settings", "attribution", "profile", "organs", "folds", "split", "card"}
     if unknown := sorted(set(content) - known):
         raise ModelError(f"{path}: has unknown entries {unknown}; known: {', '.join(sorted(known))}.")
-    held_out = {str(patient) for patient in content.get("validation") or []} if hold_out else set()
+    held_out = {str(patient) for patient in content.get("validation") or []} if hold_out and not packed else set()
+    profile = content.get("profile")
+    if profile is not None and profile not in PROFILES:
+        raise ModelError(f"{path}: names the profile '{profile}'; there are {', '.join(PROFILES)}.")
+    carried = packed_cases(packed, PROFILES[profile or "fast"], work / "packed", progress) if packed else None
     sources, made, validation = [], [], []
     for number, row in enumerate(content.get("sources") or []):
         try:
@@ -119,7 +126,7 @@ def read_mix(
             raise ModelError(f"{path}: source {number + 1} lacks a name or a share ({error}).") from error
         if only is not None and source not in only:
             continue
-        found = _cases(path, row, work / source, progress)
+        found = carried.get(source, []) if carried else _cases(path, row, work / source, progress)
         validation += [case for case in found if case.patient in held_out]
         made += [] if "cases" in row else [source]
         sources.append(Source(source, share, [case for case in found if case.patient not in held_out]))
@@ -131,9 +138,6 @@ def read_mix(
     settings = Settings().replace(**(content.get("settings") or {}))
     base = Path(path).resolve().parent
     files = {key: base / file for key in ("start", "pretrained") if (file := getattr(settings, key))}
-    profile = content.get("profile")
-    if profile is not None and profile not in PROFILES:
-        raise ModelError(f"{path}: names the profile '{profile}'; there are {', '.join(PROFILES)}.")
     attribution = tuple(content.get("attribution") or ())
     return Mix(
         tuple(sources),

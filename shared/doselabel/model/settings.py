@@ -108,6 +108,7 @@ class Settings:
     start: Path | None = None
     pretrained: Path | None = None
     ema: float = 0.998
+    keep_start: float = 0.0
     seed: int = 0
     device: str = "auto"
     workers: int = 0
@@ -125,6 +126,8 @@ class Settings:
                 )
         if self.crop_px < 64:
             raise ModelError(f"Found a crop of {self.crop_px} pixels; expected at least 64.", "Give --crop 224.")
+        if not 0 <= self.keep_start < 1:
+            raise ModelError(f"Found --keep-start {self.keep_start}; expected 0 to less than 1.")
         for flag, value in (("--max-minutes", self.max_minutes), ("--epochs", self.epochs)):
             if value is not None and not value > 0:
                 raise ModelError(f"Found {flag} {value}; expected more than 0.")
@@ -210,7 +213,7 @@ def _typed(name: str, value: Any) -> Any:
             return _listed(value)
         if name == "stages":
             return tuple(part if isinstance(part, Stage) else Stage.read(part) for part in _listed(value))
-        if name in ("max_minutes", "epochs", "learning_rate", "ema"):
+        if name in ("max_minutes", "epochs", "learning_rate", "ema", "keep_start"):
             return float(value)
         if name == "device":
             return str(value)

@@ -49,7 +49,7 @@ class Source:
 
     name: str
     share: float
-    cases: Sequence[TrainCase]
+    cases: Sequence[TrainCase | Prepared]
 
 
 @dataclass(frozen=True)
@@ -130,6 +130,8 @@ def train(
             "The first stage trains the heads alone, on a backbone that has learned nothing.",
             "Give --pretrained FILE or --start FILE, or a first stage such as all:50:1e-3.",
         )
+    if settings.keep_start and not start:
+        raise ModelError("There are no weights to keep a part of.", "Give --start FILE with --keep-start.")
     if profile is None:
         profile = checkpoint.read_card(start)[0] if start else FAST
     if settings.pretrained:
@@ -140,6 +142,7 @@ def train(
     if start:
         checkpoint.load_weights(model, start, profile)
     average = copy.deepcopy(model).eval().requires_grad_(False).to(team.device)
+    first = [weight.clone() for weight in average.parameters()] if settings.keep_start else []
     model = model.to(team.device)
     teamed = team.wrap(model)
     peak = settings.learning_rate or (1e-4 if start or settings.pretrained else 1e-3)
@@ -151,6 +154,8 @@ def train(
         settings = replace(settings, steps=samples["given"].steps(settings.epochs, team.size), epochs=None)
     model_card = {"steps": 0, "seed": settings.seed, "started_from": file_sha256(start) if start else None}
     model_card |= _data_card(sources, parenchyma, settings) | (card or {})
+    if settings.keep_start:
+        model_card["keep_start"] = settings.keep_start
     run = Run(out, settings, model, average, optimizer, profile, model_card, validation, team, progress)
     autocast = torch.autocast(team.device.type, torch.bfloat16, enabled=team.device.type == "cuda" or bf16_pays())
 
@@ -174,6 +179,8 @@ def train(
     except Cancelled:
         run.cancelled()
         raise
+    if first:
+        torch._foreach_lerp_(list(average.parameters()), first, settings.keep_start)
     result = run.finish()
     progress("training", 1.0)
     return TrainResult(*result, findings=tuple(ordered(f for own in samples.values() for f in own.findings)))

@@ -121,6 +121,22 @@ def test_training_goes_on_from_a_checkpoint_with_replay(tmp_path, trained, case)
     assert change < 2e-3
 
 
+def test_a_part_of_the_starting_weights_is_kept(tmp_path, trained, case):
+    start = trained[0].checkpoint
+    told = dict(start=start, steps=3, batch=1, seed=4, learning_rate=1e-2)
+    new, mixed = (
+        checkpoints.load(train([case], tmp_path / str(part), keep_start=part, **told).checkpoint)
+        for part in (0.0, 0.25)
+    )
+    first = checkpoints.load(start).model.state_dict()
+    for name, value in mixed.model.state_dict().items():
+        expected = 0.75 * new.model.state_dict()[name] + 0.25 * first[name]
+        assert torch.allclose(value, expected, atol=1e-4, rtol=2e-3)  # both were rounded to fp16
+    assert mixed.card["keep_start"] == 0.25
+    with pytest.raises(ModelError, match="no weights to keep"):
+        train([case], tmp_path / "none", keep_start=0.5, steps=1)
+
+
 def test_a_profile_that_does_not_fit_the_checkpoint_is_refused(tmp_path, trained, case):
     with pytest.raises(ModelError, match="profile"):
         train([case], tmp_path, start=trained[0].checkpoint, profile=FAST, steps=1)
