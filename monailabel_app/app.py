@@ -132,6 +132,7 @@ class DoselabelApp(MONAILabelApp):
             finish=self._finish,
             grace_s=self.options.grace_s,
             gives_way={"train": ("infer", "dose")} if self.options.pauses_training else None,
+            width=dict.fromkeys(("infer", "dose", "draft"), self.options.parallel),
         )
         self.batch = Batch(self.jobs)
         self.jobs.start("infer")
@@ -157,8 +158,9 @@ class DoselabelApp(MONAILabelApp):
             )
 
     def _worker_command(self, lane: str) -> list[str]:
-        module = "monailabel_app.jobs.worker"
-        return [sys.executable, "-m", module, "--conf", self.options.to_json(), "--lane", lane]
+        worker = ["-m", "monailabel_app.jobs.worker", "--conf", self.options.to_json(), "--lane", lane]
+        elsewhere = ["-m", "monailabel_app.jobs.remote", self.options.workers] if self.options.workers else []
+        return [sys.executable, *elsewhere, *worker]
 
     # ---- requests
 

@@ -112,6 +112,10 @@ class Conf:
         Where its tokens have roles, with dots.
     score_at : str
         "HH:MM": when, every night, CTs are predicted by three planes for active learning; empty: on demand only.
+    workers : str
+        Address of a Dask scheduler (``tcp://host:8786``) whose workers do the jobs; empty: this machine does.
+    parallel : int
+        How many jobs of a lane run side by side; trainings never do.
     review : str
         "optional": a label map counts when it is submitted, until one of its CT is approved. "required": only an
         approved one counts.
@@ -133,6 +137,8 @@ class Conf:
     oidc_client: str = "doselabel"
     oidc_roles: str = "realm_access.roles"
     score_at: str = ""
+    workers: str = ""
+    parallel: int = 1
     review: str = "optional"
 
     @property
@@ -144,7 +150,7 @@ class Conf:
     def pauses_training(self) -> bool:
         """Whether a training stands still while somebody waits."""
         small = (os.cpu_count() or 1) <= SMALL_CPUS
-        return self.pause_training == "yes" or (self.pause_training == "auto" and small)
+        return not self.workers and (self.pause_training == "yes" or (self.pause_training == "auto" and small))
 
     @classmethod
     def read(cls, studies: str, options: Mapping[str, str]) -> Conf:
@@ -178,6 +184,10 @@ class Conf:
             raise ServerError(f"--conf score_at: found '{conf.score_at}', expected a time such as 02:30.")
         if conf.oidc_issuer and not _SAFE.fullmatch(conf.oidc_issuer):
             raise ServerError(f"--conf oidc_issuer: found '{conf.oidc_issuer}', expected an https:// address.")
+        if conf.parallel < 1:
+            raise ServerError(f"--conf parallel: found {conf.parallel}, expected 1 or more.")
+        if conf.workers and not re.fullmatch(r"(tcp|tls)://[^/\s]+:\d+", conf.workers):
+            raise ServerError(f"--conf workers: found '{conf.workers}', expected an address such as tcp://host:8786.")
         for key in ("checkpoint", "paper_checkpoint", "replay"):
             path = getattr(conf, key)
             if path and path not in (REPLAY_MADE, REPLAY_NONE) and not Path(path).exists():

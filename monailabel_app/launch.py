@@ -182,6 +182,24 @@ def check_port(host: str, port: int) -> None:
             ) from error
 
 
+def check_workers(address: str) -> None:
+    """Raise ServerError when jobs are to be done by Dask workers and none can be."""
+    if not address:
+        return
+    try:
+        from monailabel_app.jobs.remote import check
+
+        found = check(address)
+    except ImportError as error:
+        raise ServerError("--workers needs Dask.", "Install it: pip install 'doselabel[cluster]'.") from error
+    except OSError as error:
+        raise ServerError(f"{address}: no Dask scheduler answers.", "Start it: dask scheduler.") from error
+    if not found:
+        raise ServerError(
+            f"{address}: has no workers.", f"Start some where doselabel is installed: dask worker {address}."
+        )
+
+
 def make_app_dir(state: Path) -> Path:
     """Make the folder MONAI Label calls the app, with our one-line ``main.py`` in it.
 
@@ -208,7 +226,7 @@ def _start(studies, host, port, app_dir, conf, origins, tls, verbose, out) -> su
         tls.check()
     if not studies.is_dir():
         raise ServerError(f"{studies}: there is no such folder.", "Make sample patients with `doselabel sample DIR`.")
-    Conf.read(str(studies), conf)
+    check_workers(Conf.read(str(studies), conf).workers)
     check_port(host, port)
     app = Path(app_dir).resolve() if app_dir else make_app_dir(studies / STATE)
     take_over(studies / STATE).release()
@@ -281,6 +299,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--origin", action="append", default=[], help="web origin that may call the server")
     parser.add_argument("--ssl-certfile", type=Path, help="certificate (PEM): the server then speaks HTTPS only")
     parser.add_argument("--ssl-keyfile", type=Path, help="key of the certificate (PEM)")
+    parser.add_argument("--workers", metavar="tcp://HOST:PORT", help="Dask scheduler whose workers do the jobs")
     parser.add_argument("--profile-start", action="store_true", help="print what the start spends its time on")
     parser.add_argument("--verbose", default="INFO", choices=("DEBUG", "INFO", "WARNING", "ERROR"))
     given = parser.parse_args(arguments)
@@ -306,7 +325,7 @@ def main(arguments: list[str] | None = None) -> int:
             host=given.host,
             port=given.port,
             app_dir=given.app_dir,
-            conf=dict(given.conf),
+            conf=dict(given.conf) | ({"workers": given.workers} if given.workers else {}),
             origins=tuple(given.origin),
             tls=tls,
             verbose=given.verbose,

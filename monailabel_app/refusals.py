@@ -14,6 +14,8 @@ from doselabel.wire import ErrorInfo
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 _NO_MEMORY = ("bad_alloc", "DefaultCPUAllocator", "out of memory")
 """How libraries say that they got none: numpy, SimpleITK, torch on a CPU and on a GPU."""
+_OUR_FAULT = {"cancelled", "disk", "internal", "memory", "restarted", "server", "timeout", "worker"}
+"""Codes of jobs that failed for no fault of what was asked."""
 _SHUT = {errno.EACCES, errno.EPERM, errno.EROFS}
 
 
@@ -30,11 +32,12 @@ class Refused(ServerError):
 
 
 class JobFailed(ServerError):
-    """A job ended without a result; carries what it said."""
+    """A job ended without a result; carries what it said, and whether that is the server's fault or the request's."""
 
     def __init__(self, info: ErrorInfo) -> None:
         super().__init__(info.message, info.hint)
         self.code = info.code
+        self.status = 500 if info.code in _OUR_FAULT else 422
 
 
 def not_found(what: str, name: str, hint: str = "") -> Refused:

@@ -73,7 +73,7 @@ def choice(request: Mapping[str, Any], key: str, default: str, allowed: tuple[st
     if isinstance(value, list | tuple):
         value = value[0] if value else default
     if value not in allowed:
-        raise Refused(f"'{key}' is {value!r}; expected {' or '.join(allowed)}.", "Correct it.")
+        raise Refused(f"'{key}' is {value!r}; expected {' or '.join(filter(None, allowed))}.", "Correct it.")
     return str(value)
 
 

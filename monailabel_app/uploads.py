@@ -82,7 +82,7 @@ def json_object(text: str) -> dict[str, Any]:
     """Read a form field that should hold a JSON object."""
     try:
         value = json.loads(text or "{}")
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise Refused(f"'params' is not JSON ({error}).", "Send a JSON object.") from error
     if not isinstance(value, dict):
         raise Refused(f"'params' is a {type(value).__name__}; expected a JSON object.")

@@ -53,11 +53,22 @@ class Lane:
         How long a cancelled job may take to stop by itself before its worker is ended.
     idle_s : float, optional
         The worker ends after this long without a job, and gives its memory back; None: never.
+    waiting : queue.Queue, optional
+        Shared with lanes that work off the same jobs.
     """
 
-    def __init__(self, name: str, command: list[str], told: Told, grace_s: float, idle_s: float | None) -> None:
+    def __init__(
+        self,
+        name: str,
+        command: list[str],
+        told: Told,
+        grace_s: float,
+        idle_s: float | None,
+        waiting: queue.Queue[str | None] | None = None,
+    ) -> None:
         self.name = name
-        self.waiting: queue.Queue[str | None] = queue.Queue()
+        self.waiting: queue.Queue[str | None] = waiting or queue.Queue()
+        self._at: str | None = None
         self._command = command
         self._told = told
         self._grace_s = grace_s
@@ -75,9 +86,9 @@ class Lane:
         self._worker()
 
     def interrupt(self, name: str) -> None:
-        """Ask the worker to stop a job, and end it when it does not."""
+        """Ask the worker to stop a job, if it is at it, and end it when it does not."""
         process = self._process
-        if process is None:
+        if process is None or self._at != name:
             return
         self.pause(False)
         self._send(process, {"cancel": name})
@@ -118,6 +129,7 @@ class Lane:
 
     def _run(self) -> None:
         while (name := self._next()) is not None:
+            self._at = name
             try:
                 if job := self._told.begin(name):
                     self._try(name, job)

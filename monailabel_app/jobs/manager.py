@@ -58,6 +58,8 @@ class JobManager:
         How long a cancelled job may take to stop by itself before its worker is ended.
     gives_way : dict, optional
         Lane → lanes that it stands still for.
+    width : dict, optional
+        Lane → how many workers it has, each at a job of its own; one where nothing is said.
     """
 
     def __init__(
@@ -70,6 +72,7 @@ class JobManager:
         finish: Finish | None = None,
         grace_s: float = 1.5,
         gives_way: Mapping[str, Sequence[str]] | None = None,
+        width: Mapping[str, int] | None = None,
     ) -> None:
         self._shelf = Shelf(folder)
         self._gives_way = dict(gives_way or {})
@@ -77,10 +80,13 @@ class JobManager:
         self._finish = finish
         self._lock = threading.RLock()
         self._jobs = {job.status.id: job for job in self._shelf.recall()}
-        self._lanes = {
-            name: Lane(name, command(name), self, grace_s, None if name in keep else IDLE_S)
-            for name in dict.fromkeys(self._lane_of.values())
-        }
+        self._lanes: dict[str, list[Lane]] = {}
+        for name in dict.fromkeys(self._lane_of.values()):
+            idle_s = None if name in keep else IDLE_S
+            first = Lane(name, command(name), self, grace_s, idle_s)
+            more = (width or {}).get(name, 1) - 1
+            beside = [Lane(name, command(name), self, grace_s, idle_s, first.waiting) for _ in range(more)]
+            self._lanes[name] = [first, *beside]
 
     @property
     def tasks(self) -> list[str]:
@@ -89,11 +95,13 @@ class JobManager:
 
     def workers(self) -> dict[str, int]:
         """Lane → its worker's process, for those that have one at the moment."""
-        return {name: pid for name, lane in self._lanes.items() if (pid := lane.pid()) is not None}
+        pids = {name: [pid for lane in lanes if (pid := lane.pid()) is not None] for name, lanes in self._lanes.items()}
+        return {name if not n else f"{name}-{n + 1}": pid for name, own in pids.items() for n, pid in enumerate(own)}
 
     def start(self, lane: str) -> None:
         """Start a lane's worker before it is needed."""
-        self._lanes[lane].wake()
+        for own in self._lanes[lane]:
+            own.wake()
 
     def submit(
         self, task: str, request: Mapping[str, Any], *, image_id: str | None = None, user: str = ""
@@ -108,15 +116,15 @@ class JobManager:
         if task not in self._lane_of:
             raise not_found("task", task, f"There are {', '.join(self._lane_of)}.")
         with self._lock:
-            lane = self._lanes[self._lane_of[task]]
-            if sum(job.status.state == "queued" for job in self._of(lane.name)) >= WAITING:
+            lane = self._lane_of[task]
+            if sum(job.status.state == "queued" for job in self._of(lane)) >= WAITING:
                 raise Refused(
                     f"{WAITING} jobs wait already.", "Try again in a minute.", status=429, code="busy", retry_after_s=60
                 )
             job = self._shelf.new(task, request, image_id, user)
             self._jobs[job.status.id] = job
             self._tidy()
-            lane.waiting.put(job.status.id)
+            self._lanes[lane][0].waiting.put(job.status.id)
             self._settle()
             return self._told(job)
 
@@ -201,13 +209,15 @@ class JobManager:
                 self._end(job, "cancelled")
                 return job.status
             job.status = job.status.model_copy(update={"message": "being cancelled"})
-        self._lanes[self._lane_of[job.status.task]].interrupt(name)
+        for lane in self._lanes[self._lane_of[job.status.task]]:
+            lane.interrupt(name)
         return job.status
 
     def close(self) -> None:
         """End all workers."""
-        for lane in self._lanes.values():
-            lane.close()
+        for lanes in self._lanes.values():
+            for lane in lanes:
+                lane.close()
 
     # ---- called by lanes
 
@@ -321,7 +331,8 @@ class JobManager:
         """Let lanes stand still that give way to one with work, and the others go on."""
         for name in self._gives_way:
             running = next((job for job in self._of(name) if job.status.state == "running"), None)
-            self._lanes[name].pause(running is not None and self._stands_still(running))
+            for lane in self._lanes[name]:
+                lane.pause(running is not None and self._stands_still(running))
 
     def _stands_still(self, job: Job) -> bool:
         """Whether a running job gives way at the moment; one that is being cancelled does not."""

@@ -36,7 +36,7 @@ def serve(tasks: Mapping[str, Task], warm_up: Callable[[], None] | None = None) 
     """Work off jobs until stdin ends."""
     out = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # what libraries print must not end up between our lines
-    mail = _Mail(out)
+    mail = Mail(out)
     threading.Thread(target=mail.read, daemon=True).start()
     if warm_up:
         try:
@@ -49,7 +49,7 @@ def serve(tasks: Mapping[str, Task], warm_up: Callable[[], None] | None = None) 
         _work(tasks[job["task"]], job, mail)
 
 
-def _work(task: Task, job: dict[str, Any], mail: _Mail) -> None:
+def _work(task: Task, job: dict[str, Any], mail: Mail) -> None:
     name = job["run"]
     told_at, told = float("-inf"), ""
 
@@ -78,7 +78,7 @@ def _work(task: Task, job: dict[str, Any], mail: _Mail) -> None:
             raise
 
 
-class _Mail:
+class Mail:
     """Lines to and from the server."""
 
     def __init__(self, out: IO[str]) -> None:

@@ -7,6 +7,7 @@ It knows arguments, the terminal and exit codes: 0 done, 1 failed (or a check th
 from __future__ import annotations
 
 import argparse
+import os
 import subprocess
 import sys
 import time
@@ -121,9 +122,13 @@ def _serve(args: argparse.Namespace) -> int:
         command += ["--conf", key, value]
     for origin in args.origin or []:
         command += ["--origin", origin]
-    for flag, value in (("--ssl-certfile", args.ssl_certfile), ("--ssl-keyfile", args.ssl_keyfile)):
+    for flag in ("--ssl-certfile", "--ssl-keyfile", "--workers"):
+        value = getattr(args, flag[2:].replace("-", "_"))
         command += [flag, str(value)] if value else []
     command += ["--profile-start"] if args.profile_start else []
+    if os.name == "posix":  # who stops this process, be it a container's first one, stops the server
+        sys.stdout.flush()
+        os.execv(sys.executable, command)
     return subprocess.run(command, check=False).returncode
 
 
@@ -192,6 +197,7 @@ def _parser() -> argparse.ArgumentParser:
     serve.add_argument("--ssl-certfile", type=Path, help="certificate (PEM): the server then speaks HTTPS only")
     serve.add_argument("--ssl-keyfile", type=Path, help="key of the certificate (PEM)")
 
+    serve.add_argument("--workers", metavar="tcp://HOST:PORT", help="Dask scheduler whose workers do the jobs")
     serve.add_argument("--profile-start", action="store_true", help="print what the start spends its time on")
 
     users = _command(commands, "users", _users, "say who may use the server of a folder of studies")

@@ -70,7 +70,7 @@ def _carried(header: Header) -> Carried:
     if own:
         try:
             names = {int(value): str(name) for value, name in json.loads(own.rstrip("\x00 ")).items()}
-        except (ValueError, AttributeError) as error:
+        except (ValueError, AttributeError, RecursionError) as error:
             raise LabelError(
                 f"{header.path}: its label names can't be read ({error}).", "Save the map again."
             ) from error

@@ -73,9 +73,9 @@ def test_options_reach_the_workers_unchanged(tmp_path):
     assert (conf.train_steps, conf.grace_s) == (7, 2.5)
 
 
-def test_the_server_of_a_launcher_that_is_stopped_stops_too(tmp_path):
-    port = free_port()
-    line = [sys.executable, "-m", "monailabel_app.launch", "--studies", str(tmp_path), "--port", str(port)]
+@pytest.mark.parametrize("how", [("monailabel_app.launch", "--studies"), ("doselabel.cli", "serve")])
+def test_the_server_of_a_launcher_that_is_stopped_stops_too(tmp_path, how):
+    line = [sys.executable, "-m", *how, str(tmp_path), "--port", str(free_port())]
     with (tmp_path / "log").open("wb") as log:
         launcher = subprocess.Popen(line, stdout=log, stderr=log)
         while not (servers := psutil.Process(launcher.pid).children()):

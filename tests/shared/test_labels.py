@@ -147,3 +147,10 @@ def test_a_scheme_may_give_one_organ_two_values(tmp_path):
     array[2:10, 5:15, 5:25] = 255
     path = write_image(tmp_path / "chaos.nii.gz", Volume(array, BODY))
     assert read_labels(path, scheme="chaos_ct").volume_ml("liver") == pytest.approx(1600 * 0.1)
+
+
+@pytest.mark.parametrize("text", ["[" * 5000, "[1]", '{"x": 1}', "{", '{"1": {}}'])
+def test_names_in_a_header_that_are_none_are_refused_in_words(tmp_path, text):
+    file = write_image(tmp_path / "l.nrrd", Volume(label_map().array, GRID), {"doselabel_labels": text})
+    with pytest.raises(LabelError):
+        read_labels(file)
