@@ -30,6 +30,7 @@ from doselabel.dosimetry.failures import Failures, with_the_rest
 from doselabel.dosimetry.marrow import estimates, read_samples
 from doselabel.dosimetry.options import DoseOptions
 from doselabel.dosimetry.organ_results import organ_result, provenance
+from doselabel.dosimetry.physics.convolution import transfer_of
 from doselabel.dosimetry.physics.kernels import VoxelSKernel, voxel_s_kernel
 from doselabel.dosimetry.results import DoseComputation, write_dose
 from doselabel.dosimetry.uptake.activity import placed_box, voi_method
@@ -146,7 +147,7 @@ def _chain(case: Case, organs: tuple[str, ...], progress: Progress) -> DoseCompu
     progress("dose map", 0.8)
     tia = {name: curve.fit.tia_mbq_h for name, curve in curves.items()}
     masses = {name: case.mass_g(name) for name in organs}
-    doses = absorbed(grid, tia_mbq_h, tia, masses, kernel, case.options, case.workers)
+    doses = absorbed(grid, tia_mbq_h, tia, masses, kernel, case.options, case.workers, _transfer(case, grid, kernel))
 
     progress("organ doses", 0.9)
     results = {}
@@ -297,6 +298,13 @@ def _kernel(case: Case, grid: DoseGrid) -> VoxelSKernel:
         return voxel_s_kernel(case.nuclide, spacing, density_g_cm3=SOFT_TISSUE_G_CM3, extent_mm=extent)
 
     return case.store.hold(digest("kernel", case.nuclide.name, list(spacing), extent), make)
+
+
+def _transfer(case: Case, grid: DoseGrid, kernel: VoxelSKernel) -> NDArray[np.float64]:
+    """The kernel's transform; an edit leaves it as it is while the dose grid keeps its shape."""
+    shape, octant = grid.geometry.shape, kernel.octant_mgy_per_mbq_s
+    key = digest("transfer", fingerprint(octant), list(shape))
+    return case.store.hold(key, partial(transfer_of, octant, shape, case.workers))
 
 
 def _written(case: Case, uptakes: list[Uptake], doses: Absorbed, organs: Mapping[str, OrganDose]) -> Volume:

@@ -33,8 +33,9 @@ FASTEST_IN_FIRST_TIMES = 20.0
 CLOSEST_RATES = 0.01
 """``lambda2 - lambda1`` is at least this fraction of the physical rate; closer, the two terms are one."""
 
-STARTS = 6
-"""Local searches, begun at the best well-separated cells of the rate grid."""
+STARTS = {"mono": 2, "uptake": 2, "bi": 6}
+"""Local searches, begun at the best well-separated cells of the rate grid. Of 150 random patients on four schedules the
+first cell alone leads `mono` and `uptake` to the TIA that six lead to, within 3e-9; `bi` has more valleys."""
 
 
 @dataclass(frozen=True)
@@ -283,7 +284,7 @@ def _starts(
         rates = np.log(np.maximum(_rates(model, x, physical), 1e-12))
         if all(np.abs(rates - np.log(_rates(model, c, physical))).max() > 0.7 for c in chosen):
             chosen.append(x)
-        if len(chosen) == STARTS:
+        if len(chosen) == STARTS[model]:
             break
     return chosen
 

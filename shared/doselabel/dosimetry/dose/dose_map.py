@@ -49,11 +49,12 @@ def absorbed(
     kernel: VoxelSKernel,
     options: DoseOptions,
     workers: int = 1,
+    transfer: NDArray[np.float64] | None = None,
 ) -> Absorbed:
     """The chosen engine's dose map, and every engine's mean dose by organ.
 
     An organ's voxels together have the mass of the mask on the dose grid; its dose is brought to the mass that the
-    diagnostic CT's own mask and the organ's density give, by one factor near 1.
+    diagnostic CT's own mask and the organ's density give, by one factor near 1. ``transfer`` as for `engines.voxel_s`.
     """
     spacing, voxel_ml = grid.geometry.spacing_mm, grid.geometry.voxel_volume_ml
     density: NDArray[np.float64] | None = None
@@ -62,7 +63,9 @@ def absorbed(
         for name in grid.organs:
             density[grid.mask(name)] = options.density_of(name)
     maps = {
-        "voxel-s": engines.voxel_s(tia_map_mbq_h, spacing, kernel, density_g_cm3=density, workers=workers),
+        "voxel-s": engines.voxel_s(
+            tia_map_mbq_h, spacing, kernel, density_g_cm3=density, workers=workers, transfer=transfer
+        ),
         "local": engines.local(
             tia_map_mbq_h, spacing, kernel.nuclide, density_g_cm3=kernel.density_g_cm3 if density is None else density
         ),

@@ -48,6 +48,7 @@ def voxel_s(
     *,
     density_g_cm3: float | ArrayLike | None = None,
     workers: int = 1,
+    transfer: NDArray[np.float64] | None = None,
 ) -> NDArray[np.float32]:
     """Absorbed dose by convolution of a TIA map with voxel S-values (MIRD Pamphlet 17), linear, never circular.
 
@@ -64,6 +65,8 @@ def voxel_s(
         mass (Dieudonné et al., J Nucl Med 2013;54:236): right for electrons, an approximation for photons.
     workers : int
         Threads; the result is the same to the last bit.
+    transfer : array, optional
+        `convolution.transfer_of` the kernel and the map's shape, where it is known.
 
     Returns
     -------
@@ -80,7 +83,7 @@ def voxel_s(
     tia = _checked_map("tia_map_mbq_h", tia_map_mbq_h)
     _require_same_spacing(spacing_mm, kernel)
     _require_whole_field(tia.shape, kernel)
-    dose = convolve_even(tia, kernel.octant_mgy_per_mbq_s, workers)
+    dose = convolve_even(tia, kernel.octant_mgy_per_mbq_s, workers, transfer)
     dose *= SECONDS_PER_HOUR * GY_PER_MGY
     if density_g_cm3 is not None:
         dose *= kernel.density_g_cm3 / _checked_density(density_g_cm3, tia.shape)

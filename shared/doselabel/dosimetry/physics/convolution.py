@@ -22,7 +22,21 @@ def mirrored(octant: NDArray[np.floating]) -> NDArray[np.floating]:
     return octant
 
 
-def convolve_even(image: NDArray[np.floating], octant: NDArray[np.floating], workers: int = 1) -> NDArray[np.float64]:
+def transfer_of(octant: NDArray[np.floating], shape: tuple[int, ...], workers: int = 1) -> NDArray[np.float64]:
+    """The transform of a kernel, for images of a shape; what `convolve_even` may be handed for the next one."""
+    half = tuple(fft.next_fast_len(n, real=True) for n in shape)
+    transfer = np.zeros(tuple(h + 1 for h in half))
+    used = tuple(slice(0, min(n, m)) for n, m in zip(shape, octant.shape, strict=True))
+    transfer[used] = octant[used]
+    return np.asarray(fft.dctn(transfer, type=1, overwrite_x=True, workers=workers))
+
+
+def convolve_even(
+    image: NDArray[np.floating],
+    octant: NDArray[np.floating],
+    workers: int = 1,
+    transfer: NDArray[np.float64] | None = None,
+) -> NDArray[np.float64]:
     """Convolve linearly, same shape as the image.
 
     Parameters
@@ -33,6 +47,8 @@ def convolve_even(image: NDArray[np.floating], octant: NDArray[np.floating], wor
         reach count as zero.
     workers : int
         Threads; each row is transformed as ever, so the result is the same to the last bit.
+    transfer : array, optional
+        `transfer_of` this kernel and the image's shape, where it is known.
 
     Returns
     -------
@@ -41,10 +57,8 @@ def convolve_even(image: NDArray[np.floating], octant: NDArray[np.floating], wor
     """
     nz, ny, nx = image.shape
     half = tuple(fft.next_fast_len(n, real=True) for n in image.shape)
-    transfer = np.zeros(tuple(h + 1 for h in half))
-    used = tuple(slice(0, min(n, m)) for n, m in zip(image.shape, octant.shape, strict=True))
-    transfer[used] = octant[used]
-    transfer = fft.dctn(transfer, type=1, overwrite_x=True, workers=workers)
+    if transfer is None:
+        transfer = transfer_of(octant, image.shape, workers)
     pz, py, px = (2 * h for h in half)
 
     # One axis at a time, so that rows of padding are transformed only where they are no longer zero.

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -17,8 +17,11 @@ from doselabel.dosimetry.uptake.activity import Scan, ScanActivity, align, measu
 from doselabel.dosimetry.uptake.case import Case
 from doselabel.dosimetry.uptake.consistency import time_point_off
 from doselabel.dosimetry.uptake.frames import Frames
-from doselabel.errors import Progress
+from doselabel.errors import DoselabelError, Progress
 from doselabel.geometry import Geometry
+from doselabel.labels import LabelMap
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,10 +85,12 @@ def measured(
         When there are any.
     """
     frames, count = Frames(case, organs), len(case.study.time_points)
-    masks = []
-    for i in range(count):
+
+    def mask(i: int) -> tuple[LabelMap, list[Alarm | str], dict[str, DoselabelError]]:
         progress(f"time point {i + 1} of {count}: masks", 0.02 + 0.1 * i / count)
-        masks.append(frames.masks(i))
+        return frames.masks(i)
+
+    masks = _each(mask, count, case.workers)
 
     def look(i: int) -> tuple[Scan, Placement, ScanActivity | None]:
         label_map, _, lost = masks[i]
@@ -100,8 +105,7 @@ def measured(
         measurable = tuple(name for name in organs if name not in lost)
         return scan, there, measure(scan, there.alignment.matrix, measurable, case) if measurable else None
 
-    with ThreadPoolExecutor(case.workers) as pool:
-        looks = list(pool.map(look, range(count))) if case.workers > 1 else [look(i) for i in range(count)]
+    looks = _each(look, count, case.workers)
     for i, ((_, notes, lost), (_, _, found)) in enumerate(zip(masks, looks, strict=True)):
         said += notes
         failures.add(lost)
@@ -119,6 +123,14 @@ def measured(
     said += [alarm for there in places for alarm in there.findings]
     said += time_point_off(case.times_h, {n: [u.activity.activity_mbq[n] for u in uptakes] for n in organs})
     return uptakes
+
+
+def _each(work: Callable[[int], T], count: int, workers: int) -> list[T]:
+    """What ``work`` returns of every time point, in order; by several threads where there may be."""
+    if workers == 1:
+        return [work(i) for i in range(count)]
+    with ThreadPoolExecutor(workers) as pool:
+        return list(pool.map(work, range(count)))
 
 
 def _own_masks(case: Case, index: int) -> bool:
