@@ -81,11 +81,11 @@ class Prepared:
 
 
 def prepare(
-    cases: Sequence[TrainCase | Prepared], profile: Profile, folder: Path, progress: Progress = no_progress
+    cases: Sequence[TrainCase], profile: Profile, folder: Path, progress: Progress = no_progress
 ) -> list[Prepared]:
     """Make cases ready below ``folder``; what is there already, and unchanged, is only opened.
 
-    A case that came prepared (`doselabel.model.carry`) is taken as it is.
+    A case that came ready (`doselabel.model.carry`) is only opened, too.
 
     Raises
     ------
@@ -95,10 +95,12 @@ def prepare(
     ready = []
     for number, case in enumerate(cases):
         progress("loading", number / len(cases))
-        if isinstance(case, Prepared):
-            ready.append(case)
-            continue
-        home = Path(folder) / _key(case, profile)
+        if case.ready and case.parenchyma:
+            raise ModelError(
+                f"{case.patient}: came packed, with kidneys as they were drawn; parenchyma is to be learned.",
+                "Train stages on parenchyma where the CTs are.",
+            )
+        home = case.ready or Path(folder) / _key(case, profile)
         if not home.is_dir():
             _write(case, profile, home)
         ready.append(opened(home))

@@ -21,7 +21,8 @@ import numpy as np
 from PIL import Image
 
 from doselabel.errors import ModelError, Progress, no_progress
-from doselabel.model.cache import Prepared, opened, prepare
+from doselabel.model.cache import Prepared, prepare
+from doselabel.model.cases import TrainCase
 from doselabel.model.profiles import Profile
 from doselabel.model.slices import CLIP_HU
 
@@ -56,15 +57,17 @@ def pack(sources: Sequence[Source], profile: Profile, file: Path, cache: Path, p
     return file.stat().st_size
 
 
-def packed_cases(file: Path, profile: Profile, folder: Path, progress: Progress = no_progress) -> dict[str, list]:
-    """Prepared cases of each source's name, laid out once below ``folder``.
+def packed_cases(
+    file: Path, profile: Profile, folder: Path, progress: Progress = no_progress
+) -> dict[str, list[TrainCase]]:
+    """Cases of each source's name, ready, laid out once below ``folder``.
 
     Raises
     ------
     ModelError
         When the file is none that `pack` wrote, is damaged, or was made for other organs.
     """
-    found: dict[str, list[Prepared]] = {}
+    found: dict[str, list[TrainCase]] = {}
     try:
         with zipfile.ZipFile(file) as archive:
             members = archive.namelist()
@@ -82,7 +85,8 @@ def packed_cases(file: Path, profile: Profile, folder: Path, progress: Progress 
                         f"{', '.join(profile.classes)}.",
                         "Pack the cases again with the same --start, --profile and --learn-organs.",
                     )
-                found.setdefault(source, []).append(opened(ready))
+                case = TrainCase(ready / "hu.npy", ready / "classes.npy", card["patient"], ready=ready)
+                found.setdefault(source, []).append(case)
     except (OSError, zipfile.BadZipFile, KeyError, ValueError) as error:
         raise ModelError(
             f"{file}: holds no packed cases, or is damaged ({error}).", "Write it with 'doselabel train --pack FILE'."

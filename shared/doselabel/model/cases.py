@@ -54,6 +54,8 @@ class TrainCase:
         Organs the patient does not have.
     parenchyma : bool
         Leave pelvis, sinus and vessels out of the kidneys that were drawn (`doselabel.model.parenchyma`).
+    ready : Path, optional
+        Folder in which the case lies prepared already (`doselabel.model.carry`); CT and labels are not read.
     """
 
     ct: Path
@@ -66,6 +68,7 @@ class TrainCase:
     merge_lesions: bool = True
     absent: tuple[str, ...] = ()
     parenchyma: bool = False
+    ready: Path | None = None
 
 
 def case_ct(case: TrainCase) -> Volume:

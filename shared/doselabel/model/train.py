@@ -49,7 +49,7 @@ class Source:
 
     name: str
     share: float
-    cases: Sequence[TrainCase | Prepared]
+    cases: Sequence[TrainCase]
 
 
 @dataclass(frozen=True)
@@ -152,7 +152,7 @@ def train(
     samples = _samples(sources, parenchyma, profile, settings, cache, progress)
     if settings.epochs:
         settings = replace(settings, steps=samples["given"].steps(settings.epochs, team.size), epochs=None)
-    model_card = {"steps": 0, "seed": settings.seed, "started_from": file_sha256(start) if start else None}
+    model_card: dict = {"steps": 0, "seed": settings.seed, "started_from": file_sha256(start) if start else None}
     model_card |= _data_card(sources, parenchyma, settings) | (card or {})
     if settings.keep_start:
         model_card["keep_start"] = settings.keep_start

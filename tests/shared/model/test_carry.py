@@ -28,7 +28,7 @@ def packed(tmp_path, case):
 
 def test_hu_come_back_within_half_a_step_and_classes_exactly(tmp_path, case, packed):
     (was,) = prepare([case], SMALL, tmp_path / "prepared")
-    (came,) = packed_cases(packed, SMALL, tmp_path / "there")["real"]
+    (came,) = prepare(packed_cases(packed, SMALL, tmp_path / "there")["real"], SMALL, tmp_path / "nowhere")
     clipped = was.hu.clip(*CLIP_HU).astype(float)
     assert np.abs(came.hu - clipped).max() <= STEP_HU / 2 + 0.5  # HU are whole numbers
     assert np.array_equal(came.classes, was.classes)
@@ -76,6 +76,9 @@ def test_one_command_packs_and_the_other_machine_needs_no_data(tmp_path, case):
 def test_what_does_not_fit_is_refused(tmp_path, case, packed):
     with pytest.raises(ModelError, match="was packed for"):
         packed_cases(packed, FAST.of_organs(["liver"]), tmp_path / "other")
+    ready = packed_cases(packed, SMALL, tmp_path / "there")["real"]
+    with pytest.raises(ModelError, match="parenchyma where the CTs are"):
+        train(ready, tmp_path / "run", profile=SMALL, stages="all:1:1e-3:parenchyma", steps=1)
     with pytest.raises(ModelError, match="SPECT can't be packed"):
         pack([Source("real", 1.0, [case])], FAST_SPECT, tmp_path / "no.zip", tmp_path / "prepared")
     data = packed.read_bytes()
