@@ -72,6 +72,8 @@ def file_inside(manifest: Path, field: str, name: str) -> Path:
             f"{where} names '{name}', which is a folder; expected one image file.",
             "Convert a folder of DICOM slices to one NIfTI file, with its orientation.",
         )
+    if path.exists():
+        raise StudyError(f"{where} names '{name}', which is no ordinary file.", "Copy the image itself there.")
     raise StudyError(f"{where} names '{name}', and there is no such file in {folder}.", _likely(folder, name))
 
 

@@ -15,6 +15,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from doselabel.alarms import Alarm, finding, ordered
+from doselabel.dosimetry.alignment.tissues import Lattice, places
 from doselabel.errors import DoselabelError, StudyError
 from doselabel.geometry import Geometry, Volume, placed, read_grid
 from doselabel.image_findings import of_image
@@ -31,6 +32,8 @@ DEEPEST_NOISE, LARGEST_NEGATIVE_SHARE, FEWEST_NOISE_VOXELS = 0.5, 0.5, 8
 """Negative voxels of filtered back-projection and of filters reach some 10 % of the maximum and, in late scans, a third
 of the total; a CT taken for a SPECT is mostly negative, and a few deep voxels alone are damage."""
 LARGEST_EXCLUSION = 0.5
+FEWEST_GREYS = 32
+"""A picture has more values than these; a label map fewer, most often."""
 ALL_ORGANS = "*"
 _RESCALE = "Apply the rescale slope and intercept of the DICOM files, or convert to HU, and save again."
 
@@ -172,6 +175,7 @@ class _Examination:
         self._found: list[Alarm] = []
         self._seen: list[Seen] = []
         self._scans: list[ScanFigures] = []
+        self._lattices: list[Lattice] = []
         self._looked_at = {study.ct}
 
     def _read(self, field: str, name: str) -> Volume:
@@ -200,6 +204,8 @@ class _Examination:
         sized = not any(alarm.code == "image-size" for alarm in self._found)  # else totals are wrong as well
         if nuclide is not None and len(self._seen) == len(study.time_points) and sized:
             self._found += judge(self._seen, nuclide, study.injected_activity_mbq)
+        if len(self._lattices) == len(study.time_points):
+            self._found += places(self._lattices, [point.time_h for point in study.time_points])
         alarms = tuple(ordered(self._found))
         grave = any(alarm.severity == "alarm" for alarm in alarms)
         return StudyReport(
@@ -251,6 +257,8 @@ class _Examination:
         if ct is not None and spect is not None:
             with self._refusing():
                 self._same_room(spect.geometry, ct.geometry, index)
+                if self._images is None:  # else they are for a calculation, which judges places by its masks
+                    self._lattices.append(Lattice.of(spect, ct, np.asarray(point.spect_to_ct.matrix)))
         for name, file in point.exclude.items():
             with self._refusing(f"{field}.exclude.{name}"):
                 if name != ALL_ORGANS:
@@ -326,6 +334,10 @@ def _grid(geometry: Geometry) -> str:
     return f"{shape}, {' × '.join(f'{s:.3g}' for s in reversed(geometry.spacing_mm))} mm"
 
 
+def _like_hu(values: np.ndarray) -> bool:
+    return bool(-4096 <= values.min() <= -200 and 50 <= values.max() <= 4096)
+
+
 def check_ct(volume: Volume, where: str) -> None:
     """Raise StudyError unless a CT is in Hounsfield units.
 
@@ -339,6 +351,11 @@ def check_ct(volume: Volume, where: str) -> None:
         found, remedy = "this is not a CT's range", _RESCALE
         if low == high:
             found, remedy = "there is one value only", "Export the CT again."
+        elif volume.array.dtype.kind == "i" and _like_hu(volume.array.byteswap()):
+            found = "the bytes of each value seem to be exchanged: the header states the other byte order"
+            remedy = "Correct the header's byte order (endian, MSB), or convert the series again."
+        elif low >= 0 and high <= 255 and not (volume.array % 1).any() and len(np.unique(volume.array)) < FEWEST_GREYS:
+            found, remedy = "this looks like a label map", "Give the CT."
         elif low >= 0 and high <= 5:
             found = "this looks like attenuation coefficients or a scaled image"
         elif low >= 0 and high <= 255:

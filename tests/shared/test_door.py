@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import bz2
 import gzip
+import os
 import re
 import shutil
 import unicodedata
@@ -175,6 +176,8 @@ SPOILT = [
            "looks like an NRRD file"),
     Spoilt("ct of zeros", whole_of(CT, lambda c: bytes(len(c))), DOSED, "begins with zeros only"),
     Spoilt("ct a folder", lambda f: (f / "dcm").mkdir() or named(CT, "dcm")(f), DOSED, "which is a folder.*DICOM"),
+    Spoilt("ct a pipe", then(removed(CT), lambda f: os.mkfifo(f / CT)), DOSED, "no ordinary file"),
+    Spoilt("ct a label map", named(CT, TRUTH), DOSED, "looks like a label map"),
     Spoilt("ct a loop of links", then(removed(CT), lambda f: (f / CT).symlink_to(CT)), DOSED, "leads in a circle"),
     Spoilt("ct a link to nothing", then(removed(CT), lambda f: (f / CT).symlink_to("gone")), DOSED, "target is gone"),
     Spoilt("ct a link to elsewhere", then(removed(CT), lambda f: (f / CT).symlink_to("/etc/hostname")), DOSED,
@@ -209,6 +212,12 @@ SPOILT = [
     Spoilt("nrrd packed, it says", nrrd("encoding: raw", "encoding: gzip"), DOSED, "are packed .gzip.; they are not"),
     Spoilt("nrrd of text", nrrd("encoding: raw", "encoding: ascii"), DOSED, "encoded as 'ascii'"),
     Spoilt("nrrd of no byte order", nrrd("endian: little", "endian: middle"), DOSED, "'endian' is 'middle'"),
+    Spoilt("nrrd of the other byte order, it says", nrrd("endian: little", "endian: big"), DOSED,
+           "bytes of each value"),
+    Spoilt("mha of the other byte order, it says", mha("ByteOrderMSB = False", "ByteOrderMSB = True"), DOSED,
+           "bytes of each value"),
+    Spoilt("ct of three values per voxel", header_of(CT, dims(5, 48, 48, 8, 1, 3)), DOSED, "3 values per voxel"),
+    Spoilt("ct that states no header", header_of(CT, set_field("sizeof_hdr", 0)), DOSED, "header of 0 bytes"),
     Spoilt("nrrd of a list", nrrd("kinds: domain domain domain", "kinds: list domain domain"),
            DOSED, "of the kind 'list'"),
     Spoilt("nrrd of quantised values", nrrd("endian:", "old min: 0\nold max: 1\nendian:"), DOSED, "stand for others"),

@@ -26,6 +26,7 @@ LUTETIUM = nuclide("Lu-177")
 DECAY = LUTETIUM.decay_constant_per_h
 Images = list[np.ndarray]
 Spoil = Callable[[Images], Images]
+Reading = Callable[[Volume], Volume]
 
 
 @pytest.fixture(scope="module")
@@ -125,6 +126,58 @@ def test_times_in_another_unit_are_named(patient, spects, factor):
     (alarm,) = judged(patient, spects, times(1.0), tuple(factor * t for t in TIMES_H))
     assert alarm.code == "times-in-other-unit"
     assert ("minutes" if factor > 1 else "days") in alarm.sentence
+
+
+def rewritten(folder: Path, number: int, change: Reading) -> None:
+    """Change a SPECT in its file."""
+    file = folder / f"spect_tp{number}.nii.gz"
+    write_image(file, change(read_image(file)))
+
+
+def flipped(axis: int) -> Reading:
+    return lambda spect: Volume(np.flip(spect.array, axis).copy(), spect.geometry)
+
+
+def resized(factor: float) -> Reading:
+    """Another spacing in the header, the origin kept."""
+
+    def change(spect: Volume) -> Volume:
+        old = spect.geometry
+        spacing = tuple(factor * s for s in old.spacing_mm)
+        return Volume(spect.array, Geometry(old.shape, spacing, old.origin_mm, old.direction))
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "which", "code"),
+    [
+        (flipped(0), (1,), "place-turned"),
+        (flipped(0), (1, 2, 3, 4), "place-turned"),
+        (flipped(2), (3,), "place-turned"),
+        (flipped(2), (1, 2, 3, 4), "place-turned"),
+        (flipped(1), (1, 2, 3, 4), "place-turned"),
+        (resized(0.8), (1, 2, 3, 4), "place-size"),
+        (resized(1.25), (1, 2, 3, 4), "place-size"),
+    ],
+)
+def test_a_spect_that_lies_wrong_is_named_before_there_are_masks(folder, change, which, code):
+    for number in which:
+        rewritten(folder, number, change)
+    alarms = [alarm for alarm in Study.load(folder).check() if alarm.severity == "alarm"]
+    assert {alarm.code for alarm in alarms} == {code}
+    assert {alarm.time_point + 1 for alarm in alarms} <= set(which)
+
+
+@pytest.mark.parametrize("number", [2, 4])
+def test_another_patients_spect_is_named_before_there_are_masks(folder, tmp_path, number):
+    (other,) = generate(tmp_path / "other", patients=1, seed=41)
+    theirs = read_image(other / f"spect_tp{number}.nii.gz")
+    rewritten(
+        folder, number, lambda spect: Volume(theirs.array * (spect.array.sum() / theirs.array.sum()), theirs.geometry)
+    )
+    (alarm,) = [alarm for alarm in Study.load(folder).check() if alarm.severity == "alarm"]
+    assert (alarm.code, alarm.time_point) == ("place-implausible", number - 1)
 
 
 def test_the_scan_whose_noise_is_off_is_the_one_that_is_named(patient, spects):

@@ -111,7 +111,8 @@ def headless(path: Path, kind: str, head: bytes) -> GeometryError:
     elif head[128:132] == b"DICM":
         looks = "it looks like a DICOM file"
     elif head[344:347] in (b"n+1", b"ni1"):
-        looks = "it looks like a NIfTI file"
+        size = int.from_bytes(head[:4], "little")
+        looks = "it looks like a NIfTI file" if size == 348 else f"it states a header of {size} bytes, expected 348"
     elif start.startswith((b"<!doctype html", b"<html")):
         looks = "it looks like a web page"
     elif found := next((words for magic, words in _LOOKS_LIKE if head.startswith(magic)), None):
@@ -138,6 +139,11 @@ def checked_shape(path: Path, sizes: Sequence[int]) -> tuple[int, int, int]:
     sizes = [int(size) for size in sizes]
     if any(size < 1 for size in sizes):
         raise broken(path, f"its header declares a size of {' × '.join(map(str, sizes))} voxels")
+    if len(sizes) == 5 and sizes[3] == 1 and sizes[4] > 1:
+        raise GeometryError(
+            f"{path}: has {sizes[4]} values per voxel (colours or a vector); expected a 3D image with one.",
+            "Save it as integers or floats, one number per voxel.",
+        )
     if len(sizes) < 3 or any(size != 1 for size in sizes[3:]):
         raise GeometryError(
             f"{path}: has {len(sizes)} dimensions ({' × '.join(map(str, sizes))}); expected a 3D image.",

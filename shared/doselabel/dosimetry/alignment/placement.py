@@ -39,7 +39,8 @@ MIRRORS = {
     "upside down": (0,), "mirrored, left and right exchanged": (2,), "mirrored, front and back exchanged": (1,),
     "turned upside down": (0, 2), "turned front to back": (1, 2), "turned head to feet, front to back": (0, 1),
 }  # fmt: skip
-SIZES = (0.7, 0.8, 0.9, 1.1, 1.25, 1.4)
+RESIZED = tuple(size for f in (0.7, 0.8, 0.9, 1.1, 1.25, 1.4) for size in ((f, f, f), (f, 1.0, 1.0)))
+"""How much larger the voxels may be than they say (z, y, x)."""
 UNCERTAIN = {"place-implausible": 0.5, "place-turned": 0.5, "place-size": 0.3, "place-far": 0.3}
 """Relative standard uncertainty that such a place gives to the activities of its time point."""
 
@@ -138,8 +139,10 @@ def place(
     return Placement(found, (_moved(found, where, index),))
 
 
-def compared(placements: Sequence[Placement], times_h: Sequence[float]) -> list[Placement]:
-    """The same, and which SPECT agrees far less with its masks than the study's others do.
+def compared(
+    placements: Sequence[Placement], times_h: Sequence[float], *, by: str = "the masks explain"
+) -> list[Placement]:
+    """The same, and which SPECT agrees far less with its masks (``by``) than the study's others do.
 
     One SPECT of another patient, or another cycle, lies about right, and no mirror or size mends it.
     """
@@ -153,7 +156,7 @@ def compared(placements: Sequence[Placement], times_h: Sequence[float]) -> list[
         if own > others - max(DROP, 3 * (1 - others)) or placements[i].relative_sd > 0:
             continue
         sentence = (
-            f"Time point {i + 1}: the masks explain {own:.2f} of the SPECT around them, of the other SPECTs "
+            f"Time point {i + 1}: {by} {own:.2f} of the SPECT, of the other SPECTs "
             f"{others:.2f}; is it of this patient and session?"
         )
         numbers = {"agreement": own, "agreement_of_others": others}
@@ -184,30 +187,48 @@ def _other_reading(
     """The alarm that the same voxels, mirrored or of another size, agree far better."""
     thin = scene.thinned(2500)
     agreement = max(agreement, _best(thin, stored))  # at its best place as well, as the other readings are
+    mirrored = {how: _best(thin.mirrored(axes), stored) for how, axes in MIRRORS.items()}
+    scaled = {factors: _best(thin.scaled(factors), stored) for factors in RESIZED}
+    return another_reading(agreement, mirrored, scaled, where, index)
+
+
+def another_reading(
+    agreement: float,
+    mirrored: Mapping[str, float],
+    scaled: Mapping[tuple[float, float, float], float],
+    where: str,
+    index: int,
+    *,
+    by: str = "the masks",
+    better: Sequence[tuple[float, float]] = BETTER,
+) -> Alarm | None:
+    """The alarm that a SPECT agrees far better with ``by`` when its voxels are read otherwise, if it does.
+
+    Parameters
+    ----------
+    agreement : float
+        At the best place, as the voxels are.
+    mirrored, scaled : dict
+        At the best place, by each key of `MIRRORS` and of `RESIZED`.
+    better : sequence of (gain, share of what is left)
+        By how much more another reading must agree, to be believed.
+    """
 
     def believed(there: float) -> bool:
-        far = any(there > agreement + gain and 1 - there < left * (1 - agreement) for gain, left in BETTER)
+        far = any(there > agreement + gain and 1 - there < left * (1 - agreement) for gain, left in better)
         return far and there > FLOOR
 
-    mirrored = {how: _best(thin.mirrored(axes), stored) for how, axes in MIRRORS.items()}
-    sizes = {(f, f, f): thin.scaled((f, f, f)) for f in SIZES} | {
-        (f, 1.0, 1.0): thin.scaled((f, 1.0, 1.0)) for f in SIZES
-    }
-    scaled = {factors: _best(scene_of, stored) for factors, scene_of in sizes.items()}
     how, there = max(mirrored.items(), key=lambda item: item[1])
     factors, of_size = max(scaled.items(), key=lambda item: item[1])
     if believed(there) and there >= of_size:
-        sentence = (
-            f"{where}: the SPECT agrees with the masks far better {how} ({there:.2f}, as it lies {agreement:.2f}); it "
-            "was left where the files say."
-        )
+        sentence = f"{where}: the SPECT agrees with {by} far better {how} ({there:.2f}, as it lies {agreement:.2f})."
         numbers = {"agreement": agreement, "agreement_turned": there}
         return finding("place-turned", sentence, numbers=numbers, time_point=index)
     if believed(of_size):
         along = "along z" if factors[1] == 1.0 else "in all directions"
         sentence = (
-            f"{where}: the SPECT agrees with the masks far better if its voxels are {factors[0]:.3g} times as large "
-            f"{along} ({of_size:.2f}, as it is {agreement:.2f}): is its spacing right? It was left where the files say."
+            f"{where}: the SPECT agrees with {by} far better if its voxels are {factors[0]:.3g} times as large "
+            f"{along} ({of_size:.2f}, as it is {agreement:.2f}): is its spacing right?"
         )
         numbers = {"agreement": agreement, "agreement_resized": of_size, "factor": factors[0]}
         return finding("place-size", sentence, numbers=numbers, time_point=index)
