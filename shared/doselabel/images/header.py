@@ -141,7 +141,7 @@ def checked_shape(path: Path, sizes: Sequence[int]) -> tuple[int, int, int]:
         raise broken(path, f"its header declares a size of {' × '.join(map(str, sizes))} voxels")
     if len(sizes) == 5 and sizes[3] == 1 and sizes[4] > 1:
         raise GeometryError(
-            f"{path}: has {sizes[4]} values per voxel (colours or a vector); expected a 3D image with one.",
+            f"{path}: has 5 dimensions, with {sizes[4]} values per voxel (colours or a vector); expected a 3D image.",
             "Save it as integers or floats, one number per voxel.",
         )
     if len(sizes) < 3 or any(size != 1 for size in sizes[3:]):
