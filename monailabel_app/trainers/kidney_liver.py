@@ -22,7 +22,7 @@ from monailabel_app import disk
 from monailabel_app.conf import REPLAY_MADE, REPLAY_NONE, Conf
 from monailabel_app.datastore import StudyDatastore
 from monailabel_app.models import ModelStore
-from monailabel_app.request import number, plain, progress_of, staged, yes
+from monailabel_app.request import number, plain, progress_of, staged, watch_of, yes
 from monailabel_app.trainers.promotion import Decision, decidable, decide
 from monailabel_app.trainers.split import validation_patients
 
@@ -31,6 +31,10 @@ if TYPE_CHECKING:
 
 SNAPSHOT = "snapshot.json"
 """In the job's folder: the label versions that were there when the training began."""
+
+
+SHOWN, LOOKS = 2, 4
+"""So many validation CTs are looked at so often while it learns: they show where it goes, and decide nothing."""
 
 
 class TrainKidneyLiver(TrainTask):
@@ -93,6 +97,10 @@ class TrainKidneyLiver(TrainTask):
             replay=replay,
             card={"name": "kidney_liver", "label_versions": snapshot["training"]},
             progress=stages,
+            validation=validation[:SHOWN],
+            validate_every=max(1, steps // LOOKS),
+            keep="last",
+            watch=watch_of(request),
         )
         before, after = [], []
         if validation:

@@ -71,6 +71,7 @@ def training_arguments(parser: argparse.ArgumentParser) -> None:
         ("--workers", "workers", int, "processes that draw slices (default: 0)"),
         ("--checkpoint-every", "checkpoint_every", int, "steps between states to go on from (default: 200)"),
         ("--validate-every", "validate_every", int, "steps between evaluations (default: at the end only)"),
+        ("--keep", "keep", str, "weights that stay: the best on validation patients, or the last (default: best)"),
         ("--patience", "patience", int, "evaluations without gain after which to stop (default: never)"),
         ("--cache", "cache", Path, "folder of prepared cases (default: OUT/prepared)"),
     ):

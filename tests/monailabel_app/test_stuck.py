@@ -113,7 +113,11 @@ def test_a_result_comes_as_json_or_with_its_files_in_parts(http):
 
 def test_a_training_stands_still_while_somebody_waits_for_a_segmentation(http):
     training = start(http, "train", steps=100_000)
-    until(http, training, lambda status: status.stage == "training" and status.fraction > 0)
+    until(http, training, lambda status: status.stage == "training" and status.rows)
+    stats, told = http.get("/info/").json()["train_stats"]["kidney_liver"], http.get("/train/").json()["details"]
+    assert stats["loss"] == stats["rows"][-1]["loss"] > 0
+    assert stats["step"] % 20 == 0
+    assert told[1].startswith("step 20: loss ")
     segmentation = start(http, "kidney_liver")
     assert http.get(f"/jobs/{training}").json()["message"] == PAUSED
     until(http, segmentation, lambda status: status.is_over)

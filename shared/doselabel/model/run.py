@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import distributed, nn
 
-from doselabel.errors import ModelError, Progress
+from doselabel.errors import ModelError, Progress, Watch
 from doselabel.model import checkpoint
 from doselabel.model.cases import TrainCase
 from doselabel.model.profiles import Profile
@@ -85,6 +85,7 @@ class Run:
         self.settings, self.profile, self.card, self.team = settings, profile, card, team
         self.model, self.average, self.optimizer = model, average, optimizer
         self.validation, self.progress = validation, progress
+        self.watch: Watch | None = None
         self.step, self.best, self.since_best = 0, -1.0, 0
         self.rows: list[dict[str, float]] = []
         self._open: list[dict[str, float]] = []
@@ -134,7 +135,7 @@ class Run:
             self._close_row()
         metrics: dict = {}
         if self.team.rank == 0:
-            if not self.validation:
+            if not self.validation or self.settings.keep == "last":
                 checkpoint.save(self.weights, self.average, self.profile, self.card)
             else:
                 self._validate()
@@ -159,6 +160,8 @@ class Run:
     def _log(self, row: dict) -> None:
         if self.team.rank:
             return
+        if self.watch:
+            self.watch(row)
         if self.settings.checkpoint_every:
             with (self.folder / LOG).open("a", encoding="utf-8") as file:
                 file.write(json.dumps(row) + "\n")
@@ -184,7 +187,8 @@ class Run:
         self._log({"step": self.step, **{f"dice_{name}": figures["dice"] for name, figures in metrics.items()}})
         if dice > self.best:
             self.best, self.since_best = dice, 0
-            checkpoint.save(self.weights, self.average, self.profile, self.card | {"metrics": metrics})
+            if self.settings.keep == "best":
+                checkpoint.save(self.weights, self.average, self.profile, self.card | {"metrics": metrics})
         else:
             self.since_best += 1
         return 0 < self.settings.patience <= self.since_best

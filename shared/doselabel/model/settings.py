@@ -90,6 +90,9 @@ class Settings:
         Steps between states on disk from which a killed run goes on; 0 keeps none.
     validate_every : int
         Steps between evaluations of the averaged weights; 0 evaluates at the end only.
+    keep : str
+        Which weights stay: the "best" on the validation patients, or the "last", so that who decides later has not
+        helped to choose.
     patience : int
         Evaluations without a better mean Dice after which the run stops; 0 never stops.
     cache : Path, optional
@@ -114,6 +117,7 @@ class Settings:
     workers: int = 0
     checkpoint_every: int = 0
     validate_every: int = 0
+    keep: Literal["best", "last"] = "best"
     patience: int = 0
     cache: Path | None = None
 
@@ -217,6 +221,10 @@ def _typed(name: str, value: Any) -> Any:
             return float(value)
         if name == "device":
             return str(value)
+        if name == "keep":
+            if value not in ("best", "last"):
+                raise ValueError("best or last is wanted")
+            return value
         if name == "augment":
             if not isinstance(value, bool):
                 raise ValueError("true or false is wanted")

@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader, Dataset
 
 import doselabel
 from doselabel.alarms import Alarm, ordered
-from doselabel.errors import Cancelled, ModelError, Progress, no_progress
+from doselabel.errors import Cancelled, ModelError, Progress, Watch, no_progress
 from doselabel.files import file_sha256
 from doselabel.model import checkpoint
 from doselabel.model.augment import draw_slice, training_slice
@@ -85,6 +85,7 @@ def train(
     parenchyma: Sequence[TrainCase] = (),
     card: dict | None = None,
     progress: Progress = no_progress,
+    watch: Watch | None = None,
     **overrides,
 ) -> TrainResult:
     """Train a network and write its checkpoint.
@@ -111,6 +112,8 @@ def train(
     progress : Progress
         Stages "loading", "training", "validating". When it raises `Cancelled`, what was learned so far is
         written to ``out`` before the exception goes on.
+    watch : Watch, optional
+        Told each row of the log: ``step`` with the losses, or with ``dice_<organ>``.
 
     Notes
     -----
@@ -160,6 +163,7 @@ def train(
     autocast = torch.autocast(team.device.type, torch.bfloat16, enabled=team.device.type == "cuda" or bf16_pays())
 
     model.train()
+    run.watch = watch
     try:
         for stage, done, (images, targets) in _batches(settings.schedule(), samples, run, team):
             progress("training", done)

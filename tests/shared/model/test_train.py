@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
+from safetensors.torch import load_file
 
 from doselabel.errors import Cancelled, ModelError
 from doselabel.files import file_sha256
@@ -176,6 +177,7 @@ SCRIPT = """
 import dataclasses, os, signal, sys
 from pathlib import Path
 import torch
+from safetensors.torch import load_file
 from doselabel.model.cases import TrainCase
 from doselabel.model.profiles import FAST
 from doselabel.model.train import train
@@ -297,3 +299,28 @@ def test_two_processes_learn_one_model(tmp_path, case):
     subprocess.run([*command, str(case.ct), str(case.labels), str(tmp_path / "out")], check=True, timeout=240)
     card = checkpoints.load(tmp_path / "out" / "model.safetensors").card
     assert card["steps"] == 3
+
+
+def test_who_watches_sees_loss_and_dice_and_changes_nothing(tmp_path, case):
+    seen, other = [], dataclasses.replace(case, patient="other")
+    watched = train(
+        [case],
+        tmp_path / "watched",
+        steps=4,
+        seed=2,
+        validation=[other],
+        validate_every=2,
+        keep="last",
+        watch=lambda row: seen.append(dict(row)),
+    )
+    alone = train([case], tmp_path / "alone", steps=4, seed=2)
+    assert [row["step"] for row in seen if "dice_liver" in row] == [2, 4]
+    assert [row["loss"] for row in seen if "loss" in row] == [alone.history[-1]["loss"]]
+    assert load_file(watched.checkpoint).keys() == load_file(alone.checkpoint).keys()
+    for name, weights in load_file(alone.checkpoint).items():
+        assert torch.equal(weights, load_file(watched.checkpoint)[name]), name
+
+
+def test_which_weights_stay_is_best_or_last():
+    with pytest.raises(ModelError, match="best or last"):
+        Settings().replace(keep="first")
