@@ -33,8 +33,8 @@ SNAPSHOT = "snapshot.json"
 """In the job's folder: the label versions that were there when the training began."""
 
 
-SHOWN, LOOKS = 2, 4
-"""So many validation CTs are looked at so often while it learns: they show where it goes, and decide nothing."""
+SHOWN, LOOKS = 1, 3
+"""So many validation CTs are looked at so often while it learns: that shows where it goes, and decides nothing."""
 
 
 class TrainKidneyLiver(TrainTask):

@@ -49,7 +49,7 @@ def test_a_training_looks_at_validation_cts_as_it_goes_without_learning_from_the
 
     progress.watch = seen.append
     task = TrainKidneyLiver(ModelStore(conf.state / "model", untrained), conf)
-    done = task({"steps": 8, "out": str(tmp_path / "run"), "progress": progress}, store)
+    done = task({"steps": 2 * LOOKS, "out": str(tmp_path / "run"), "progress": progress}, store)
     looks = [row for row in seen if "dice_liver" in row]
     assert [row["step"] for row in looks] == [2 * n for n in range(1, LOOKS + 1)]
     assert looks[-1]["dice_liver"] == pytest.approx(done["training"]["dice_after"]["liver"])
