@@ -16,6 +16,9 @@ from doselabel.wire import JobStatus
 from monailabel_app.jobs.manager import JobManager
 from monailabel_app.refusals import Refused
 
+STOPS_S = 5.0
+"""A batch that was told to stop may take so long; who starts the next one waits for it."""
+
 
 class Batch:
     """At most one batch at a time; the last one is remembered."""
@@ -44,6 +47,8 @@ class Batch:
         Refused
             While another one runs.
         """
+        if self._stop.is_set() and self._thread is not None:
+            self._thread.join(STOPS_S)
         with self._lock:
             if self._thread is not None and self._thread.is_alive():
                 raise Refused("A batch is under way.", "Wait for it or stop it first.", status=429, code="busy")
@@ -102,8 +107,12 @@ class Batch:
 
     def _one(self, image: str, begin: Callable[[str], JobStatus]) -> str:
         try:
-            self._job = begin(image).id
-            status = self._jobs.wait(self._job)
+            job = begin(image).id
+            with self._lock:
+                self._job, stopped = job, self._stop.is_set()
+            if stopped:  # while the job was being queued
+                self._jobs.cancel(job)
+            status = self._jobs.wait(job)
         except DoselabelError as error:
             return str(error)
         finally:

@@ -1,14 +1,18 @@
 """Predictions to choose by, made as jobs of a real server; and every task by plain ``/infer``, as any client asks."""
 
 import json
+import threading
 import time
 from collections.abc import Iterator
+from datetime import UTC, datetime
 
 import httpx
 import pytest
 from requests_toolbelt.multipart import decoder
 
 from doselabel.labels import read_labels
+from doselabel.wire import JobStatus
+from monailabel_app.jobs.batch import Batch
 from monailabel_app.launch import Running, running
 
 PATIENCE_S = 500
@@ -72,9 +76,38 @@ def test_a_batch_of_scores_is_stopped_and_goes_on_where_it_was(http, server):
     while any(job["state"] in ("queued", "running") for job in http.get("/jobs").json()):
         assert time.monotonic() < end
         time.sleep(0.05)
-    assert http.post("/doselabel/active/score").json()["images"] <= 1
-    assert batch_over(http)["status"] == "DONE"
+    left = http.post("/doselabel/active/score").json()["images"]
+    assert left in (0, 1)  # none: it was done before the stop came
+    assert batch_over(http)["status"] == ("DONE" if left else "STOPPED")
     assert len(summary(http, CTS[0])["planes"]) == 3
+
+
+def test_a_stop_while_a_job_is_being_queued_cancels_that_job():
+    """The moment between asking for a job and knowing its id, held still."""
+    asked, let, cancelled = threading.Event(), threading.Event(), threading.Event()
+
+    class Jobs:
+        def cancel(self, job):
+            assert job == "one"
+            cancelled.set()
+
+        def wait(self, job):
+            assert cancelled.wait(10), "nobody cancelled the job that had just been queued"
+            return JobStatus(id=job, task="segment", state="cancelled", created=datetime.now(UTC))
+
+    def begin(image):
+        asked.set()
+        assert let.wait(10)
+        return JobStatus(id="one", task="segment", state="queued", created=datetime.now(UTC))
+
+    batch = Batch(Jobs())
+    batch.start("segment", ["P-001__ct", "P-002__ct"], begin)
+    assert asked.wait(10)
+    assert batch.stop()["status"] == "STOPPED"
+    let.set()
+    assert batch.wait()["result"] == {"P-001__ct": "cancelled"}
+    batch.start("segment", [], begin)
+    assert batch.wait()["status"] == "DONE"
 
 
 def test_both_arms_are_told_apart_in_the_report(http, label_file):
