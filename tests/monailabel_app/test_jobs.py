@@ -258,7 +258,7 @@ def test_an_idle_worker_gives_its_memory_back_unless_it_is_kept(tmp_path, monkey
     before = _pid(jobs)
     for _ in range(2):
         assert ended(jobs, jobs.submit("count", {}).id).state == "done"
-        until(lambda: jobs._lanes["other"]._process.poll() is not None)
+        until(lambda: jobs._lanes["other"][0]._process.poll() is not None)
     assert _pid(jobs) == before
     jobs.close()
 

@@ -85,7 +85,7 @@ def test_names_that_are_none(http, routes):
             for name in NAMES:
                 reply = http.request(method, filled(path, name))
                 good(reply, (method, path, name))
-                if "{image_id}" in path or "{patient_id}" in path:
+                if name != ".." and ("{image_id}" in path or "{patient_id}" in path):  # a client resolves ".." itself
                     assert reply.status_code in (404, 405, 422), (method, path, name, reply.status_code)
 
 
