@@ -108,9 +108,7 @@ def _evaluate(args: argparse.Namespace, terminal: Terminal) -> None:
 
 
 def _crossval(args: argparse.Namespace, terminal: Terminal) -> None:
-    from doselabel.model.checkpoint import read_card
     from doselabel.model.crossval import MODES, crossvalidate
-    from doselabel.model.profiles import FAST
     from doselabel.model.settings import Settings
     from doselabel.model.train import Source, train
 
@@ -143,8 +141,7 @@ def _crossval(args: argparse.Namespace, terminal: Terminal) -> None:
         return done.checkpoint
 
     told, usual = settings.to_dict(), Settings().to_dict()
-    known = profile or (read_card(settings.start)[0] if settings.start else FAST)
-    about: dict[str, Any] = {"profile": known.name}
+    about: dict[str, Any] = {"profile": profile.name}
     about |= {"epochs": settings.epochs} if settings.epochs else {"steps": settings.steps}
     about |= {name: value for name, value in told.items() if value != usual[name] and name not in UNTOLD}
     files = {name: path for name in ("start", "pretrained") if (path := getattr(settings, name))}

@@ -110,18 +110,17 @@ def settings_of(args: argparse.Namespace, recipe: Mix) -> Settings:
     return settings.replace(**{name: getattr(args, name) for name in settings.to_dict()})
 
 
-def profile_of(args: argparse.Namespace, recipe: Mix, start: Path | None) -> Profile | None:
-    """The profile that was named, with the organs that were; None: that of ``start``, else the default."""
+def profile_of(args: argparse.Namespace, recipe: Mix, start: Path | None) -> Profile:
+    """The profile that was named, else that of ``start``, else the default; with the organs that were named."""
     from doselabel.model.checkpoint import read_card
     from doselabel.model.profiles import FAST, PROFILES
 
     if args.profile and args.profile not in PROFILES:
         raise ModelError(f"'{args.profile}' is no profile; there are {', '.join(PROFILES)}.", "Give one of them.")
     profile = PROFILES[args.profile] if args.profile else recipe.profile
+    profile = profile or (read_card(start)[0] if start else FAST)
     organs = [part for part in (args.learn_organs or "").split(",") if part] or recipe.organs
-    if not organs:
-        return profile
-    return (profile or (read_card(start)[0] if start else FAST)).of_organs(organs)
+    return profile.of_organs(organs) if organs else profile
 
 
 def parenchyma_of(args: argparse.Namespace) -> list[TrainCase]:
@@ -132,7 +131,6 @@ def parenchyma_of(args: argparse.Namespace) -> list[TrainCase]:
 
 
 def _train(args: argparse.Namespace, terminal: Terminal) -> None:
-    from doselabel.model.profiles import FAST
     from doselabel.model.splits import Split, check_patients
     from doselabel.model.train import Source, train
 
@@ -145,7 +143,7 @@ def _train(args: argparse.Namespace, terminal: Terminal) -> None:
     if args.pack:
         from doselabel.model.carry import pack
 
-        size = pack(recipe.sources, profile or FAST, args.pack, settings.cache or args.out / "prepared", progress)
+        size = pack(recipe.sources, profile, args.pack, settings.cache or args.out / "prepared", progress)
         print(
             f"{args.pack}: {size / 1e6:.1f} MB, for 'doselabel train --recipe {args.recipe} --packed {args.pack.name}'"
         )

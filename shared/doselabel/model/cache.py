@@ -26,7 +26,8 @@ from doselabel.model.profiles import Profile
 from doselabel.model.slices import PLANES, body_box, uptake_on
 from doselabel.reading import read_of_study
 
-FORMAT = "prepared/2"
+FORMAT = "prepared/3"
+CARD, HU, CLASSES = "case.json", "hu.npy", "classes.npy"
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,8 @@ class Prepared:
 
     Attributes
     ----------
+    home : Path
+        Its folder.
     patient : str
     hu : (z, y, x) int16 array
     classes : (z, y, x) uint8 array
@@ -53,6 +56,7 @@ class Prepared:
         What was odd about the label map.
     """
 
+    home: Path
     patient: str
     hu: np.ndarray = field(repr=False)
     classes: np.ndarray = field(repr=False)
@@ -62,17 +66,6 @@ class Prepared:
     unlabelled: tuple[int, ...] = ()
     spect: np.ndarray | None = field(repr=False, default=None)
     findings: tuple[Alarm, ...] = ()
-
-    def card(self) -> dict:
-        """What is known of the case beside its arrays, as plain data."""
-        return {
-            "patient": self.patient,
-            "spacing_mm": self.spacing_mm,
-            "scanned": self.scanned,
-            "organs": self.organs,
-            "unlabelled": self.unlabelled,
-            "findings": [alarm.model_dump() for alarm in self.findings],
-        }
 
     @property
     def box(self) -> tuple[slice, slice, slice]:
@@ -95,16 +88,27 @@ def prepare(
     ready = []
     for number, case in enumerate(cases):
         progress("loading", number / len(cases))
-        if case.ready and case.parenchyma:
-            raise ModelError(
-                f"{case.patient}: came packed, with kidneys as they were drawn; parenchyma is to be learned.",
-                "Train stages on parenchyma where the CTs are.",
-            )
+        if case.ready:
+            _check_ready(case, case.ready, profile)
         home = case.ready or Path(folder) / _key(case, profile)
         if not home.is_dir():
             _write(case, profile, home)
         ready.append(opened(home))
     return ready
+
+
+def _check_ready(case: TrainCase, home: Path, profile: Profile) -> None:
+    if case.parenchyma:
+        raise ModelError(
+            f"{case.patient}: came packed, with kidneys as they were drawn; parenchyma is to be learned.",
+            "Train stages on parenchyma where the CTs are.",
+        )
+    classes = json.loads((home / CARD).read_text("utf-8"))["classes"]
+    if tuple(classes) != profile.classes:
+        raise ModelError(
+            f"{case.patient}: was packed for {', '.join(classes)}; this network learns {', '.join(profile.classes)}.",
+            "Pack the cases again with the same --start, --profile and --learn-organs.",
+        )
 
 
 def _key(case: TrainCase, profile: Profile) -> str:
@@ -140,6 +144,7 @@ def _write(case: TrainCase, profile: Profile, home: Path) -> None:
     silent = [profile.classes.index(name) + 1 for name in unlabelled(case, labels, profile.classes)]
     card = {
         "patient": case.patient,
+        "classes": profile.classes,
         "spacing_mm": volume.geometry.spacing_mm,
         "scanned": volume.array.shape,
         "organs": organs,
@@ -149,13 +154,13 @@ def _write(case: TrainCase, profile: Profile, home: Path) -> None:
     home.parent.mkdir(parents=True, exist_ok=True)
     staged = Path(tempfile.mkdtemp(prefix=".preparing-", dir=home.parent))
     try:
-        np.save(staged / "hu.npy", np.clip(volume.array[body], -1024, 3071).astype(np.int16))
-        np.save(staged / "classes.npy", classes[body])
+        np.save(staged / HU, np.clip(volume.array[body], -1024, 3071).astype(np.int16))
+        np.save(staged / CLASSES, classes[body])
         if profile.spect and case.spect:
             np.save(
                 staged / "spect.npy", uptake_on(read_of_study(case.spect), volume.geometry)[body].astype(np.float16)
             )
-        (staged / "case.json").write_text(json.dumps(card), "utf-8")
+        (staged / CARD).write_text(json.dumps(card), "utf-8")
         try:
             os.rename(staged, home)
         except OSError:
@@ -173,15 +178,16 @@ def _holding(body: tuple[slice, ...], boxes: list) -> tuple[slice, ...]:
 
 def opened(home: Path) -> Prepared:
     """Open a prepared case: its arrays are mapped, not read."""
-    card = json.loads((home / "case.json").read_text("utf-8"))
+    card = json.loads((home / CARD).read_text("utf-8"))
     organs = {
         plane: {int(index): tuple(ends) for index, ends in found.items()} for plane, found in card["organs"].items()
     }
     spect = home / "spect.npy"
     return Prepared(
+        home,
         card["patient"],
-        np.load(home / "hu.npy", mmap_mode="r"),
-        np.load(home / "classes.npy", mmap_mode="r"),
+        np.load(home / HU, mmap_mode="r"),
+        np.load(home / CLASSES, mmap_mode="r"),
         tuple(card["spacing_mm"]),
         tuple(card["scanned"]),
         organs,

@@ -21,7 +21,8 @@ import numpy as np
 from PIL import Image
 
 from doselabel.errors import ModelError, Progress, no_progress
-from doselabel.model.cache import Prepared, prepare
+from doselabel.files import file_sha256
+from doselabel.model.cache import CARD, CLASSES, HU, Prepared, prepare
 from doselabel.model.cases import TrainCase
 from doselabel.model.profiles import Profile
 from doselabel.model.slices import CLIP_HU
@@ -31,6 +32,10 @@ if TYPE_CHECKING:
 
 STEP_HU = 3.2
 """Rounding adds noise of 0.9 HU; the window has 125 steps of it."""
+_SMALL: dict[str, dict] = {
+    "hu": {"format": "WEBP", "lossless": True, "quality": 60, "method": 4},
+    "classes": {"format": "PNG", "optimize": True},
+}
 
 
 def pack(sources: Sequence[Source], profile: Profile, file: Path, cache: Path, progress: Progress = no_progress) -> int:
@@ -50,43 +55,36 @@ def pack(sources: Sequence[Source], profile: Profile, file: Path, cache: Path, p
             for source in sources:
                 for number, case in enumerate(prepare(source.cases, profile, cache, progress)):
                     progress(f"packing {source.name}", number / len(source.cases))
-                    _pack_case(archive, f"{source.name}/{number:04d}", case, profile)
+                    _pack_case(archive, f"{source.name}/{number:04d}", case)
         os.replace(staged, file)
     finally:
         Path(staged).unlink(missing_ok=True)
     return file.stat().st_size
 
 
-def packed_cases(
-    file: Path, profile: Profile, folder: Path, progress: Progress = no_progress
-) -> dict[str, list[TrainCase]]:
+def packed_cases(file: Path, folder: Path, progress: Progress = no_progress) -> dict[str, list[TrainCase]]:
     """Cases of each source's name, ready, laid out once below ``folder``.
 
     Raises
     ------
     ModelError
-        When the file is none that `pack` wrote, is damaged, or was made for other organs.
+        When the file is none that `pack` wrote, or is damaged.
     """
     found: dict[str, list[TrainCase]] = {}
     try:
+        place = Path(folder) / file_sha256(file)[:16]
         with zipfile.ZipFile(file) as archive:
-            members = archive.namelist()
-            homes = [PurePosixPath(name).parent for name in members if name.endswith("/case.json")]
-            for number, home in enumerate(homes):
+            homes: dict[PurePosixPath, list[str]] = {}
+            for name in archive.namelist():
+                homes.setdefault(PurePosixPath(name).parent, []).append(name)
+            for number, (home, members) in enumerate(homes.items()):
                 progress("unpacking", number / len(homes))
-                source, place = home.parts
-                ready = Path(folder) / f"{source}-{place}"
+                source, which = home.parts
+                ready = place / f"{source}-{which}"
                 if not ready.is_dir():
-                    _unpack_case(archive, [name for name in members if PurePosixPath(name).parent == home], ready)
-                card = json.loads((ready / "case.json").read_text("utf-8"))
-                if tuple(card["classes"]) != profile.classes:
-                    raise ModelError(
-                        f"{file}: was packed for {', '.join(card['classes'])}; this network learns "
-                        f"{', '.join(profile.classes)}.",
-                        "Pack the cases again with the same --start, --profile and --learn-organs.",
-                    )
-                case = TrainCase(ready / "hu.npy", ready / "classes.npy", card["patient"], ready=ready)
-                found.setdefault(source, []).append(case)
+                    _unpack_case(archive, members, ready)
+                patient = json.loads((ready / CARD).read_text("utf-8"))["patient"]
+                found.setdefault(source, []).append(TrainCase(ready / HU, ready / CLASSES, patient, ready=ready))
     except (OSError, zipfile.BadZipFile, KeyError, ValueError) as error:
         raise ModelError(
             f"{file}: holds no packed cases, or is damaged ({error}).", "Write it with 'doselabel train --pack FILE'."
@@ -96,34 +94,28 @@ def packed_cases(
     return found
 
 
-def _pack_case(archive: zipfile.ZipFile, home: str, case: Prepared, profile: Profile) -> None:
-    card = case.card() | {"classes": profile.classes}
-    archive.writestr(f"{home}/case.json", json.dumps(card))
+def _pack_case(archive: zipfile.ZipFile, home: str, case: Prepared) -> None:
+    archive.write(case.home / CARD, f"{home}/{CARD}")
     low, high = CLIP_HU
     for index, (hu, classes) in enumerate(zip(case.hu, case.classes, strict=True)):
         steps = np.round((hu.astype(np.float32).clip(low, high) - low) / STEP_HU).astype(np.uint8)
         for kind, picture in (("hu", steps), ("classes", np.asarray(classes))):
             data = io.BytesIO()
-            Image.fromarray(picture).save(data, "WEBP" if kind == "hu" else "PNG", **_SMALL[kind])
+            Image.fromarray(picture).save(data, **_SMALL[kind])
             archive.writestr(f"{home}/{kind}-{index:05d}", data.getvalue())
 
 
-_SMALL: dict[str, dict] = {"hu": {"lossless": True, "quality": 60, "method": 4}, "classes": {"optimize": True}}
-
-
 def _unpack_case(archive: zipfile.ZipFile, members: Sequence[str], ready: Path) -> None:
+    def volume(kind: str) -> np.ndarray:
+        names = sorted(name for name in members if PurePosixPath(name).name.startswith(f"{kind}-"))
+        return np.stack([np.asarray(Image.open(io.BytesIO(archive.read(name))).convert("L")) for name in names])
+
     ready.parent.mkdir(parents=True, exist_ok=True)
     staged = Path(tempfile.mkdtemp(prefix=".unpacking-", dir=ready.parent))
     try:
-        for kind in ("hu", "classes"):
-            names = sorted(name for name in members if PurePosixPath(name).name.startswith(f"{kind}-"))
-            pictures = [np.asarray(Image.open(io.BytesIO(archive.read(name))).convert("L")) for name in names]
-            volume = np.stack(pictures)
-            if kind == "hu":
-                volume = np.round(volume * np.float32(STEP_HU) + CLIP_HU[0]).astype(np.int16)
-            np.save(staged / f"{kind}.npy", volume)
-        card = next(name for name in members if name.endswith("/case.json"))
-        (staged / "case.json").write_bytes(archive.read(card))
+        np.save(staged / HU, np.round(volume("hu") * np.float32(STEP_HU) + CLIP_HU[0]).astype(np.int16))
+        np.save(staged / CLASSES, volume("classes"))
+        (staged / CARD).write_bytes(archive.read(next(name for name in members if name.endswith(f"/{CARD}"))))
         os.rename(staged, ready)
     finally:
         shutil.rmtree(staged, ignore_errors=True)

@@ -117,7 +117,7 @@ def read_mix(
     profile = content.get("profile")
     if profile is not None and profile not in PROFILES:
         raise ModelError(f"{path}: names the profile '{profile}'; there are {', '.join(PROFILES)}.")
-    carried = packed_cases(packed, PROFILES[profile or "fast"], work / "packed", progress) if packed else None
+    carried = packed_cases(packed, work / "packed", progress) if packed else None
     sources, made, validation = [], [], []
     for number, row in enumerate(content.get("sources") or []):
         try:
