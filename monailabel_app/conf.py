@@ -40,8 +40,8 @@ SMALL_CPUS = 4
 ROLES = ("annotator", "reviewer", "admin")
 """Every role may do what the ones before it may."""
 
-_SAFE = re.compile(r"https://.+|http://(127\.0\.0\.1|\[::1\])(:\d+)?(/.*)?")
-"""Where passwords may go: by TLS, or on this machine."""
+SAFE = re.compile(r"https://.+|http://(127\.0\.0\.1|\[::1\])(:\d+)?(/.*)?")
+"""Where passwords may go, and where keys may come from: by TLS, or on this machine."""
 
 PLANES = {"axial": ("axial",), "all": ("axial", "coronal", "sagittal")}
 
@@ -182,7 +182,7 @@ class Conf:
                 raise ServerError(f"--conf {key}: found '{found}', expected {' or '.join(allowed)}.")
         if conf.score_at and not re.fullmatch(r"([01]\d|2[0-3]):[0-5]\d", conf.score_at):
             raise ServerError(f"--conf score_at: found '{conf.score_at}', expected a time such as 02:30.")
-        if conf.oidc_issuer and not _SAFE.fullmatch(conf.oidc_issuer):
+        if conf.oidc_issuer and not SAFE.fullmatch(conf.oidc_issuer):
             raise ServerError(f"--conf oidc_issuer: found '{conf.oidc_issuer}', expected an https:// address.")
         if conf.parallel < 1:
             raise ServerError(f"--conf parallel: found {conf.parallel}, expected 1 or more.")

@@ -29,7 +29,7 @@ class Images:
         self._copies = copies
         self._lock = threading.Lock()
         self._notes: dict[str, dict[str, Any]] = {}
-        self._hashes: dict[str, tuple[tuple[int, int, int], str]] = {}
+        self._hashes: dict[str, str] = {}
 
     def file_of(self, study: Study, name: str) -> Path:
         """An image that a study names, as one file that says itself where it is.
@@ -54,20 +54,15 @@ class Images:
         if case.time_h is not None:
             info["time_h"] = case.time_h
         if digest := self._hashes.get(str(case.path)):
-            info["checksum"] = f"SHA256:{digest[1]}"
+            info["checksum"] = f"SHA256:{digest}"
         with self._lock:
             return info | self._notes.get(case.image_id, {})
 
     def checksum(self, case: Case) -> str:
-        """Hash of what is given out, ``SHA256:…``; computed once per file."""
-        path = self.file_of(case.study, case.file)
-        stat = path.stat()
-        key = (stat.st_mtime_ns, stat.st_size, stat.st_ino)
-        known = self._hashes.get(str(case.path))
-        if known is None or known[0] != key:
-            known = key, file_sha256(path)
-            self._hashes[str(case.path)] = known
-        return f"SHA256:{known[1]}"
+        """Hash of what is given out, ``SHA256:…``."""
+        digest = file_sha256(self.file_of(case.study, case.file))
+        self._hashes[str(case.path)] = digest
+        return f"SHA256:{digest}"
 
     def note(self, case: Case, info: Mapping[str, Any]) -> None:
         """Remember what a strategy notes of a CT, until the server stops."""

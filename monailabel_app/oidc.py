@@ -17,13 +17,12 @@ import threading
 import time
 from collections.abc import Mapping
 from typing import Any
-from urllib.parse import urlsplit
 
 import httpx
 import jwt
 
 from doselabel.errors import ServerError
-from monailabel_app.conf import Conf
+from monailabel_app.conf import SAFE, Conf
 from monailabel_app.users import ROLES, TooManyTries, User, Users, WrongLogin
 
 logger = logging.getLogger(__name__)
@@ -192,8 +191,7 @@ class Unreachable(ServerError):
 
 
 def _safe(url: str) -> str:
-    """A place that keys and passwords may go to or come from: by TLS, or on this machine."""
-    parts = urlsplit(url)
-    if url and parts.scheme != "https" and not (parts.scheme == "http" and parts.hostname in ("127.0.0.1", "::1")):
+    """An address that is `SAFE`; or none."""
+    if url and not SAFE.fullmatch(url):
         raise ServerError(f"{url}: passwords and keys are not sent without TLS.", "Give an https:// address.")
     return url

@@ -24,11 +24,6 @@ def watch_of(request: Mapping[str, Any]) -> Watch | None:
     return getattr(request.get("progress"), "watch", None)
 
 
-def part(progress: Progress, low: float, high: float) -> Progress:
-    """Progress of a part of the work, told as a fraction of the whole."""
-    return lambda stage, fraction: progress(stage, low + (high - low) * fraction)
-
-
 def staged(progress: Progress, weights: Mapping[str, float]) -> Progress:
     """Progress of work whose stages each run from 0 to 1, told as one fraction that never runs backwards.
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from monailabel.interfaces.tasks.infer_v2 import InferTask, InferType
 
-from doselabel.errors import LabelError, Progress
+from doselabel.errors import LabelError, Progress, part
 from doselabel.labels import write_labels
 from doselabel.reading import folder_of
 from doselabel.study import Study
@@ -21,7 +21,7 @@ from doselabel.wire import DoseResults
 from monailabel_app.cases import cases_of
 from monailabel_app.infers.kidney_liver import KidneyLiver
 from monailabel_app.refusals import not_found
-from monailabel_app.request import choice, fresh_file, part, plain, progress_of, yes
+from monailabel_app.request import choice, fresh_file, plain, progress_of, yes
 from monailabel_app.versions import FINAL
 
 _OURS = {"image", "labels", "out", "progress", "report", "user"}

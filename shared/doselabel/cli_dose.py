@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 from doselabel import cli_check
-from doselabel.errors import Progress
+from doselabel.errors import Progress, part
 
 if TYPE_CHECKING:
     from doselabel.dosimetry.options import DoseOptions
@@ -104,12 +104,12 @@ def _dose(args: argparse.Namespace, progress: Progress) -> None:
         options,
         cache=args.cache or args.out / ".cache",
         edited_vois=read_vois(vois_of(study, args.vois), study) if args.vois else None,
-        progress=_share(progress, 0.0, 0.8),
+        progress=part(progress, 0.0, 0.8),
     )
     write_dose(done, study, args.out)
     truth = _truth(study.folder)
     report = write_report(
-        done.results, study, done.labels, done.dose, args.out, truth=truth, progress=_share(progress, 0.8, 1.0)
+        done.results, study, done.labels, done.dose, args.out, truth=truth, progress=part(progress, 0.8, 1.0)
     )
     if args.store_registration:
         store_registration(study, done.results)
@@ -171,8 +171,3 @@ def _sensitivity(args: argparse.Namespace, progress: Progress) -> None:
 def _truth(study: Path) -> Path | None:
     truth = study / "truth" / "truth.json"
     return truth if truth.is_file() else None
-
-
-def _share(progress: Progress, low: float, high: float) -> Progress:
-    """Progress of a part of the work, as a fraction of the whole."""
-    return lambda stage, fraction: progress(stage, low + (high - low) * fraction)

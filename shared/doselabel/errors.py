@@ -23,6 +23,11 @@ class Cancelled(Exception):
     """Raised by a progress callback to stop the work; never an error, never swallowed."""
 
 
+def part(progress: Progress, low: float, high: float) -> Progress:
+    """Progress of a part of the work, told as a fraction of the whole."""
+    return lambda stage, fraction: progress(stage, low + (high - low) * fraction)
+
+
 class DoselabelError(Exception):
     """Base of all errors a user can cause or mend.
 

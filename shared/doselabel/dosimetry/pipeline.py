@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from doselabel.alarms import finding, told
+from doselabel.alarms import Alarm, finding, told
 from doselabel.dosimetry.cache import Cache, digest, fingerprint
 from doselabel.dosimetry.curves.choice import OrganCurve, fit_organ, fit_rest
 from doselabel.dosimetry.curves.fit import TacFit
@@ -43,7 +43,7 @@ from doselabel.labels import LabelMap, title
 from doselabel.study import Study
 from doselabel.study_check import check
 from doselabel.study_images import Images
-from doselabel.wire import DoseResults, ErrorInfo, OrganDose
+from doselabel.wire import DoseResults, ErrorInfo, MarrowDose, OrganDose
 
 REFERENCE_TIME_H = 24.0
 
@@ -157,13 +157,9 @@ def _chain(case: Case, organs: tuple[str, ...], progress: Progress) -> DoseCompu
             said += [far.finding(name)] if (far := curves[name].far) else []
             said += [f"{title(name)}: {text}" for text in results[name].warnings]
     failures.settle()
-    study, marrow = case.study, []
-    try:
-        samples = None if study.blood_samples is None else read_samples(study.path(study.blood_samples))
-        marrow = estimates(results, samples, rest[0], case.nuclide, case.options)
-    except DoselabelError as error:
-        said.append(finding("organ-failed", f"Bone marrow could not be estimated: {error}", organ="bone_marrow"))
+    marrow = _marrow(case, results, rest[0], said)
     alarms, sentences = told(said)
+    study = case.study
     total = DoseResults(
         patient_id=study.patient_id,
         nuclide=case.nuclide.name,
@@ -298,6 +294,19 @@ def _kernel(case: Case, grid: DoseGrid) -> VoxelSKernel:
         return voxel_s_kernel(case.nuclide, spacing, density_g_cm3=SOFT_TISSUE_G_CM3, extent_mm=extent)
 
     return case.store.hold(digest("kernel", case.nuclide.name, list(spacing), extent), make)
+
+
+def _marrow(
+    case: Case, organs: Mapping[str, OrganDose], rest_mbq_h: float, said: list[Alarm | str]
+) -> list[MarrowDose]:
+    """What can be said of the bone marrow; where that fails, why, and nothing else fails with it."""
+    samples = case.study.blood_samples
+    try:
+        read = None if samples is None else read_samples(case.study.path(samples))
+        return estimates(organs, read, rest_mbq_h, case.nuclide, case.options)
+    except DoselabelError as error:
+        said.append(finding("organ-failed", f"Bone marrow could not be estimated: {error}", organ="bone_marrow"))
+        return []
 
 
 def _transfer(case: Case, grid: DoseGrid, kernel: VoxelSKernel) -> NDArray[np.float64]:

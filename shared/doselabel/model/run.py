@@ -77,6 +77,7 @@ class Run:
         validation: Sequence[TrainCase],
         team: Team,
         progress: Progress,
+        watch: Watch | None = None,
     ) -> None:
         out = Path(out)
         self.weights = out if out.suffix == ".safetensors" else out / WEIGHTS
@@ -84,8 +85,7 @@ class Run:
         self.folder.mkdir(parents=True, exist_ok=True)
         self.settings, self.profile, self.card, self.team = settings, profile, card, team
         self.model, self.average, self.optimizer = model, average, optimizer
-        self.validation, self.progress = validation, progress
-        self.watch: Watch | None = None
+        self.validation, self.progress, self.watch = validation, progress, watch
         self.step, self.best, self.since_best = 0, -1.0, 0
         self.rows: list[dict[str, float]] = []
         self._open: list[dict[str, float]] = []

@@ -159,11 +159,10 @@ def train(
     model_card |= _data_card(sources, parenchyma, settings) | (card or {})
     if settings.keep_start:
         model_card["keep_start"] = settings.keep_start
-    run = Run(out, settings, model, average, optimizer, profile, model_card, validation, team, progress)
+    run = Run(out, settings, model, average, optimizer, profile, model_card, validation, team, progress, watch)
     autocast = torch.autocast(team.device.type, torch.bfloat16, enabled=team.device.type == "cuda" or bf16_pays())
 
     model.train()
-    run.watch = watch
     try:
         for stage, done, (images, targets) in _batches(settings.schedule(), samples, run, team):
             progress("training", done)
