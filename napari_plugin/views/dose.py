@@ -80,18 +80,16 @@ class DoseView(QWidget):
         }
         activity = self._boxes["Activity from"]
         activity.currentTextChanged.connect(self._voi_changed)
-        form_holder = QWidget()
-        form = QFormLayout(form_holder)
-        form.setContentsMargins(0, 0, 0, 0)
-        form.setSpacing(4)
-        form.addRow("Activity from", row(activity, *(f for _, f in self._extent.values()), stretch=0))
-        for title_ in list(OFFERED)[1:]:
-            form.addRow(title_, self._boxes[title_])
-        tissue = QWidget()
-        lines_ = QFormLayout(tissue)
-        lines_.setContentsMargins(0, 0, 0, 0)
-        for title_, option in WRITTEN.items():
-            lines_.addRow(title_, self._written[option])
+        often = _form(
+            {
+                "Activity from": row(activity, *(f for _, f in self._extent.values()), stretch=0),
+                "Curve": self._boxes["Curve"],
+            }
+        )
+        seldom = _form(
+            {title_: self._boxes[title_] for title_ in ("Dose engine", "SPECT to CT")}
+            | {title_: self._written[option] for title_, option in WRITTEN.items()}
+        )
         self._fill_in = QCheckBox("let the model label CTs nobody has submitted")
         self._fill_in.setToolTip("The result then says that nobody reviewed these masks")
         self._run = button("Compute doses", "From the submitted labels of the patient's CTs")
@@ -118,8 +116,8 @@ class DoseView(QWidget):
         self._plots.hide()
         lines = column(
             self,
-            form_holder,
-            Section("Tissue and biology", tissue, folded=True),
+            often,
+            Section("Engine, alignment, tissue and biology", seldom, folded=True),
             self._fill_in,
             row(self._run, self._report, stretch=0),
             self.progress,
@@ -193,6 +191,16 @@ def _choice(table: Mapping[str, str]) -> QComboBox:
     box = QComboBox()
     box.addItems(list(table))
     return box
+
+
+def _form(rows: Mapping[str, QWidget]) -> QWidget:
+    holder = QWidget()
+    form = QFormLayout(holder)
+    form.setContentsMargins(0, 0, 0, 0)
+    form.setSpacing(4)
+    for title_, field in rows.items():
+        form.addRow(title_, field)
+    return holder
 
 
 def _line(option: str) -> QLineEdit:

@@ -14,7 +14,7 @@ SMALL_PRINT = "Research use only. Not a medical device. Not for diagnosis or for
 ENGINES = {"organ": "organ S-value", "local": "local deposition", "voxel-s": "voxel S-value convolution"}
 _UNITS = {
     "mm": "mm", "h": "h", "mbq": "MBq", "gy": "Gy", "g_cm3": "g/cm³", "percent": "%", "ml": "mL", "g": "g",
-    "kev": "keV", "s": "s", "seconds": "s", "mbq_h": "MBq·h", "gbq": "GBq",
+    "kev": "keV", "kg": "kg", "s": "s", "seconds": "s", "mbq_h": "MBq·h", "gbq": "GBq",
 }  # fmt: skip
 
 
