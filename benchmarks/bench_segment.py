@@ -1,6 +1,6 @@
 """CPU-seconds and memory of segmenting one CT of 130 slices of 512²: a number to compare, not a test.
 
-    python benchmarks/bench_segment.py CT [--checkpoint FILE] [--planes 3]
+    python benchmarks/bench_segment.py CT [--checkpoint FILE] [--planes 3] [--slices 1000]
 
 Target of design/segmentation.md: about 0.1 CPU-s per slice, three planes 35 s, at most 2 GB.
 """
@@ -8,7 +8,6 @@ Target of design/segmentation.md: about 0.1 CPU-s per slice, three planes 35 s, 
 from __future__ import annotations
 
 import argparse
-import resource
 import sys
 import time
 from pathlib import Path
@@ -22,25 +21,34 @@ from doselabel.model.predict import segment
 from doselabel.model.slices import PLANES
 
 
-def blown_up(path: Path) -> Volume:
-    """Interpolate a CT to 130 slices of 512², 0.8 × 0.8 mm, so that its organs stay where they are."""
+def blown_up(path: Path, slices: int) -> Volume:
+    """Interpolate a CT to slices of 512², so that its organs stay where they are."""
     small = read_image(path)
-    shape = (130, 512, 512)
+    shape = (slices, 512, 512)
     factors = [n / m for n, m in zip(shape, small.array.shape, strict=True)]
-    array = ndimage.zoom(small.array.astype(np.float32), factors, order=1, grid_mode=True, mode="nearest")
+    array = ndimage.zoom(small.array.astype(np.int16), factors, order=1, grid_mode=True, mode="nearest")
     spacing = tuple(mm / f for mm, f in zip(small.geometry.spacing_mm, factors, strict=True))
     geometry = Geometry(shape, (spacing[0], spacing[1], spacing[2]), (0.0, 0.0, 0.0), small.geometry.direction)
-    return Volume(array.round().astype(np.int16), geometry)
+    return Volume(array, geometry)
+
+
+def peak_mb(anew: bool = False) -> float:
+    """The most memory this process had since it was last asked anew (Linux)."""
+    status = Path("/proc/self/status").read_text()
+    if anew:
+        Path("/proc/self/clear_refs").write_text("5")
+    return int(status.partition("VmHWM:")[2].split()[0]) / 1024
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("ct", type=Path, help="a CT; it is interpolated to 130 × 512 × 512")
+    parser.add_argument("ct", type=Path, help="a CT; it is interpolated to slices of 512 × 512")
+    parser.add_argument("--slices", type=int, default=130)
     parser.add_argument("--checkpoint", type=Path)
     parser.add_argument("--planes", type=int, choices=(1, 3), default=1)
     parser.add_argument("--as-is", action="store_true", help="do not interpolate")
     options = parser.parse_args()
-    volume = read_image(options.ct) if options.as_is else blown_up(options.ct)
+    volume = read_image(options.ct) if options.as_is else blown_up(options.ct, options.slices)
     ready = checkpoints.load(options.checkpoint or checkpoints.starter_path())
     looks = 0
     forward = ready.model.forward
@@ -51,16 +59,16 @@ def main() -> int:
         return forward(images)
 
     ready.model.forward = counted  # type: ignore[method-assign]
-    before_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    peak_mb(anew=True)
+    before_mb = peak_mb()
     wall, cpu = time.perf_counter(), time.process_time()
     result = segment(volume, ready, planes=tuple(PLANES) if options.planes == 3 else ("axial",))
     wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
-    peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     z, y, x = volume.geometry.shape
     spacing = ", ".join(f"{mm:.2f}" for mm in volume.geometry.spacing_mm)
     print(f"{z} × {y} × {x} at {spacing} mm, profile {ready.profile.name}, planes {', '.join(result.summary.planes)}")
     print(f"{cpu:.1f} CPU-s, {wall:.1f} s wall; {looks} slices looked at; {cpu / looks:.3f} CPU-s per slice looked at")
-    print(f"{cpu / z:.3f} CPU-s per axial slice of the scan; peak memory {peak_mb:.0f} MB ({before_mb:.0f} before)")
+    print(f"{cpu / z:.3f} CPU-s per axial slice of the scan; peak memory {peak_mb():.0f} MB ({before_mb:.0f} before, CT and network)")
     for name, organ in result.summary.organs.items():
         print(f"{name}: {organ.volume_ml:.0f} mL, score {organ.score:.2f}, {'; '.join(organ.flags) or 'no flags'}")
     return 0

@@ -60,7 +60,8 @@ def paint(chain: Sequence[Detection], plane: str, step: int, region: Box) -> tup
         return volume, known
     seen = sorted({d.index - region[axis].start for d in chain})
     for before, after in pairwise([seen[0] - step, *seen, seen[-1] + step]):
-        if after - before > 2 * step:
+        # A missing axial slice is filled later, and counted.
+        if after - before > (1 if plane == "axial" else 2) * step:
             continue
         for index in range(max(0, before + 1), min(after, len(slices))):
             share = (index - before) / (after - before)

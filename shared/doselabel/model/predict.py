@@ -50,6 +50,9 @@ RANGE_MM = 15.0
 RIM = 8
 """Pixels kept around the body, so that its edge is averaged with what lies beyond."""
 
+AXIAL_STEP_MM = 2.5
+"""Slices thinner than half of this are not all looked at: as near as the finest slices a network is judged on."""
+
 OTHER_PLANE_STEP_MM = 3.0
 """Sagittal and coronal cuts are taken this far apart (about the thickness of an axial slice) and interpolated."""
 
@@ -300,26 +303,32 @@ class _Looker:
 
 
 def _look_axial(looker: _Looker, progress: Progress) -> None:
-    """Locate on a coarse run of slices, then look at every slice near what was seen, and on while it goes on."""
+    """Locate on a coarse run of slices, then look at every slice near what was seen, and on while it goes on.
+
+    Of thin slices every n-th is looked at, and masks are interpolated between, as between cuts of the other planes.
+    """
     count, spacing = looker.hu.shape[0], looker.spacing[0]
-    step = max(1, round(LOCATOR_STEP_MM / spacing))
-    coarse = list(range(step // 2, count, step)) or [0]
+    every = max(1, int(AXIAL_STEP_MM / spacing))
+    step = every * max(1, round(LOCATOR_STEP_MM / (every * spacing)))
+    coarse = list(range(min(step // 2, count - 1), count, step))
+    # All that may be looked at: the first is a multiple of `every` below the first of the coarse run.
+    lattice = range(coarse[0] % every, count, every)
     looked: dict[int, bool] = {}
     for number, index in enumerate(coarse):
         progress("locating organs", number / len(coarse))
         looked[index] = looker.look("axial", index)
-    near = {k for index in _located(looker) for k in range(max(0, index - step), min(count, index + step + 1))}
+    near = {k for index in _located(looker) for k in range(index - step, index + step + 1, every) if k in lattice}
     # Nothing seen may mean a very small field of view: then look everywhere before saying so.
-    fine = sorted((near or set(range(count))) - set(coarse))
+    fine = sorted((near or set(lattice)) - set(coarse))
     for number, index in enumerate(fine):
         progress("axial slices", number / len(fine))
         looked[index] = looker.look("axial", index)
-    blank = max(1, round(BLANK_MM / spacing))
-    for direction in (1, -1):
+    blank = max(1, round(BLANK_MM / (every * spacing)))
+    for direction in (every, -every):
         for edge in [k for k in sorted(near) if k + direction not in near]:
             # An organ ends where a run of slices shows none of it.
             index = edge + direction
-            while 0 <= index < count and any(looked.get(index - direction * k) for k in range(1, blank + 1)):
+            while index in lattice and any(looked.get(index - direction * k) for k in range(1, blank + 1)):
                 if index not in looked:
                     looked[index] = looker.look("axial", index)
                 index += direction

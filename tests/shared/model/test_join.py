@@ -130,6 +130,15 @@ def test_a_gap_within_the_organ_is_filled_and_its_far_part_kept():
     assert dice(labels == 1, KIDNEY) > 0.99
 
 
+@pytest.mark.parametrize(("without", "filled"), [((), 0), ((40,), 3), ((38, 40), 5)])
+def test_of_thin_slices_looked_at_one_by_one_in_two_only_a_missed_one_counts_as_filled(without, filled):
+    cuts = {"axial": list(range(0, SHAPE[0], 2))}
+    detections = seen(KIDNEY, "left", step=2, without=without)
+    labels, organs, _ = join(detections, cuts, body(k=(KIDNEY, 150)), SPACING, FAST, midline_box=BODY)
+    assert organs["left_kidney"].slices_interpolated == filled
+    assert dice(labels == 1, KIDNEY) > 0.97
+
+
 @pytest.mark.parametrize("consensus", ["mean", "vote"])
 @pytest.mark.parametrize("missed", ["axial", "coronal", "sagittal"])
 def test_a_plane_that_lost_part_of_an_organ_does_not_shrink_it(missed, consensus):

@@ -151,7 +151,10 @@ def test_an_unknown_choice_is_named(patient, option):
 
 
 def test_slices_far_from_the_organs_are_not_looked_at_and_none_of_an_organ_is_lost(patient):
-    """The organs with 300 mm of empty body above and below; blobs end between the locator's slices."""
+    """The organs with 240 mm of empty body above and below; blobs end between the locator's slices.
+
+    The slices are 1 mm thin: of the organs' too, every second is looked at, so that an end may be off by one.
+    """
     ct, truth = patient
     fine = Geometry((720, *ct.geometry.shape[1:]), (1.0, *ct.geometry.spacing_mm[1:]))
     thin = np.repeat(np.where(ct.array > -300, np.where(truth.array > 0, ct.array, 0), -1000), 10, axis=0).astype(
@@ -164,10 +167,10 @@ def test_slices_far_from_the_organs_are_not_looked_at_and_none_of_an_organ_is_lo
     network = BrightBlobs()
     result = segment(Volume(hu, fine), Checkpoint(network, PROFILE, {}, ""))
     shown = np.flatnonzero(inside.any((1, 2)))
-    assert network.seen < (shown[-1] - shown[0]) + 40 + 720 / 10
+    assert network.seen < ((shown[-1] - shown[0]) + 40) / 2 + 720 / 10
     assert dice(result.labels.array > 0, inside) > 0.85
     found = np.flatnonzero(result.labels.array.any((1, 2)))
-    assert (found[0], found[-1]) == (shown[0], shown[-1])
+    assert np.abs([found[0] - shown[0], found[-1] - shown[-1]]).max() <= 1
 
 
 def test_hu_of_any_type_and_order_give_the_same_labels(patient):
