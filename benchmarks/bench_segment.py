@@ -68,7 +68,8 @@ def main() -> int:
     spacing = ", ".join(f"{mm:.2f}" for mm in volume.geometry.spacing_mm)
     print(f"{z} × {y} × {x} at {spacing} mm, profile {ready.profile.name}, planes {', '.join(result.summary.planes)}")
     print(f"{cpu:.1f} CPU-s, {wall:.1f} s wall; {looks} slices looked at; {cpu / looks:.3f} CPU-s per slice looked at")
-    print(f"{cpu / z:.3f} CPU-s per axial slice of the scan; peak memory {peak_mb():.0f} MB ({before_mb:.0f} before, CT and network)")
+    print(f"{cpu / z:.3f} CPU-s per axial slice of the scan")
+    print(f"peak memory {peak_mb():.0f} MB ({before_mb:.0f} before, CT and network)")
     for name, organ in result.summary.organs.items():
         print(f"{name}: {organ.volume_ml:.0f} mL, score {organ.score:.2f}, {'; '.join(organ.flags) or 'no flags'}")
     return 0
