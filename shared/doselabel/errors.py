@@ -114,6 +114,12 @@ class CalibrationError(DoselabelError):
     code = "calibration"
 
 
+class DicomError(DoselabelError):
+    """DICOM objects can't be read, don't belong together, or don't say what a dose needs."""
+
+    code = "dicom"
+
+
 class ServerError(DoselabelError):
     """A server is unreachable, refuses, or answers what it should not."""
 
