@@ -1,4 +1,4 @@
-"""The command `import`: DICOM to a study. Knows arguments, questions and the terminal."""
+"""The commands `import` and `export`: DICOM in and out. Knows arguments, questions and the terminal."""
 
 from __future__ import annotations
 
@@ -42,6 +42,17 @@ def add(command: Callable[..., argparse.ArgumentParser], commands: Any, terminal
     group.add_argument("--scan-start", action="append", type=_scan_start, metavar="N=TIME", help=_help("scan_start"))
     group.add_argument("--leave-out", action="append", type=int, metavar="N", help=_help("leave_out"))
     group.add_argument("--allow-uncorrected", action="store_true", help=_help("allow_uncorrected"))
+
+    give = command(
+        commands, "export", lambda args: _export(args, terminal()),
+        "a finished dose as DICOM: SEG, RTSTRUCT, RTDOSE, PDF and SR, referring to the source",
+    )  # fmt: skip
+    give.add_argument("dose", type=Path, help="folder that `doselabel dose` filled")
+    give.add_argument("study", type=Path, help="the study, as `doselabel import` made it")
+    give.add_argument("--source", type=Path, required=True, help="the DICOM that was imported")
+    give.add_argument("--out", type=Path, required=True)
+    give.add_argument("--what", default="seg,rtstruct,rtdose,pdf,sr", help="default: seg,rtstruct,rtdose,pdf,sr")
+    give.add_argument("--key", type=Path, metavar="FILE", help="key file that it was imported with")
 
 
 def _help(name: str) -> str:
@@ -156,3 +167,21 @@ def _ask(plan: Plan, answers: Answers) -> Answers:
 
 def _yes(question: str) -> bool:
     return input(f"{question} [Y/n] ").strip().lower() in ("", "y", "yes", "j", "ja")
+
+
+def _export(args: argparse.Namespace, progress: Progress) -> None:
+    from doselabel.dicom.export import KINDS, export, material
+    from doselabel.dicom.pseudonym import Key
+    from doselabel.dicom.series import sorted_series
+    from doselabel.dicom.sort import gathered
+    from doselabel.errors import DicomError
+    from doselabel.study import Study
+
+    kinds = tuple(args.what.split(","))
+    if unknown := set(kinds) - set(KINDS):
+        raise DicomError(f"'{unknown.pop()}' can't be exported.", f"Choose of {', '.join(KINDS)}.")
+    study = Study.load(args.study)
+    with gathered(args.source, progress) as found:
+        made = material(study, args.dose, sorted_series(found.instances), Key.open(args.key))
+        for path in export(made, args.out, kinds):
+            print(f"written: {path}")

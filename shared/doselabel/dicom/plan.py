@@ -88,7 +88,7 @@ def planned(everything: Sequence[Series], answers: Answers) -> Plan:
     spects, cts = ([s for s in kept if s.kind == kind] for kind in ("spect", "ct"))
     plan.drawn = [s for s in kept if s.kind in ("rtstruct", "seg")]
     for each in plan.drawn:
-        plan.fate[each.number] = "organs drawn on a CT"
+        plan.fate[each.number] = "organs drawn on a CT: not read by this version"
     _need(bool(spects), "no reconstructed SPECT", plan)
     _need(bool(cts), "no CT", plan)
     scans = _scans(spects, answers, plan)
