@@ -1,6 +1,9 @@
 """CPU-seconds and memory of segmenting one CT of 130 slices of 512²: a number to compare, not a test.
 
-    python benchmarks/bench_segment.py CT [--checkpoint FILE] [--planes 3] [--slices 1000]
+    python benchmarks/bench_segment.py CT [--checkpoint FILE] [--planes 3] [--slices 1000] [--peers]
+
+With ``--peers`` the same slices go through torchvision's Mask R-CNN with ResNet-50 as it comes (512 pixels, 1000
+proposals, untrained: only its time counts), and through TotalSegmentator's fastest model where that is installed.
 
 Target of design/segmentation.md: about 0.1 CPU-s per slice, three planes 35 s, at most 2 GB.
 """
@@ -8,15 +11,22 @@ Target of design/segmentation.md: about 0.1 CPU-s per slice, three planes 35 s, 
 from __future__ import annotations
 
 import argparse
+import resource
+import shutil
+import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
 import numpy as np
+import torch
 from scipy import ndimage
+from torchvision.models.detection import maskrcnn_resnet50_fpn
 
-from doselabel.geometry import Geometry, Volume, read_image
+from doselabel.geometry import Geometry, Volume, read_image, write_image
 from doselabel.model import checkpoint as checkpoints
+from doselabel.model.network import bf16_pays
 from doselabel.model.predict import segment
 from doselabel.model.slices import PLANES
 
@@ -40,12 +50,44 @@ def peak_mb(anew: bool = False) -> float:
     return int(status.partition("VmHWM:")[2].split()[0]) / 1024
 
 
+def stock_r50(volume: Volume, slices: int = 4) -> float:
+    """CPU-seconds of torchvision's own network per slice of 512²."""
+    network = maskrcnn_resnet50_fpn(weights=None, weights_backbone=None, num_classes=4, min_size=512, max_size=512)
+    network.eval()
+    middle = len(volume.array) // 2
+    pictures = [
+        torch.from_numpy(volume.array[k - 1 : k + 2].astype(np.float32)).clip(-100, 200).add(100).div(300)
+        for k in range(middle, middle + slices + 1)
+    ]
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=bf16_pays()):
+        network(pictures[:1])
+        began = time.process_time()
+        for picture in pictures[1:]:
+            network([picture])
+    return (time.process_time() - began) / slices
+
+
+def total_segmentator(volume: Volume) -> float | None:
+    """CPU-seconds of TotalSegmentator's fastest model per slice, or None where it is not installed."""
+    command = shutil.which("TotalSegmentator")
+    if command is None:
+        return None
+    with tempfile.TemporaryDirectory() as folder:
+        ct = write_image(Path(folder) / "ct.nii.gz", volume)
+        roi = ["--roi_subset", "liver", "kidney_left", "kidney_right"]
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        subprocess.run([command, "-i", ct, "-o", f"{folder}/out", "--fastest", "-d", "cpu", *roi], check=True)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return (after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime) / len(volume.array)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("ct", type=Path, help="a CT; it is interpolated to slices of 512 × 512")
     parser.add_argument("--slices", type=int, default=130)
     parser.add_argument("--checkpoint", type=Path)
     parser.add_argument("--planes", type=int, choices=(1, 3), default=1)
+    parser.add_argument("--peers", action="store_true", help="others on the same slices, in the same run")
     parser.add_argument("--as-is", action="store_true", help="do not interpolate")
     options = parser.parse_args()
     volume = read_image(options.ct) if options.as_is else blown_up(options.ct, options.slices)
@@ -72,6 +114,16 @@ def main() -> int:
     print(f"peak memory {peak_mb():.0f} MB ({before_mb:.0f} before, CT and network)")
     for name, organ in result.summary.organs.items():
         print(f"{name}: {organ.volume_ml:.0f} mL, score {organ.score:.2f}, {'; '.join(organ.flags) or 'no flags'}")
+    if options.peers:
+        torch.set_num_threads(1)
+        ours, stock, total = cpu / z, stock_r50(volume), total_segmentator(volume)
+        print("\nCPU-s per axial slice of the scan, one thread:")
+        print(f"  this                       {ours:.3f}")
+        print(f"  torchvision Mask R-CNN R50 {stock:.3f}   {stock / ours:.0f} ×")
+        print(
+            "  TotalSegmentator           "
+            + ("not installed" if total is None else f"{total:.3f}   {total / ours:.0f} ×")
+        )
     return 0
 
 
