@@ -73,6 +73,7 @@ def _segment(args: argparse.Namespace) -> None:
         consensus=args.consensus or None,
         score_threshold=args.score,
         gap_fill=args.fill,
+        engine=args.engine,
         name=str(args.ct),
         progress=_terminal(),
     )
@@ -219,6 +220,8 @@ def _parser() -> argparse.ArgumentParser:
     _place_arguments(segment, required=False)
     consensus_argument(segment)
     reading_arguments(segment)
+    engines = segment.add_argument("--engine", choices=("auto", "torch", "openvino"), default="auto")
+    engines.help = "what runs the network; default: OpenVINO where it is installed (extra 'openvino')"
 
     cli_train.add(_command, commands, _terminal)
     cli_scores.add(_command, commands, _terminal)

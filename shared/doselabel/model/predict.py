@@ -21,6 +21,7 @@ from doselabel.geometry import Volume, oriented, resample, restore
 from doselabel.labels import LabelMap, organ
 from doselabel.model import checkpoint as checkpoints
 from doselabel.model.checkpoint import Checkpoint
+from doselabel.model.engine import Engine, for_use
 from doselabel.model.join import join
 from doselabel.model.network import bf16_pays, class_groups, paste
 from doselabel.model.slices import (
@@ -78,6 +79,7 @@ def segment(
     score_threshold: float | None = None,
     gap_fill: Literal["distance", "linear"] | None = None,
     device: str = "cpu",
+    engine: Engine = "auto",
     threads: int | None = 1,
     name: str = "The image",
     progress: Progress = no_progress,
@@ -102,6 +104,8 @@ def segment(
     gap_fill : {"distance", "linear"}, optional
         How slices without a mask are filled; default: the profile's.
     device : str
+    engine : {"auto", "torch", "openvino"}
+        What runs backbone and pyramid; "auto" is OpenVINO on a CPU where it is installed.
     threads : int or None
         Torch threads while this runs: more than one is slower on a shared machine. None leaves it to the caller.
     name : str
@@ -117,7 +121,7 @@ def segment(
     Raises
     ------
     ModelError
-        When the image is not a CT in HU, or planes are not known.
+        When the image is not a CT in HU, planes are not known, or OpenVINO is asked for and absent.
     """
     began = time.perf_counter()
     _check_planes(planes)
@@ -129,7 +133,7 @@ def segment(
     crop = _crop(image.array, body_box(image.array))
     spacing_mm, hu = image.geometry.spacing_mm, _int16(image.array[crop])
     with torch.inference_mode(), _threads(threads):
-        looker = _Looker(hu, spacing_mm, image.array.shape, ready, score_threshold, torch.device(device))
+        looker = _Looker(hu, spacing_mm, image.array.shape, ready, score_threshold, torch.device(device), engine)
         if spect is not None and ready.profile.spect:
             looker.spect = uptake_on(spect, image.geometry)[crop]
         _look_axial(looker, progress)
@@ -240,6 +244,7 @@ class _Looker:
         ready: Checkpoint,
         score_threshold: float | None,
         device: torch.device,
+        engine: Engine,
     ) -> None:
         self.hu = hu
         self.spacing = spacing_mm
@@ -247,7 +252,7 @@ class _Looker:
         self.spect: np.ndarray | None = None
         self.profile = ready.profile
         self.accept = self.profile.score_accept if score_threshold is None else score_threshold
-        self.model = ready.model.to(device)
+        self.model = for_use(ready, device, engine)
         self.device = device
         groups = class_groups(self.profile.classes)
         self.group_of = {index: name for name, members in groups.items() for index in members}
