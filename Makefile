@@ -1,5 +1,5 @@
 # make demo   the main job from first to last on sample patients; ends in demo/report.html
-# make test   the whole test suite
+# make test   the whole test suite, by two processes side by side (WORKERS=n for another number)
 # Both do all the set-up first; a second run finds it done.
 
 SHELL := /bin/bash
@@ -7,6 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DISPLAY_RUN := .ci/with-display
+WORKERS ?= 2
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test lint constraints clean
@@ -23,7 +24,7 @@ demo: $(READY)
 	$(BIN)/doselabel demo --out demo
 
 test: $(READY)
-	$(DISPLAY_RUN) $(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(DISPLAY_RUN) $(BIN)/python -m pytest -n $(WORKERS) $(PYTEST_ARGS)
 
 lint: $(READY)
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy

@@ -43,6 +43,8 @@ class Registration(Strict):
     @field_validator("matrix")
     @classmethod
     def _rigid(cls, matrix: Matrix) -> Matrix:
+        if matrix == IDENTITY:  # nearly all are
+            return matrix
         try:
             check_rigid(np.asarray(matrix))
         except (DoselabelError, ValueError) as error:
