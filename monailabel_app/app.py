@@ -376,7 +376,7 @@ class DoselabelApp(MONAILabelApp):
         status = self.datastore().status()
         return ServerInfo(
             version=doselabel.__version__,
-            studies=len(self.datastore().studies()),
+            studies=self.datastore().patients(),
             labelled=status["completed"],
             images=status["total"],
             infers=list(self._infers),

@@ -6,6 +6,7 @@ It joins what is elsewhere: which patients there are (`patients`), what is known
 
 from __future__ import annotations
 
+import copy
 import io
 import logging
 import tempfile
@@ -36,7 +37,7 @@ from monailabel_app.described import broken_info, review_of, study_info
 from monailabel_app.export import archive
 from monailabel_app.image_files import Images
 from monailabel_app.overview import Known, Overview
-from monailabel_app.patients import RESCAN_S, Patients
+from monailabel_app.patients import RESCAN_S, Patients, Seen
 from monailabel_app.refusals import Refused
 from monailabel_app.versions import FINAL, ORIGINAL, check_tag
 
@@ -68,6 +69,7 @@ class StudyDatastore(Datastore):
         self._images = Images(self._root / STATE / "whole")
         self._overview = Overview()
         self._counted = float("-inf")
+        self._summed: tuple[Seen, int, dict[str, Any]] | None = None
         self._watched = threading.Event()
         self._patients = Patients(self._root)
 
@@ -113,9 +115,12 @@ class StudyDatastore(Datastore):
 
     def known(self) -> list[tuple[Case, Known]]:
         """All CTs, and what is known of their label maps, as of `RECOUNT_S` ago; what this process wrote, at once."""
+        self._recount_if_late()
+        return [(case, self._overview.of(case)) for case in self.cases()]
+
+    def _recount_if_late(self) -> None:
         if not self._watched.is_set() and time.monotonic() - self._counted > RECOUNT_S:
             self._recount()
-        return [(case, self._overview.of(case)) for case in self.cases()]
 
     def studies(self) -> list[StudyInfo]:
         """All patients, those that can't be used with their error."""
@@ -375,10 +380,20 @@ class StudyDatastore(Datastore):
 
     def status(self) -> dict[str, Any]:
         """How many CTs there are, and how many of each tag."""
-        known = [row for _, row in self.known()]
-        tags = Counter(tag for row in known for tag in row.tags)
-        completed = sum(row.submitted > 0 for row in known)
-        return {"total": len(known), "completed": completed, "label_tags": dict(tags)}
+        self._recount_if_late()
+        seen, changes = self._patients.now(), self._overview.changes
+        if self._summed is None or self._summed[0] is not seen or self._summed[1] != changes:
+            known = [self._overview.of(case) for case in seen.cases.values()]
+            tags = Counter(tag for row in known for tag in row.tags)
+            completed = sum(row.submitted > 0 for row in known)
+            found = {"total": len(known), "completed": completed, "label_tags": dict(tags)}
+            self._summed = (seen, changes, found)
+        return copy.deepcopy(self._summed[2])
+
+    def patients(self) -> int:
+        """How many patients there are, those that can't be used among them."""
+        seen = self._patients.now()
+        return len(seen.studies) + len(seen.broken)
 
     def json(self) -> dict[str, Any]:
         """Everything, in the shape of MONAI Label's index file."""

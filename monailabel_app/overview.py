@@ -36,9 +36,10 @@ class _Patient:
 
 
 class Overview:
-    """All CTs' label maps."""
+    """All CTs' label maps; ``changes`` counts what was read, so that a sum over all need not be made twice."""
 
     def __init__(self) -> None:
+        self.changes = 0
         self._lock = threading.Lock()
         self._patients: dict[Path, _Patient] = {}
 
@@ -71,6 +72,8 @@ class Overview:
             times_ns = ()  # like no other: it is read again
         known = {case.image_id: _known(case) for case in cases}
         with self._lock:
+            if folder not in self._patients or self._patients[folder].known != known:
+                self.changes += 1
             self._patients[folder] = _Patient(places, times_ns, known)
 
     def of(self, case: Case) -> Known:

@@ -32,9 +32,11 @@ def main() -> None:
     if parent := os.environ.get(PARENT):
         end_with(int(parent))
 
+    from monailabel_app.lean import import_monai
     from monailabel_app.startup import mark
 
     mark("checks before the start, and Python itself")
+    import_monai()
     from monailabel.main import Main
 
     Main().run()
