@@ -60,9 +60,9 @@ def reading_arguments(parser: argparse.ArgumentParser) -> None:
 
 def found_cases(args: argparse.Namespace, folder: Path | None = None, *, truth_first: bool = False) -> list[TrainCase]:
     """The cases below ``args.dir``, or another folder, with the numbering that was stated."""
-    from doselabel.model.datasets import cases_from
+    from doselabel.model.datasets import cases_from, without_labels
 
-    return cases_from(
+    cases = cases_from(
         folder or args.dir,
         args.layout,
         scheme=args.label_scheme,
@@ -71,6 +71,9 @@ def found_cases(args: argparse.Namespace, folder: Path | None = None, *, truth_f
         parenchyma=args.kidneys == "parenchyma",
         truth_first=truth_first,
     )
+    if missing := without_labels(cases):
+        print(f"note: a CT without a label map that counts is left out: {', '.join(missing)}.")
+    return cases
 
 
 def say(alarms: Iterable[Alarm]) -> None:

@@ -118,6 +118,7 @@ def read_labels(
     *,
     scheme: str | None = None,
     names: Mapping[int, str] | None = None,
+    names_assumed: bool = False,
     unnamed_is_background: bool = False,
     expect: Geometry | None = None,
     stated: StatedGrid | None = None,
@@ -136,6 +137,8 @@ def read_labels(
         background. Kidneys that share one value are parted by their side in the patient.
     names : dict, optional
         Value → organ, instead of what the file carries.
+    names_assumed : bool
+        Nobody stated ``names``: the map is refused, like one without names, when its anatomy does not fit them.
     unnamed_is_background : bool
         Whether values without a name are left out instead of refused.
     expect : Geometry, optional
@@ -186,8 +189,8 @@ def read_labels(
         told += parted
     masks = regions(labels.array, labels.names, geometry)
     odd = findings(masks, drawn_on)
-    if not wanted or scheme is not None:
-        why = [alarm.sentence for alarm in contradictions(odd, stated=scheme is not None)]
+    if not wanted or scheme is not None or names_assumed:
+        why = [alarm.sentence for alarm in contradictions(odd, stated=bool(wanted))]
         if not wanted and (only := lone(masks)):
             why.append(f"a single value, {only}, may be any organ.")
         if why:

@@ -16,9 +16,11 @@ import pytest
 import SimpleITK as sitk
 
 from doselabel.dosimetry.uptake.masks import resolve
-from doselabel.errors import DoselabelError, LabelError
+from doselabel.errors import DoselabelError, LabelError, StudyError
 from doselabel.geometry import Geometry, Volume, write_image
 from doselabel.labels import LabelMap, read_labels, write_labels
+from doselabel.model.cases import case_ct, case_labels
+from doselabel.model.datasets import cases_from, without_labels
 from doselabel.study import Study
 from tests.shared.door_makers import GRID, body, make_study, organs
 
@@ -192,3 +194,44 @@ def test_values_without_a_name_are_refused_with_what_they_look_like(tmp_path):
     with pytest.raises(LabelError) as caught:
         read_labels(path, ct=Volume(body(), GRID))
     assert re.search(r"6: +512\.0 mL, +\d+ mm to the right of the body's middle, mean 60 HU", caught.value.message)
+
+
+CUSTOM = numbered(3, 2, 1, 4)  # liver, right kidney, left kidney, spleen: how a folder for each case is numbered
+
+
+def case_folder(root: Path, patient: str, ct: np.ndarray, labels: np.ndarray | None) -> None:
+    write_image(root / patient / "ct.nii.gz", Volume(ct, GRID))
+    if labels is not None:
+        write_image(root / patient / "labels.nii.gz", Volume(labels, GRID))
+
+
+@pytest.mark.parametrize(
+    "array",
+    [organs(), numbered(3, 2, 6, 1), np.ascontiguousarray(CUSTOM[:, :, ::-1]), (CUSTOM > 0).astype(np.uint8)],
+    ids=["our numbers", "BTCV's numbers", "mirrored", "one value"],
+)
+def test_a_folder_of_cases_is_learned_by_its_custom_only_where_the_anatomy_fits(tmp_path, array):
+    case_folder(tmp_path, "P-1", body(), array)
+    (case,) = cases_from(tmp_path)
+    with pytest.raises(LabelError, match=r"(?s)does not fit.*mL.*mm to the.*") as caught:
+        case_labels(case, case_ct(case))
+    assert "--label-scheme" in str(caught.value)
+
+
+def test_a_folder_of_cases_that_fits_is_learned_and_what_has_no_labels_is_named(tmp_path):
+    case_folder(tmp_path, "P-1", body(), CUSTOM)
+    case_folder(tmp_path, "P-2", body(), None)
+    (case,) = cases_from(tmp_path)
+    labels = case_labels(case, case_ct(case))
+    for value, name in OURS.items():
+        np.testing.assert_array_equal(labels.mask(name), organs() == value, err_msg=name)
+    assert without_labels([case]) == ["P-2"]
+    (stated,) = cases_from(tmp_path, names={1: "spleen"})  # what somebody states is believed, with an alarm
+    assert "alarm" in {alarm.severity for alarm in case_labels(stated, case_ct(stated)).findings}
+
+
+def test_a_label_map_given_as_ct_teaches_nothing(tmp_path):
+    case_folder(tmp_path, "P-1", CUSTOM.astype(np.int16), CUSTOM)
+    (case,) = cases_from(tmp_path)
+    with pytest.raises(StudyError, match="looks like a label map"):
+        case_ct(case)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from doselabel.errors import LabelError
 from doselabel.geometry import Volume
+from doselabel.image_values import check_ct
 from doselabel.labels import LabelMap, inspected, read_labels
 from doselabel.model import series
 from doselabel.model.parenchyma import parenchyma
@@ -56,6 +57,8 @@ class TrainCase:
         Leave pelvis, sinus and vessels out of the kidneys that were drawn (`doselabel.model.parenchyma`).
     ready : Path, optional
         Folder in which the case lies prepared already (`doselabel.model.carry`); CT and labels are not read.
+    names_assumed : bool
+        The names are a layout's custom, stated by nobody: the map is refused when it does not fit a body.
     """
 
     ct: Path
@@ -69,6 +72,7 @@ class TrainCase:
     absent: tuple[str, ...] = ()
     parenchyma: bool = False
     ready: Path | None = None
+    names_assumed: bool = False
 
 
 def case_ct(case: TrainCase) -> Volume:
@@ -76,10 +80,12 @@ def case_ct(case: TrainCase) -> Volume:
 
     Raises
     ------
-    GeometryError
-        When it can't be read.
+    GeometryError, StudyError
+        When it can't be read, or is no CT by its values.
     """
-    return series.read_dicom_series(case.ct) if case.ct.is_dir() else read_of_study(case.ct)
+    ct = series.read_dicom_series(case.ct) if case.ct.is_dir() else read_of_study(case.ct)
+    check_ct(ct, str(case.ct))
+    return ct
 
 
 def case_labels(case: TrainCase, ct: Volume | None = None) -> LabelMap:
@@ -128,6 +134,7 @@ def _read(case: TrainCase, ct: Volume | None) -> LabelMap:
         case.labels,
         scheme=case.scheme,
         names=case.names,
+        names_assumed=case.names_assumed,
         unnamed_is_background=case.names is not None,
         expect=ct.geometry if ct is not None else None,
         within=folder_of(case.labels),

@@ -169,7 +169,7 @@ def _cases(path: Path, row: dict[str, Any], work: Path, progress: Progress) -> l
     folders = row["cases"] if isinstance(row["cases"], list) else [row["cases"]]
     names = {int(value): str(name) for value, name in (row.get("names") or {}).items()} or None
     found = [case for folder in folders for case in cases_from(base / folder)]
-    return [replace(case, names=names) for case in found] if names else found
+    return [replace(case, names=names, names_assumed=False) for case in found] if names else found
 
 
 def _filled(value: Any, path: Path, data: Path | None) -> Any:

@@ -8,10 +8,11 @@ folders, such as the server's own, hold no cases.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from doselabel.errors import ModelError
+from doselabel.geometry import SUFFIXES
 from doselabel.labels import NAMES
 from doselabel.model.cases import TrainCase
 from doselabel.model.datasets import own, public
@@ -104,7 +105,19 @@ def cases_from(
     return [found[path] for path in sorted(found)]
 
 
+def without_labels(cases: Sequence[TrainCase]) -> list[str]:
+    """Names of the folders beside those of the cases that hold a CT, and of which no case came."""
+    used = {folder for case in cases for folder in case.ct.parents}
+    beside = (folder for home in {case.ct.parent.parent for case in cases} for folder in home.iterdir())
+    free = [f for f in beside if f not in used and f.is_dir() and not f.name.startswith(".")]
+    return sorted(folder.name for folder in free if any(map(_is_ct, folder.iterdir())))
+
+
+def _is_ct(file: Path) -> bool:
+    return file.name.lower().startswith("ct") and file.name.lower().endswith(SUFFIXES)
+
+
 def _stated(case: TrainCase, scheme: str | None, names: Mapping[int, str] | None) -> TrainCase:
     if not case.labels.is_file() or not (scheme or names):
         return case
-    return dataclasses.replace(case, scheme=scheme, names=names)
+    return dataclasses.replace(case, scheme=scheme, names=names, names_assumed=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -55,8 +56,8 @@ def truth(root: Path) -> list[TrainCase]:
 def case_folders(root: Path) -> list[TrainCase]:
     """A folder for each case: one ``ct….nii.gz`` (or ``…_ct.nii.gz``) with one ``labels….nii.gz``.
 
-    Maps without names are numbered as `UNIFIED`; an organ without a voxel was not drawn. A quantitative SPECT beside
-    them is ``activity….nii.gz`` or ``spect….nii.gz``.
+    Maps without names are read as numbered by `UNIFIED`, if their anatomy fits that; an organ without a voxel was not
+    drawn. A quantitative SPECT beside them is ``activity….nii.gz`` or ``spect….nii.gz``.
     """
     cases = []
     for labels in sorted(root.rglob("labels*")):
@@ -68,8 +69,9 @@ def case_folders(root: Path) -> list[TrainCase]:
         if len(cts) != 1 or sum(p.name.startswith("labels") for p in images) != 1:
             continue
         spect = next((p for p in images if p.name.startswith(("activity", "spect"))), None)
-        names = None if carried(read_header(labels)).names else UNIFIED
-        cases.append(TrainCase(cts[0], labels, folder.name, names, spect=spect))
+        named = bool(carried(read_header(labels)).names)
+        case = TrainCase(cts[0], labels, folder.name, spect=spect)
+        cases.append(case if named else replace(case, names=UNIFIED, names_assumed=True))
     return cases
 
 
