@@ -7,10 +7,11 @@ reconstruction correlates), and what was filled in is not what is stated: every 
 from __future__ import annotations
 
 import math
+from functools import cache
 
 import numpy as np
 import pytest
-from scipy import ndimage
+from scipy import fft, ndimage
 from scipy.stats import norm
 
 from doselabel.calibration import rates, resolution, sensitivity
@@ -38,9 +39,8 @@ def psf(sigma_mm: float, spacing: float, tail: float = TAIL) -> np.ndarray:
 
 def blurred(fine: np.ndarray, kernel: np.ndarray) -> np.ndarray:
     """Convolved by FFT with room for the tails, and binned to the scan's voxels."""
-    shape = [n + k for n, k in zip(fine.shape, kernel.shape, strict=True)]
-    spectrum = np.fft.rfftn(fine, shape) * np.fft.rfftn(kernel, shape)
-    full = np.fft.irfftn(spectrum, shape)
+    shape = [fft.next_fast_len(n + k, real=True) for n, k in zip(fine.shape, kernel.shape, strict=True)]
+    full = fft.irfftn(fft.rfftn(fine, shape) * fft.rfftn(kernel, shape), shape)
     same = full[tuple(slice(k // 2, k // 2 + n) for n, k in zip(fine.shape, kernel.shape, strict=True))]
     nz, ny, nx = (n // FINE for n in fine.shape)
     return np.maximum(same, 0).reshape(nz, FINE, ny, FINE, nx, FINE).sum(axis=(1, 3, 5))
@@ -112,16 +112,27 @@ def test_sensitivity_of_a_cylinder(kernel: np.ndarray) -> None:
     assert np.mean([sd for _, sd in runs]) < 0.05 * TRUE_CPS_PER_MBQ
 
 
+FINE_MM = 0.75
+FINE_AXIS_MM = np.arange(-80, 81) * FINE_MM
+
+
+@cache
+def sum_of_tails() -> float:
+    """Of the tails alone, over the whole cube; a Gaussian's sum is a product of three."""
+    squares = FINE_AXIS_MM**2
+    return float(np.exp(-np.sqrt(squares[:, None, None] + squares[:, None] + squares) / 9.0).sum())
+
+
 def true_fwhm_mm(sigma_mm: float, tail: float = TAIL) -> float:
-    """Width at half maximum of the tailed function itself, from a fine profile."""
-    fine = psf(sigma_mm, 0.75, tail)
-    line = fine[fine.shape[0] // 2, fine.shape[1] // 2]
+    """Width at half maximum of the tailed function itself, from a fine profile through the middle of `psf`."""
+    core, wide = np.exp(-0.5 * (FINE_AXIS_MM / sigma_mm) ** 2), np.exp(-np.abs(FINE_AXIS_MM) / 9.0)
+    line = (1 - tail) * core / core.sum() ** 3 + tail * wide / sum_of_tails()
     above = np.flatnonzero(line >= line.max() / 2)
     low, high = above[0], above[-1]
     half = line.max() / 2
     left = low - (line[low] - half) / (line[low] - line[low - 1])
     right = high + (line[high] - half) / (line[high] - line[high + 1])
-    return 0.75 * (right - left)
+    return FINE_MM * (right - left)
 
 
 def test_resolution_of_a_point_a_line_and_a_sphere_s_edge() -> None:
