@@ -16,7 +16,7 @@ import pytest
 import SimpleITK as sitk
 
 from doselabel.dosimetry.uptake.masks import resolve
-from doselabel.errors import DoselabelError, LabelError, StudyError
+from doselabel.errors import DoselabelError, LabelError, ModelError
 from doselabel.geometry import Geometry, Volume, write_image
 from doselabel.labels import LabelMap, read_labels, write_labels
 from doselabel.model.cases import case_ct, case_labels
@@ -233,5 +233,13 @@ def test_a_folder_of_cases_that_fits_is_learned_and_what_has_no_labels_is_named(
 def test_a_label_map_given_as_ct_teaches_nothing(tmp_path):
     case_folder(tmp_path, "P-1", CUSTOM.astype(np.int16), CUSTOM)
     (case,) = cases_from(tmp_path)
-    with pytest.raises(StudyError, match="looks like a label map"):
+    with pytest.raises(ModelError, match=r"ct\.nii\.gz: values run from 0 to 4; a CT in HU"):
         case_ct(case)
+
+
+def test_a_ct_clipped_to_soft_tissue_as_published_is_learned(tmp_path):
+    ct = body()
+    ct[:, 36:40, 22:26] = 400  # a spine
+    case_folder(tmp_path, "P-1", np.clip(ct, -125, 275), CUSTOM)
+    (case,) = cases_from(tmp_path)
+    assert case_labels(case, case_ct(case)).present()

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from doselabel.errors import LabelError
 from doselabel.geometry import Volume
-from doselabel.image_values import check_ct
+from doselabel.image_values import check_hu
 from doselabel.labels import LabelMap, inspected, read_labels
 from doselabel.model import series
 from doselabel.model.parenchyma import parenchyma
@@ -80,11 +80,11 @@ def case_ct(case: TrainCase) -> Volume:
 
     Raises
     ------
-    GeometryError, StudyError
+    GeometryError, ModelError
         When it can't be read, or is no CT by its values.
     """
     ct = series.read_dicom_series(case.ct) if case.ct.is_dir() else read_of_study(case.ct)
-    check_ct(ct, str(case.ct))
+    check_hu(ct.array, str(case.ct))
     return ct
 
 

@@ -18,6 +18,7 @@ import torch
 
 from doselabel.errors import ModelError, Progress, no_progress
 from doselabel.geometry import Volume, oriented, resample, restore
+from doselabel.image_values import check_hu
 from doselabel.labels import LabelMap, organ
 from doselabel.model import checkpoint as checkpoints
 from doselabel.model.checkpoint import Checkpoint
@@ -171,34 +172,6 @@ def segment(
     )
     progress("joining", 1.0)
     return Segmentation(LabelMap(labels.array, volume.geometry, names), summary)
-
-
-def check_hu(array: np.ndarray, name: str = "The image") -> None:
-    """Refuse what is not a CT in Hounsfield units, saying what was found.
-
-    Raises
-    ------
-    ModelError
-    """
-    if array.dtype.kind == "f" and not all(np.isfinite(part).all() for part in array):
-        raise ModelError(f"{name}: holds values that are not numbers.", "Export the CT again.")
-    low, high = float(array.min()), float(array.max())
-    found = f"{name}: values run from {low:g} to {high:g}"
-    expected = "; a CT in HU has fat near −100, soft tissue near 50 and usually air near −1000."
-    if low >= -50:
-        hint = "Stored values are often HU + 1024: apply rescale slope and intercept when converting the CT."
-        if high < 50 or high > 5000:
-            hint = "Is it a SPECT or a dose map, or was the CT normalised? Give the CT in HU."
-        raise ModelError(found + expected, hint)
-    if high - low < 200 or high < 0 or low < -20000 or high > 60000:
-        raise ModelError(found + expected, "Give the CT in HU, not scaled or normalised.")
-    sample = array[tuple(slice(None, None, max(1, n // 64)) for n in array.shape)]
-    soft = float(np.mean((sample > -200) & (sample < 300)))
-    if soft < 0.01:
-        raise ModelError(
-            f"{found}, but only {100 * soft:.1f} % of the voxels are soft tissue (−200 to 300 HU)" + expected,
-            "Check the rescale slope and intercept of the CT.",
-        )
 
 
 def _check_planes(planes: Sequence[str]) -> None:
