@@ -32,13 +32,13 @@ from doselabel.model.evaluate import evaluate
 from doselabel.model.replay import replay_cases
 from doselabel.model.train import train
 from doselabel.study import Study
+from doselabel.versions import ORIGINAL
 from doselabel.wire import LabelSubmission
 from monailabel_app.datastore import StudyDatastore
 from monailabel_app.infers.kidney_liver import KidneyLiver
 from monailabel_app.models import ModelStore
 from monailabel_app.strategies import Random, Strategy, todo
 from monailabel_app.strategies.active import Active
-from monailabel_app.versions import ORIGINAL
 
 ARMS = ("active", "random", "none")
 UPTAKE = {"left_kidney": 8.0, "right_kidney": 8.0, "liver": 2.0}

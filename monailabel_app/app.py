@@ -21,10 +21,11 @@ from monailabel.interfaces.tasks.strategy import Strategy
 from monailabel.interfaces.tasks.train import TrainTask
 
 import doselabel
+from doselabel import disk
 from doselabel.geometry import SUFFIXES
 from doselabel.labels import NAMES
+from doselabel.versions import FINAL, ORIGINAL
 from doselabel.wire import ErrorInfo, JobStatus, NextCase, ServerInfo
-from monailabel_app import disk
 from monailabel_app.checking import Checker
 from monailabel_app.conf import TOKEN, Conf, take_over
 from monailabel_app.datastore import StudyDatastore
@@ -44,7 +45,6 @@ from monailabel_app.tasks import DRAFT, TRAIN, Tasks
 from monailabel_app.trainers.split import fix_split
 from monailabel_app.trainers.stats import train_stats
 from monailabel_app.users import Users
-from monailabel_app.versions import FINAL, ORIGINAL
 
 logger = logging.getLogger(__name__)
 mark("importing MONAI Label with its libraries, and this app")

@@ -9,7 +9,7 @@ from pathlib import Path
 from doselabel.geometry import SUFFIXES, Geometry
 from doselabel.geometry import read_grid as grid_of
 from doselabel.study import Study
-from monailabel_app.versions import LabelStore
+from doselabel.versions import LabelStore
 
 
 @dataclass(frozen=True)

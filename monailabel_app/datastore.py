@@ -22,6 +22,7 @@ from monailabel.interfaces.datastore import Datastore
 from doselabel.alarms import Alarm
 from doselabel.errors import LabelError
 from doselabel.study import Study
+from doselabel.versions import FINAL, ORIGINAL, check_tag
 from doselabel.wire import (
     LabelEvent,
     LabelReview,
@@ -39,7 +40,6 @@ from monailabel_app.image_files import Images
 from monailabel_app.overview import Known, Overview
 from monailabel_app.patients import RESCAN_S, Patients, Seen
 from monailabel_app.refusals import Refused
-from monailabel_app.versions import FINAL, ORIGINAL, check_tag
 
 logger = logging.getLogger(__name__)
 

@@ -13,9 +13,9 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from doselabel.errors import DoselabelError
+from doselabel.versions import FINAL
 from monailabel_app.cases import Case, suffix_of
 from monailabel_app.refusals import not_found
-from monailabel_app.versions import FINAL
 
 INDEX = "index.json"
 SCHEMA = "doselabel.export/1"

@@ -8,10 +8,10 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
+from doselabel import disk
 from doselabel.errors import ModelError
 from doselabel.files import file_sha256
 from doselabel.wire import ModelEvent, ModelInfo
-from monailabel_app import disk
 
 _HISTORY = "history.jsonl"
 

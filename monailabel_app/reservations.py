@@ -8,7 +8,7 @@ import threading
 import time
 from pathlib import Path
 
-from monailabel_app import disk
+from doselabel import disk
 
 logger = logging.getLogger(__name__)
 

@@ -29,8 +29,8 @@ from filelock import FileLock
 from pwdlib import PasswordHash
 from pwdlib.hashers.argon2 import Argon2Hasher
 
+from doselabel import disk
 from doselabel.errors import ServerError
-from monailabel_app import disk
 from monailabel_app.conf import ROLES, STATE, USERS
 
 KEY = "token.key"

@@ -17,12 +17,12 @@ from doselabel.errors import LabelError, Progress, part
 from doselabel.labels import write_labels
 from doselabel.reading import folder_of
 from doselabel.study import Study
+from doselabel.versions import FINAL
 from doselabel.wire import DoseResults
 from monailabel_app.cases import cases_of
 from monailabel_app.infers.kidney_liver import KidneyLiver
 from monailabel_app.refusals import not_found
 from monailabel_app.request import choice, fresh_file, plain, progress_of, yes
-from monailabel_app.versions import FINAL
 
 _OURS = {"image", "labels", "out", "progress", "report", "user"}
 _MONAI = {"client_id", "model", "description", "device", "save_label", "label_tag", "result_extension", "result_dtype"}

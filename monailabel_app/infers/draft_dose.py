@@ -14,10 +14,10 @@ from typing import Any
 from doselabel.errors import Progress
 from doselabel.labels import read_labels
 from doselabel.study import Study, image_id
+from doselabel.versions import FINAL
 from doselabel.wire import DoseResults
 from monailabel_app.infers.dosimetry import study_folder
 from monailabel_app.request import plain
-from monailabel_app.versions import FINAL
 
 DRAFTS = "drafts"
 """Key of a request: folder of the drafts, a file each, named by the CT's image id. The server sets it, and removes

@@ -16,11 +16,11 @@ from doselabel.errors import LabelError, RegistrationError, part
 from doselabel.geometry import Volume
 from doselabel.labels import LabelMap, read_labels, write_labels
 from doselabel.study import Study
+from doselabel.versions import FINAL
 from doselabel.wire import RegistrationSummary
 from monailabel_app.cases import Case, cases_of
 from monailabel_app.infers.dosimetry import study_folder
 from monailabel_app.request import choice, fresh_file, label_suffix, plain, progress_of
-from monailabel_app.versions import FINAL
 
 
 class RegistrationTask(InferTask):

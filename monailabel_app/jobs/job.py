@@ -13,8 +13,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from doselabel import disk
 from doselabel.wire import ErrorInfo, JobResult, JobStatus
-from monailabel_app import disk
 
 logger = logging.getLogger(__name__)
 

@@ -7,9 +7,9 @@ from typing import Any
 
 from monailabel.interfaces.tasks.strategy import Strategy
 
+from doselabel.versions import ORIGINAL
 from monailabel_app.cases import Case
 from monailabel_app.datastore import StudyDatastore
-from monailabel_app.versions import ORIGINAL
 
 
 def todo(request: dict[str, Any], datastore: StudyDatastore) -> list[Case]:

@@ -19,12 +19,12 @@ from typing import Any
 
 from monailabel.interfaces.tasks.strategy import Strategy
 
+from doselabel import disk
+from doselabel.versions import ORIGINAL
 from doselabel.wire import ArmReport
-from monailabel_app import disk
 from monailabel_app.cases import Case
 from monailabel_app.datastore import StudyDatastore
 from monailabel_app.strategies import answer, todo
-from monailabel_app.versions import ORIGINAL
 
 logger = logging.getLogger(__name__)
 

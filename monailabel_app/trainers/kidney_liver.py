@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 from monailabel.interfaces.tasks.train import TrainTask
 
+from doselabel import disk
 from doselabel.errors import ModelError, Progress
 from doselabel.files import file_sha256
 from doselabel.wire import TrainingSummary
-from monailabel_app import disk
 from monailabel_app.conf import REPLAY_MADE, REPLAY_NONE, Conf
 from monailabel_app.datastore import StudyDatastore
 from monailabel_app.models import ModelStore

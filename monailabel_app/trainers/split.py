@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
+from doselabel import disk
 from doselabel.errors import StudyError
-from monailabel_app import disk
 
 VALIDATION = "validation.json"
 """``{"patients": ["P-001", …]}`` in the studies folder."""

@@ -109,8 +109,10 @@ def _import(args: argparse.Namespace, progress: Progress) -> int:
         done = import_study(plan, answers, args.studies, key, progress)
     if done.added:
         print(f"{done.folder.name}: {len(done.added)} time point(s) added in {done.folder}")
-    else:
+    elif not done.labels:
         print(f"{done.folder.name}: nothing new in it ({done.folder})")
+    for word in done.labels:
+        print(word)
     cli_check.print_findings(done.report.alarms)
     return 1 if done.report.state == "alarm" else 0
 

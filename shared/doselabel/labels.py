@@ -34,6 +34,7 @@ __all__ = [
     "LabelMap",
     "Organ",
     "inspected",
+    "known_name",
     "organ",
     "read_labels",
     "region",
@@ -171,7 +172,7 @@ def read_labels(
     array = values.array
     if offset is not None and expect is not None:
         array, geometry = _placed(array, offset, expect), expect
-    labels = LabelMap(array, geometry, {v: _known(n) for v, n in (wanted or NAMES).items()})
+    labels = LabelMap(array, geometry, {v: known_name(n) for v, n in (wanted or NAMES).items()})
     present = [v for v in _values(array) if v]
     _refuse_contradiction(header.path, present, found, scheme)
     drawn_on = ct() if callable(ct) else ct
@@ -216,13 +217,13 @@ def _of_segments(values: Values, array: np.ndarray, found: Carried) -> list[Alar
         name = found.names[number]
         kept = int(np.count_nonzero(array == number)) if own else 0
         if not own:
-            told.append(finding("label-segment-empty", f"The segment '{name}' is empty.", organ=_known(name)))
+            told.append(finding("label-segment-empty", f"The segment '{name}' is empty.", organ=known_name(name)))
         elif kept < own:
             lost = (
                 f"{own - kept} of {own} voxels of the segment '{name}' are in smaller segments, too; they went there."
             )
             numbers = {"voxels": own - kept, "of_voxels": own}
-            told.append(finding("label-segments-overlap", lost, numbers=numbers, organ=_known(name)))
+            told.append(finding("label-segments-overlap", lost, numbers=numbers, organ=known_name(name)))
     return told
 
 
@@ -237,7 +238,8 @@ def _joined(labels: LabelMap, present: list[int]) -> list[Alarm]:
     return told
 
 
-def _known(name: str) -> str:
+def known_name(name: str) -> str:
+    """An organ's name as our table or `KIDNEYS` has it; any other name as it is."""
     plain = plain_name(name)
     return KIDNEYS if plain in _BOTH_KIDNEYS else plain if plain in NAMES.values() else name
 
@@ -276,7 +278,7 @@ def _refuse_contradiction(path: Path, values: list[int], found: Carried, scheme:
         return
     for value in values:
         own, theirs = found.names.get(value), SCHEMES[scheme].get(value)
-        if own and theirs and _known(own) != theirs and region(_known(own)).name != theirs:
+        if own and theirs and known_name(own) != theirs and region(known_name(own)).name != theirs:
             raise LabelError(
                 f"{path}: says ({found.source}) that {value} is '{own}'; by the numbering '{scheme}' it is '{theirs}'.",
                 "Leave --label-scheme out if the file is right.",

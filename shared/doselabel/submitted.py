@@ -3,7 +3,7 @@
 ``labels/versions/<ct>/v0001.nii.gz`` with ``v0001.json`` beside it is a version: the metadata are written last and
 make it count. ``v0001.review.json`` holds what a reviewer said last, ``history.jsonl`` all that was said, and
 ``v0001.draft.json`` stands for ``v0001.json`` where the version is a draft. ``reopened.json`` says that the CT is to be
-done again. The server writes them (`monailabel_app.versions`); training, evaluation and dosimetry read them here.
+done again. `doselabel.versions` writes them; training, evaluation and dosimetry read them here.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Self
 
 from doselabel.errors import LabelError
 from doselabel.files import file_sha256, too_new
@@ -50,7 +51,7 @@ class Submitted:
         self._versions = folder / "versions" / stem
 
     @classmethod
-    def of(cls, study: Study, ct: str) -> Submitted:
+    def of(cls, study: Study, ct: str) -> Self:
         """Those of a CT that a study names."""
         name = image_id(study.patient_id, ct)
         return cls(study.folder / "labels", name, name.partition("__")[2])

@@ -12,13 +12,13 @@ from doselabel.errors import DoselabelError, LabelError, StudyError
 from doselabel.geometry import Geometry
 from doselabel.labels import LabelMap, read_labels, write_labels
 from doselabel.study import Study
+from doselabel.versions import LabelStore
 from doselabel.wire import LabelReview, LabelSubmission
 from monailabel_app import datastore, patients
 from monailabel_app.cases import grid_of
 from monailabel_app.datastore import StudyDatastore
 from monailabel_app.export import archive
 from monailabel_app.refusals import Refused
-from monailabel_app.versions import LabelStore
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from monailabel_app import disk
+from doselabel import disk
 from monailabel_app.jobs import manager
 from monailabel_app.jobs.manager import JobManager
 from monailabel_app.refusals import Refused

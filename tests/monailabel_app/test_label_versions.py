@@ -8,12 +8,12 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
+from doselabel import disk
 from doselabel.errors import LabelError
 from doselabel.geometry import Geometry
 from doselabel.labels import LabelMap, read_labels, write_labels
+from doselabel.versions import LabelStore, check_tag
 from doselabel.wire import LabelReview, LabelSubmission, Reopening
-from monailabel_app import disk
-from monailabel_app.versions import LabelStore, check_tag
 
 
 @pytest.fixture

@@ -64,7 +64,7 @@ def test_a_crash_while_promoting_leaves_the_champion(store, tmp_path, monkeypatc
     def crash(source, target):
         raise OSError("power cut")
 
-    monkeypatch.setattr("monailabel_app.disk.os.replace", crash)
+    monkeypatch.setattr("doselabel.disk.os.replace", crash)
     with pytest.raises(OSError, match="power cut"):
         store.promote(tmp_path / "first.safetensors", "", "")
     assert store.champion().read_bytes() == b"better"

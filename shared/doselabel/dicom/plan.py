@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from typing import TYPE_CHECKING
 
 from doselabel.dicom.answers import Answers, Question
 from doselabel.dicom.injection import NUCLIDES, Stated, stated
@@ -17,6 +18,9 @@ from doselabel.dicom.timing import duration_s, started
 from doselabel.dicom.volume import Stack, stacked
 from doselabel.errors import DicomError
 from doselabel.nuclides import nuclide as find_nuclide
+
+if TYPE_CHECKING:
+    from doselabel.dicom.drawn import Drawn
 
 ONE_SCAN = timedelta(minutes=3)
 """Emission series that begin within this are reconstructions of one scan."""
@@ -66,7 +70,7 @@ class Plan:
     drug: str = ""
     questions: list[Question] = field(default_factory=list)
     words: list[str] = field(default_factory=list)
-    drawn: list[Series] = field(default_factory=list)
+    drawn: list[Drawn] = field(default_factory=list)
 
 
 def planned(everything: Sequence[Series], answers: Answers) -> Plan:
@@ -86,9 +90,6 @@ def planned(everything: Sequence[Series], answers: Answers) -> Plan:
             plan.fate[each.number] = "left out as stated"
     kept = [s for s in series if s.number not in plan.fate]
     spects, cts = ([s for s in kept if s.kind == kind] for kind in ("spect", "ct"))
-    plan.drawn = [s for s in kept if s.kind in ("rtstruct", "seg")]
-    for each in plan.drawn:
-        plan.fate[each.number] = "organs drawn on a CT: not read by this version"
     _need(bool(spects), "no reconstructed SPECT", plan)
     _need(bool(cts), "no CT", plan)
     scans = _scans(spects, answers, plan)
@@ -100,6 +101,12 @@ def planned(everything: Sequence[Series], answers: Answers) -> Plan:
         _time_point(scan, cts, plan)
     plan.points.sort(key=lambda point: point.scan.start)
     _units(plan, answers)
+    if drawings := [s for s in kept if s.kind in ("rtstruct", "seg")]:
+        from doselabel.dicom.drawn import all_drawn  # highdicom, which most imports do without
+
+        taken = {ct.number: ct for ct in (plan.diagnostic, *(p.ct for p in plan.points)) if ct is not None}
+        plan.drawn, fate = all_drawn(drawings, list(taken.values()), plan.stacks)
+        plan.fate |= fate
     return plan
 
 

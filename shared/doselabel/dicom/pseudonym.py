@@ -35,6 +35,8 @@ class Key:
     path: Path
     secret: bytes
     patients: dict[str, str] = field(default_factory=dict)
+    people: dict[str, str] = field(default_factory=dict)
+    """Pseudonym → who drew or reviewed."""
     plain: bool = False
     """Identities are kept as they are (``--keep-identity``)."""
 
@@ -46,7 +48,9 @@ class Key:
             return cls(path, b"", plain=True)
         try:
             content = json.loads(path.read_text("utf-8"))
-            return cls(path, bytes.fromhex(content["secret"]), dict(content["patients"]))
+            return cls(
+                path, bytes.fromhex(content["secret"]), dict(content["patients"]), dict(content.get("people", {}))
+            )
         except FileNotFoundError:
             return cls(path, secrets.token_bytes(32))
         except (OSError, ValueError, KeyError, TypeError) as error:
@@ -62,7 +66,8 @@ class Key:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         handle, staged = tempfile.mkstemp(prefix=".key-", dir=self.path.parent)  # mode 0600
         with os.fdopen(handle, "w", encoding="utf-8") as file:
-            json.dump({"secret": self.secret.hex(), "patients": self.patients}, file, indent=1)
+            people = {"people": self.people} if self.people else {}
+            json.dump({"secret": self.secret.hex(), "patients": self.patients, **people}, file, indent=1)
         os.replace(staged, self.path)
 
     def _digest(self, kind: str, text: str) -> bytes:
@@ -75,6 +80,15 @@ class Key:
         name = "P-" + base64.b32encode(self._digest("patient", identity))[:8].decode()
         self.patients[name] = identity
         return name
+
+    def person(self, name: str) -> str:
+        """Pseudonym of one who drew or reviewed; "" stays."""
+        name = " ".join(name.replace("^", " ").split())
+        if self.plain or not name:
+            return name[:100]
+        pseudonym = "A-" + base64.b32encode(self._digest("person", name))[:8].decode()
+        self.people[pseudonym] = name
+        return pseudonym
 
     def uid(self, uid: str) -> str:
         """The UID that stands for one of a source."""

@@ -10,7 +10,7 @@ import math
 import os
 import shutil
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -44,6 +44,8 @@ class Imported:
     folder: Path
     added: tuple[str, ...]
     report: StudyReport
+    labels: tuple[str, ...] = ()
+    """What became of drawn organs."""
 
 
 def import_study(
@@ -66,18 +68,33 @@ def import_study(
     folder, existing = _place(plan, answers, studies, key)
     key.save()  # first: a study without its key can't be found again
     if existing is not None:
-        return _extend(existing, plan, key, progress)
+        done = _extend(existing, plan, key, progress)
+        return replace(done, labels=_drawn(Study.load(folder), plan, key))
     staged = Path(tempfile.mkdtemp(prefix=".importing-", dir=studies))
     try:
         _write_new(staged, folder.name, plan, answers, key, progress)
         report = _checked(staged)
+        labels = _drawn(Study.load(staged), plan, key)
         os.chmod(staged, 0o755)
         staged.rename(folder)
     except BaseException:
         shutil.rmtree(staged, ignore_errors=True)
         raise
     report = report.model_copy(update={"folder": str(folder)})
-    return Imported(folder, tuple(p.spect for p in Study.load(folder).time_points), report)
+    return Imported(folder, tuple(p.spect for p in Study.load(folder).time_points), report, labels)
+
+
+def _drawn(study: Study, plan: Plan, key: Key) -> tuple[str, ...]:
+    """Drawn organs as label versions."""
+    if not plan.drawn:
+        return ()
+    from doselabel.dicom.labels import add_versions
+
+    files = {entry["series_uid"]: name for name, entry in origin_of(study.folder).items()}
+    placed = [(d, files[uid], plan.stacks[d.ct.number]) for d in plan.drawn if (uid := key.uid(d.ct.uid)) in files]
+    said = add_versions(study, placed, key)
+    key.save()
+    return tuple(said)
 
 
 def origin_of(folder: Path) -> dict[str, dict[str, str]]:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 MAKER = "doselabel (research use only)"
 ORGAN = CodedConcept("123037004", "SCT", "Anatomical Structure")
 LESION = CodedConcept("49755003", "SCT", "Morphologically Altered Structure")
-_TYPES = {
+ORGAN_TYPES = {
     "left_kidney": CodedConcept("18639004", "SCT", "Left kidney"),
     "right_kidney": CodedConcept("9846003", "SCT", "Right kidney"),
     "liver": CodedConcept("10200004", "SCT", "Liver"),
@@ -43,7 +43,7 @@ _GY_GBQ = CodedConcept("Gy/GBq", "UCUM", "gray per gigabecquerel")
 def _kind_of(name: str) -> tuple[CodedConcept, CodedConcept]:
     if name.startswith(("tumour", "lesion", "metast")):
         return LESION, _MASS
-    return ORGAN, _TYPES.get(name, _TISSUE)
+    return ORGAN, ORGAN_TYPES.get(name, _TISSUE)
 
 
 def segmentation(made: Material) -> Dataset:

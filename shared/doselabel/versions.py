@@ -21,13 +21,13 @@ from typing import Any
 
 from filelock import FileLock
 
+from doselabel import disk
 from doselabel.alarms import Alarm
 from doselabel.errors import LabelError
 from doselabel.geometry import SUFFIXES
 from doselabel.labels import NAMES, LabelMap, write_labels
 from doselabel.submitted import HISTORY, REOPENED, Submitted, hash_of
 from doselabel.wire import LabelEvent, LabelReview, LabelSubmission, LabelVersion, Reopening
-from monailabel_app import disk
 
 logger = logging.getLogger(__name__)
 
