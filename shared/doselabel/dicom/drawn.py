@@ -91,9 +91,9 @@ class _Taken:
 def all_drawn(
     series: Sequence[Series], cts: Sequence[Series], stacks: Mapping[int, Stack]
 ) -> tuple[list[Drawn], dict[int, str]]:
-    """What can be taken, and of each series what becomes of it."""
+    """What can be taken, the oldest first, and of each series what becomes of it."""
     found, fate = [], {}
-    for each in series:
+    for each in sorted(series, key=_made_at):
         try:
             found.append(drawn(each, cts, stacks))
             fate[each.number] = found[-1].sentence()
@@ -103,6 +103,14 @@ def all_drawn(
         if sum(other.ct is one.ct for other in found) > 1:
             fate[one.series.number] += "; one of several on this CT: the last approved one counts, else the last"
     return found, fate
+
+
+def _made_at(series: Series) -> tuple[str, str]:
+    """When it was drawn; a PACS's order and SeriesNumber say nothing of it."""
+    head = series.head
+    kinds = ("StructureSet", "Content", "InstanceCreation", "Series")
+    kind = next((kind for kind in kinds if head.get(f"{kind}Date")), "Series")
+    return str(head.get(f"{kind}Date") or ""), str(head.get(f"{kind}Time") or "")
 
 
 def drawn(series: Series, cts: Sequence[Series], stacks: Mapping[int, Stack]) -> Drawn:

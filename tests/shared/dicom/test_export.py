@@ -34,7 +34,7 @@ def exported(source, tmp_path_factory):
     (folder,) = Study.find(root / "studies")
     study = Study.load(folder)
     make.write_masks(study)
-    done = pipeline.compute(study, "drawn", DoseOptions(registration="identity"))
+    done = pipeline.compute(study, "drawn", DoseOptions(registration="identity", voi="margin"))
     write_dose(done, study, root / "dose")
     labels = make.labels_array()
     labels[20, 12:16, 30:34] = 4  # a spleen of one slice

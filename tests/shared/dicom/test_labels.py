@@ -19,6 +19,8 @@ from tests.shared.dicom import makers as make
 
 hd = pytest.importorskip("highdicom")
 
+from doselabel.dicom import labels as labels_in  # noqa: E402
+from doselabel.dicom import volume  # noqa: E402
 from doselabel.dicom.drawn import drawn, recognised  # noqa: E402
 from doselabel.dicom.export import Material  # noqa: E402
 from doselabel.dicom.labels import filled, label_map  # noqa: E402
@@ -223,6 +225,21 @@ def test_names_are_those_of_our_table_or_a_lesions_word_and_number(text, name):
     assert recognised(text) == name
 
 
+def test_what_is_drawn_on_a_tilted_gantrys_slices_goes_where_the_ct_goes(tmp_path):
+    slices = make.ct_slices(make.ct_volume(), make.INJECTED_AT)
+    for z, ds in enumerate(slices):
+        ds.ImagePositionPatient[1] += 1.6 * z - 20  # 15 degrees
+    with gathered(make.save(tmp_path, slices, "ct")) as found:
+        (series,) = sorted_series(found.instances)
+        stack = stacked(series)
+    assert not stack.regular
+    mask = make.labels_array() == 3
+    by_ct = volume._straightened(mask.astype(np.float32), stack) > 0.5
+    moved = labels_in._straightened(mask.astype(np.uint8), stack) > 0
+    assert 2 * (moved & by_ct).sum() / (moved.sum() + by_ct.sum()) > 0.97
+    assert 2 * (mask & by_ct).sum() / (mask.sum() + by_ct.sum()) < 0.9
+
+
 # ---- the import
 
 
@@ -232,6 +249,7 @@ def test_an_import_stores_versions_with_author_and_state_once(source, objects, r
     seg, rt = objects
     seg.ContentCreatorName, rt.OperatorsName = "Roe^Rita", "Poe^Paul"
     rt.ApprovalStatus, rt.ReviewerName = "APPROVED", "Moe^Max"
+    rt.StructureSetDate, seg.ContentDate = "20260310", "20260311"
     make.save(folder, [seg], "seg")
     make.save(folder, [rt], "rt")
     code, said, studies = run(folder, "--dry-run")
@@ -246,6 +264,7 @@ def test_an_import_stores_versions_with_author_and_state_once(source, objects, r
     versions = {v.started_from: v for v in store.versions()}
     assert versions["DICOM RTSTRUCT"].state == "approved"
     assert versions["DICOM SEG"].state == "submitted"
+    assert versions["DICOM RTSTRUCT"].version < versions["DICOM SEG"].version  # in the order of their dates
     assert {v.origin for v in versions.values()} == {"imported"}
     assert all(v.author.startswith("A-") for v in versions.values())
     for version in versions.values():
@@ -322,10 +341,8 @@ def test_the_real_contours_enclose_their_area():
     got = of_file(path, [ct], {1: stack})
     assert set(got.names.values()) == {"gtv_1"}
     assert "'Spinal-Cord', 'Lung-Left', 'Lung-Right'" in got.sentence()
-    from doselabel.dicom.labels import _of_contours
-
     area = sum(abs(np.dot(p[:, 0], np.roll(p[:, 1], 1)) - np.dot(p[:, 1], np.roll(p[:, 0], 1))) / 2 for p in loops)
-    (voxels,) = _of_contours(got, stack).values()
+    (voxels,) = labels_in._of_contours(got, stack).values()
     assert len(voxels) * 0.9765625**2 == pytest.approx(area, rel=0.02)
 
 
