@@ -27,6 +27,8 @@ def study_info(study: Study, known: Mapping[str, Known]) -> StudyInfo:
                 time_h=case.time_h,
                 labelled=known[case.image_id].submitted > 0,
                 versions=known[case.image_id].submitted,
+                state=known[case.image_id].state,
+                authors=list(known[case.image_id].authors),
             )
             for case in cases.values()
         ],

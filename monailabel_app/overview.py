@@ -14,16 +14,20 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from doselabel.files import too_new
+from doselabel.wire import LabelState
 from monailabel_app.cases import Case
 
 
 @dataclass(frozen=True)
 class Known:
-    """What is known of one CT's label maps: how many were submitted, which tags there are, whether it is to be done."""
+    """What is known of one CT's label maps: how many were submitted, which tags there are, whether it is to be done,
+    where the newest stands, who drew them."""
 
     submitted: int = 0
     tags: tuple[str, ...] = ()
     todo: bool = True
+    state: LabelState | None = None
+    authors: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -86,7 +90,8 @@ class Overview:
 def _known(case: Case) -> Known:
     labels = case.labels
     submitted = labels.count()
-    return Known(submitted, tuple(labels.tags()), submitted == 0 or labels.reopened() is not None)
+    todo = submitted == 0 or labels.reopened() is not None
+    return Known(submitted, tuple(labels.tags()), todo, *labels.standing())
 
 
 def _places(labels: Path) -> tuple[str, ...]:

@@ -11,13 +11,18 @@ from napari_plugin.controller import Controller
 from napari_plugin.questions import Questions
 from napari_plugin.shortcuts import KEYS, NAPARI_KEYS
 from napari_plugin.views.case import CaseView
-from napari_plugin.views.edit import EditView
 from napari_plugin.views.kit import Table
+from napari_plugin.views.palette import ToolPalette
 from napari_plugin.views.segment import SegmentView
 
 
 def actions(
-    controller: Controller, questions: Questions, case: CaseView, segment: SegmentView, edit: EditView, window: QWidget
+    controller: Controller,
+    questions: Questions,
+    case: CaseView,
+    segment: SegmentView,
+    palette: ToolPalette,
+    window: QWidget,
 ) -> dict[str, Callable[[], Any]]:
     """Make every action of `napari_plugin.shortcuts.KEYS`."""
     brush, planes = controller.editing.brush, controller.editing.planes
@@ -34,7 +39,7 @@ def actions(
         "submit": questions.ask_submit,
         "previous_organ": lambda: brush.step_organ(-1),
         "next_organ": lambda: brush.step_organ(1),
-        "hu_mask": lambda: edit.set_hu(not edit.hu_on),
+        "hu_mask": lambda: palette.set_hu(not palette.hu_on),
         "brush_3d": lambda: brush.set_sphere(not brush.sphere),
         "fill_between_slices": lambda: controller.tool("fill_between_slices"),
         "keep_largest": lambda: controller.tool("keep_largest"),

@@ -20,12 +20,14 @@ class Brush(QObject):
     Signals
     -------
     changed(diameter_mm, sphere, step_mm), protect_changed(on), outline_changed(on), organ_changed(value)
+    mode_changed(napari's name of the labels layer's mode)
     """
 
     changed = Signal(float, bool, float)
     protect_changed = Signal(bool)
     outline_changed = Signal(bool)
     organ_changed = Signal(int)
+    mode_changed = Signal(str)
 
     def __init__(self, parent: QObject | None = None) -> None:
         super().__init__(parent)
@@ -63,6 +65,11 @@ class Brush(QObject):
         if self._labels is None or not self.sphere or self._labels.mode not in ("paint", "erase"):
             return ""
         return f"3D BRUSH {self._labels.brush_mm:.0f} mm"
+
+    def set_mode(self, mode: str) -> None:
+        """Choose what the mouse does on the labels; they become the layer that is worked on."""
+        if self._labels is not None:
+            self._labels.mode = mode
 
     def set_size(self, diameter_mm: float) -> None:
         """Set the brush's diameter, mm; the nearest that the voxels allow."""
@@ -125,6 +132,7 @@ class Brush(QObject):
         if self._labels is not None:
             self.changed.emit(self._labels.brush_mm, self.sphere, 2 * self._labels.finest_mm)
             self.protect_changed.emit(bool(self._labels.preserve_labels))
+            self.mode_changed.emit(str(self._labels.mode))
 
     def _on_organ(self, _: Any = None) -> None:
         if self._labels is not None:

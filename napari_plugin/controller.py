@@ -20,16 +20,8 @@ The actions "connect", "case", "segment", "submit", "train" and "dose" run in a 
 with one of the signals ``finished(action, result)``, ``failed(action, error)`` or ``cancelled(action)``.
 ``wait(action, timeout_s)`` processes window events until then and returns the result or raises the error:
 
-=========  ================================================================
-action     result
-=========  ================================================================
-connect    `doselabel.wire.ServerInfo`
-case       `napari_plugin.session.case.Case`, or None when nothing is left to do
-segment    `doselabel.wire.SegmentationSummary`
-submit     `doselabel.wire.LabelVersion`
-train      `doselabel.wire.TrainingSummary`
-dose       `doselabel.wire.DoseResults`
-=========  ================================================================
+"connect" → `doselabel.wire.ServerInfo`, "case" → `napari_plugin.session.case.Case` (None when nothing is left to do),
+"segment" → `SegmentationSummary`, "submit" → `LabelVersion`, "train" → `TrainingSummary`, "dose" → `DoseResults`.
 """
 
 from __future__ import annotations
@@ -45,11 +37,12 @@ from qtpy.QtCore import QObject, Signal
 
 from doselabel.alarms import Alarm
 from doselabel.errors import DoselabelError, Progress, ServerError
-from doselabel.wire import JobRequest, JobResult, LabelVersion, ServerInfo, StudyInfo
+from doselabel.wire import JobRequest, JobResult, LabelVersion, StudyInfo
 from napari_plugin.client import Client, inside
 from napari_plugin.connection import Connection
 from napari_plugin.dosing import Dosing
 from napari_plugin.editing import Editing
+from napari_plugin.following import Following
 from napari_plugin.handing import Handing, Queued
 from napari_plugin.layers import CaseLayers
 from napari_plugin.segmenting import Segmenting
@@ -74,7 +67,7 @@ class Controller(QObject):
 
     Attributes
     ----------
-    connection, editing, segmenting, handing, dosing
+    connection, editing, segmenting, handing, dosing, following
         The parts that do the work; each has signals of its own.
 
     Signals
@@ -107,6 +100,7 @@ class Controller(QObject):
         folders = (self.settings.recovery_folder, self.settings.outbox_folder, scratch)
         self.handing = Handing(self.connection, self.editing, self.tasks, folders, self)
         self.dosing = Dosing(viewer, self.editing, self.tasks, self._job_file, self)
+        self.following = Following(self.editing, self.dosing, self.tasks, lambda: self.client, scratch, self)
         self.started, self.progressed = self.tasks.started, self.tasks.progressed
         self.finished, self.failed, self.cancelled = self.tasks.finished, self.tasks.failed, self.tasks.cancelled
         self.segmented, self.dose_ready, self.dose_outdated = (
@@ -138,16 +132,6 @@ class Controller(QObject):
     def client(self) -> Client | None:
         """The connected server; None when there is none."""
         return self.connection.client
-
-    @property
-    def info(self) -> ServerInfo | None:
-        """Who answers."""
-        return self.connection.info
-
-    @property
-    def studies(self) -> list[StudyInfo]:
-        """What the server lists."""
-        return self.connection.studies
 
     def wait(self, action: str, timeout_s: float = 60.0) -> Any:
         """Process window events until an action is over; return its result or raise its error."""
@@ -209,7 +193,7 @@ class Controller(QObject):
     def open_case(self, image_id: str) -> None:
         """Open a case by its id; work on it that was not submitted is taken up again."""
         if (client := self._connected("case")) is not None:
-            self._open(lambda progress: self._fetch(client, self.studies, image_id, progress), self._show)
+            self._open(lambda progress: self._fetch(client, self.connection.studies, image_id, progress), self._show)
 
     def _open(self, work: Callable[[Progress], Any], then: Callable[[Any], Any]) -> None:
         self.editing.keep_work()
@@ -265,7 +249,7 @@ class Controller(QObject):
             self._asked("segment", self.segmenting.start(client, self.settings.author, params))
 
     def take_offer(self, organs: Sequence[str] | None = None) -> None:
-        """Take the model's labels that wait, all or of some organs, as one undo step."""
+        """Take the model's labels that wait, all or of some organs."""
         self.segmenting.take(organs)
 
     def keep_mine(self) -> None:
@@ -362,7 +346,7 @@ class Controller(QObject):
         return client.job_file(result.id, name, path, lambda part: progress("fetching the result", part))
 
     def _on_answering(self) -> None:
-        client, session, info = self.client, self.session, self.info
+        client, session, info = self.client, self.session, self.connection.info
         if client is None or info is None:
             return
         if session is not None and session.case.server_url != client.url:  # its case is not this server's
@@ -382,7 +366,8 @@ class Controller(QObject):
         self._say_findings(version.alarms)
 
     def _on_failed(self, action: str, error: Exception) -> None:
-        self._say(str(error), "warning" if isinstance(error, Queued) else "error")
+        if action != "draft":  # the dose's view says that it can't follow
+            self._say(str(error), "warning" if isinstance(error, Queued) else "error")
 
     def _start(self, action: str, work: Callable[[Progress], Any], then: Callable[[Any], Any]) -> bool:
         return self._asked(action, self.tasks.run(action, work, then))

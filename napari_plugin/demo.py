@@ -17,7 +17,7 @@ from doselabel.errors import DoselabelError
 from doselabel.geometry import canonical
 from doselabel.labels import SEGMENTED, organ, read_labels, title
 from napari_plugin.controller import Controller
-from napari_plugin.dock import DoselabelDock
+from napari_plugin.dock import NAME, DoselabelDock
 from napari_plugin.session.settings import Settings
 
 SLICES_CORRECTED = 5
@@ -35,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     viewer = napari.Viewer(show=True)
     viewer.window.resize(1400, 900)
     dock = DoselabelDock(viewer, Settings(author=AUTHOR, folder=args.out / "napari-settings"))
-    viewer.window.add_dock_widget(dock, name="doselabel", area="right")
+    viewer.window.add_dock_widget(dock, name=NAME, area="right")
     try:
         _play(dock, args.server, args.studies, args.out, args.steps)
     except DoselabelError as error:

@@ -9,9 +9,9 @@ from typing import Any
 
 from napari.utils.theme import get_theme
 from napari.viewer import Viewer
-from qtpy.QtCore import QEvent, Qt, QUrl
+from qtpy.QtCore import QEvent, QSize, Qt, QUrl
 from qtpy.QtGui import QDesktopServices
-from qtpy.QtWidgets import QMessageBox, QScrollArea, QTabWidget, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QFileDialog, QLabel, QMessageBox, QScrollArea, QTabWidget, QVBoxLayout, QWidget
 
 from doselabel.wire import ServerInfo, StudyInfo
 from napari_plugin.actions import actions
@@ -24,18 +24,24 @@ from napari_plugin.views.case import CaseView
 from napari_plugin.views.connect import ConnectView
 from napari_plugin.views.display import DisplayView
 from napari_plugin.views.dose import DoseView
-from napari_plugin.views.edit import EditView
-from napari_plugin.views.kit import Section, note
+from napari_plugin.views.learn import LearnView
+from napari_plugin.views.organs import OrganTable
+from napari_plugin.views.palette import ToolPalette
 from napari_plugin.views.planes import PlanesView
+from napari_plugin.views.progress import Footer
 from napari_plugin.views.segment import SegmentView
 from napari_plugin.views.submit import SubmitBar
-from napari_plugin.views.train import TrainView
 
-WIDTH_PX = 430
+NAME = "Annotate and dose (doselabel)"
+"""What napari calls the dock in its menu and title, and the README too."""
+WIDTH_PX = 350
+NO_SERVER = "Connect to a server first: the chip at the top."
+NO_CASE = "Open a case first: ‹ case › at the top."
+BUSY = "Under way: the row at the foot says how far."
 LEVEL_STYLES = {
-    "info": "padding: 3px;",
-    "warning": "padding: 3px; background: #6b5200; color: white;",
-    "error": "padding: 3px; background: #7d1620; color: white;",
+    "info": "padding: 1px 6px;",
+    "warning": "padding: 1px 6px; background: #6b5200; color: white;",
+    "error": "padding: 1px 6px; background: #7d1620; color: white;",
 }
 
 
@@ -60,30 +66,32 @@ class DoselabelDock(QWidget):
         self.segment_view = SegmentView()
         self.planes_view = PlanesView(bool(find_spec("napari_orthogonal_views")))
         self.display_view = DisplayView()
-        self.edit_view = EditView()
+        self.organ_table = OrganTable()
+        self.palette_view = ToolPalette()
         self.submit_view = SubmitBar()
         self.questions = Questions(self.controller, self)
-        self.train_view = TrainView()
+        self.learn_view = LearnView()
         self.dose_view = DoseView()
-        self._status = note()
-        self._tabs = QTabWidget()
+        self.footer = Footer()
+        self.tabs = QTabWidget()
         self._lay_out()
         self._views_to_controller()
         self._controller_to_views()
         self._follow_theme()
         self.server_view.set_link(self.controller.connection.link)
         self._keys = Shortcuts(
-            self, actions(self.controller, self.questions, self.case_view, self.segment_view, self.edit_view, self)
+            self, actions(self.controller, self.questions, self.case_view, self.segment_view, self.palette_view, self)
         )
         napari_viewer.events.theme.connect(self._follow_theme)
         self._filtered: QWidget | None = None
+        self._set_ready()
         self.destroyed.connect(partial(_abandon, self.controller))
 
     def show_tab(self, title: str) -> None:
-        """Bring "Annotate", "Train" or "Dose" to the front."""
-        for i in range(self._tabs.count()):
-            if self._tabs.tabText(i) == title:
-                self._tabs.setCurrentIndex(i)
+        """Bring "Annotate", "Dose" or "Learn" to the front."""
+        for i in range(self.tabs.count()):
+            if self.tabs.tabText(i) == title:
+                self.tabs.setCurrentIndex(i)
 
     def cleanup(self) -> None:
         """Keep unsaved work, take our layers away and let go of the viewer."""
@@ -118,27 +126,36 @@ class DoselabelDock(QWidget):
     def _lay_out(self) -> None:
         annotate = QWidget()
         lines = QVBoxLayout(annotate)
-        lines.setContentsMargins(0, 0, 0, 0)
-        lines.setSpacing(2)
-        for title, view in (("Case", self.case_view), ("Segment", self.segment_view), ("Correct", self.edit_view)):
-            lines.addWidget(Section(title, view))
+        lines.setContentsMargins(0, 2, 0, 0)
+        lines.setSpacing(4)
+        for view in (self.segment_view, self.palette_view):
+            lines.addWidget(view)
         lines.addStretch(1)
-        self._tabs.addTab(_below(_scrolling(annotate), self.submit_view), "Annotate")
-        self._tabs.addTab(_scrolling(self.train_view), "Train")
-        self._tabs.addTab(_scrolling(self.dose_view), "Dose")
-        research = note("Research use only. Not a medical device.")
-        research.setStyleSheet("font-weight: bold; padding: 2px 6px;")
+        for title, page in (("Annotate", annotate), ("Dose", self.dose_view), ("Learn", self.learn_view)):
+            self.tabs.addTab(_scrolling(page), title)
         whole = QVBoxLayout(self)
-        whole.setContentsMargins(2, 2, 2, 2)
-        whole.setSpacing(2)
-        whole.addWidget(research)
-        whole.addWidget(self.server_view)
-        whole.addWidget(self.questions.notices)
-        whole.addWidget(self.planes_view)
-        whole.addWidget(self.display_view)
-        whole.addWidget(self._tabs, 1)
-        whole.addWidget(self._status)
-        self.setMinimumWidth(WIDTH_PX)
+        whole.setContentsMargins(0, 0, 0, 0)
+        whole.setSpacing(3)
+        research = QLabel("Research use only. Not a medical device.")
+        research.setStyleSheet("font-weight: bold; padding: 0 6px;")
+        for part in (
+            research,
+            self.server_view,
+            self.case_view,
+            self.questions.notices,
+            self.planes_view,
+            self.display_view,
+            self.organ_table,
+        ):
+            whole.addWidget(part)
+        whole.addWidget(self.tabs, 1)
+        whole.addWidget(self.submit_view)
+        whole.addWidget(self.footer)
+        self.setMinimumWidth(WIDTH_PX - 10)
+
+    def sizeHint(self) -> QSize:
+        """As wide as the parts need, no wider: the image comes first."""
+        return QSize(WIDTH_PX, super().sizeHint().height())
 
     # ---- what the annotator wants
 
@@ -149,7 +166,7 @@ class DoselabelDock(QWidget):
         self.case_view.next_wanted.connect(lambda strategy: leave(lambda: to.next_case(strategy)))
         self.case_view.open_wanted.connect(lambda image_id: leave(lambda: to.open_case(image_id)))
         self.segment_view.segment_wanted.connect(lambda params: to.segment(**params))
-        self.edit_view.tool_wanted.connect(lambda name, params: to.tool(name, **params))
+        self.palette_view.tool_wanted.connect(lambda name, params: to.tool(name, **params))
         brush, planes = to.editing.brush, to.editing.planes
         self.planes_view.plane_wanted.connect(planes.show)
         self.planes_view.fit_wanted.connect(planes.fit)
@@ -157,21 +174,24 @@ class DoselabelDock(QWidget):
         self.display_view.window_wanted.connect(to.editing.display.set_window)
         self.display_view.spect_wanted.connect(to.editing.display.set_spect)
         self.display_view.time_wanted.connect(to.editing.display.show_time)
-        self.edit_view.organ_chosen.connect(brush.select_organ)
-        self.edit_view.brush_changed.connect(brush.set_size)
-        self.edit_view.brush_3d_changed.connect(brush.set_sphere)
-        self.edit_view.hu_range_changed.connect(brush.set_hu_range)
-        self.edit_view.protect_changed.connect(brush.set_protect)
-        self.edit_view.outline_changed.connect(brush.set_outline)
-        self.edit_view.undo_wanted.connect(to.undo)
-        self.edit_view.redo_wanted.connect(to.redo)
+        self.organ_table.organ_chosen.connect(brush.select_organ)
+        self.palette_view.mode_wanted.connect(brush.set_mode)
+        self.palette_view.brush_changed.connect(brush.set_size)
+        self.palette_view.brush_3d_changed.connect(brush.set_sphere)
+        self.palette_view.hu_range_changed.connect(brush.set_hu_range)
+        self.palette_view.protect_changed.connect(brush.set_protect)
+        self.palette_view.outline_changed.connect(brush.set_outline)
+        self.submit_view.undo_wanted.connect(to.undo)
+        self.submit_view.redo_wanted.connect(to.redo)
         self.submit_view.discard_wanted.connect(self._discard)
         self.submit_view.sheet_wanted.connect(self.questions.ask_submit)
-        self.train_view.train_wanted.connect(to.train)
+        self.learn_view.train_wanted.connect(to.train)
         self.dose_view.dose_wanted.connect(lambda options: to.dose(**options))
         self.dose_view.report_wanted.connect(self._open_report)
-        for action, view in self._progress_views().items():
-            view.progress.cancelled.connect(lambda action=action: to.cancel(action))
+        self.dose_view.export_wanted.connect(self._export)
+        self.dose_view.follow_wanted.connect(to.following.set_wanted)
+        self.dose_view.versions.compare_wanted.connect(to.following.compare)
+        self.footer.cancelled.connect(to.cancel)
 
     def _discard(self) -> None:
         session = self.controller.session
@@ -190,6 +210,11 @@ class DoselabelDock(QWidget):
         if self.controller.report is not None:
             QDesktopServices.openUrl(QUrl.fromLocalFile(str(self.controller.report)))
 
+    def _export(self) -> None:
+        folder = QFileDialog.getExistingDirectory(self, "Where to save report, tables and dose map")
+        if folder:
+            self._say(f"Saved to {self.controller.save_dose(folder)}.", "info")
+
     # ---- what has happened
 
     def _controller_to_views(self) -> None:
@@ -200,60 +225,61 @@ class DoselabelDock(QWidget):
         of.case_opened.connect(self._on_case)
         of.next_reason.connect(self.case_view.set_reason)
         of.editing.labels_changed.connect(self._on_labels)
-        of.editing.measured.connect(self.edit_view.set_measures)
+        of.editing.measured.connect(self.organ_table.set_measures)
         of.editing.display_changed.connect(self._on_display)
         of.editing.plane_changed.connect(self.planes_view.set_plane)
-        of.editing.brush.changed.connect(self.edit_view.set_brush)
-        of.editing.brush.protect_changed.connect(self.edit_view.set_protect)
-        of.editing.brush.outline_changed.connect(self.edit_view.set_outline)
-        of.editing.brush.organ_changed.connect(self.edit_view.set_organ)
+        of.editing.brush.changed.connect(self.palette_view.set_brush)
+        of.editing.brush.protect_changed.connect(self.palette_view.set_protect)
+        of.editing.brush.outline_changed.connect(self.palette_view.set_outline)
+        of.editing.brush.organ_changed.connect(self.organ_table.set_organ)
         of.segmented.connect(self.segment_view.set_summary)
-        of.trained.connect(self.train_view.set_summary)
+        of.trained.connect(self.learn_view.set_summary)
         of.dose_ready.connect(lambda results: self.dose_view.set_results(results, has_report=of.report is not None))
         of.dose_outdated.connect(self.dose_view.set_outdated)
+        of.following.followed.connect(self.dose_view.set_draft)
+        of.following.refused.connect(self.dose_view.set_unfollowed)
+        of.following.compared.connect(self.dose_view.versions.set_compared)
+        of.connection.versions.connect(lambda _, versions: self.dose_view.versions.set_versions(versions))
+        of.editing.brush.mode_changed.connect(self.palette_view.set_mode)
+        of.editing.closed.connect(self._on_closed)
         of.started.connect(self._on_started)
-        of.progressed.connect(self._on_progressed)
+        of.progressed.connect(self.footer.report)
         of.finished.connect(lambda action, _: self._on_over(action))
         of.failed.connect(lambda action, _: self._on_over(action))
         of.cancelled.connect(self._on_over)
 
-    def _progress_views(self) -> dict[str, Any]:
-        return {
-            "case": self.case_view,
-            "segment": self.segment_view,
-            "train": self.train_view,
-            "dose": self.dose_view,
+    def _set_ready(self) -> None:
+        """Offer what can be done now; what can't says why."""
+        of = self.controller
+        server = "" if of.client is not None else NO_SERVER
+        case = server or ("" if of.session is not None else NO_CASE)
+        offered = {
+            "segment": (self.segment_view, case),
+            "submit": (self.submit_view, case),
+            "train": (self.learn_view, server),
+            "dose": (self.dose_view, case),
         }
-
-    def _busy_views(self) -> dict[str, Any]:
-        return {
-            "segment": self.segment_view,
-            "submit": self.submit_view,
-            "train": self.train_view,
-            "dose": self.dose_view,
-        }
+        for action, (view, missing) in offered.items():
+            why_not = missing or (BUSY if of.tasks.running(action) else "")
+            view.set_ready(not why_not, why_not)
+        self.palette_view.set_case(of.session is not None)
+        self.planes_view.setEnabled(of.session is not None)
+        self.display_view.setEnabled(of.session is not None)
 
     def _on_started(self, action: str) -> None:
-        if action in self._progress_views():
-            self._progress_views()[action].progress.start()
-        if action in self._busy_views():
-            self._busy_views()[action].set_busy(True)
-
-    def _on_progressed(self, action: str, stage: str, fraction: float) -> None:
-        if action in self._progress_views():
-            self._progress_views()[action].progress.report(stage, fraction)
+        self.footer.start(action)
+        self._set_ready()
 
     def _on_over(self, action: str) -> None:
-        if action in self._progress_views():
-            self._progress_views()[action].progress.stop()
-        if action in self._busy_views():
-            self._busy_views()[action].set_busy(False)
+        self.footer.stop(action)
+        self._set_ready()
 
     def _on_connected(self, info: ServerInfo, studies: list[StudyInfo]) -> None:
         self.server_view.set_urls(self.controller.settings.urls)
         self.case_view.set_strategies(info.strategies, self.controller.settings.strategy)
-        self.case_view.set_studies(studies, self._drafts())
-        self.train_view.set_server(info)
+        self.case_view.set_studies(studies, self._drafts(), self.controller.settings.author)
+        self._set_ready()
+        self.learn_view.set_server(info)
 
     def _drafts(self) -> set[str]:
         session = self.controller.session
@@ -263,10 +289,18 @@ class DoselabelDock(QWidget):
     def _on_case(self, case: Case) -> None:
         self.case_view.set_drafts(self._drafts())
         self.case_view.set_case(case)
+        self._set_ready()
+        self.dose_view.versions.set_versions(case.versions)
         self.display_view.set_times(self.controller.editing.display.times_h)
         self._on_display()
         self.segment_view.set_summary(None)
-        self.edit_view.set_hu(False)
+        self.palette_view.set_hu(False)
+
+    def _on_closed(self) -> None:
+        self.case_view.set_case(None)
+        self.organ_table.set_measures([])
+        self.submit_view.set_dirty(False)
+        self._set_ready()
 
     def _on_display(self) -> None:
         d = self.controller.editing.display
@@ -279,8 +313,7 @@ class DoselabelDock(QWidget):
             self.case_view.set_drafts(self._drafts())
 
     def _say(self, text: str, level: str) -> None:
-        self._status.setText(text)
-        self._status.setStyleSheet(LEVEL_STYLES[level])
+        self.footer.say(text, LEVEL_STYLES[level])
 
     def _follow_theme(self, _: Any = None) -> None:
         colours = get_theme(self.viewer.theme)
@@ -290,7 +323,9 @@ class DoselabelDock(QWidget):
             "grid": colours.secondary.as_hex(),
         }
         self.dose_view.set_colours(shown)
-        self.train_view.plot.set_colours(shown)
+        self.learn_view.plot.set_colours(shown)
+        self.palette_view.set_colours(shown["text"], colours.current.as_hex())
+        self.submit_view.set_colour(shown["text"])
 
 
 def _scrolling(page: QWidget) -> QScrollArea:
@@ -300,17 +335,6 @@ def _scrolling(page: QWidget) -> QScrollArea:
     area.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
     area.setWidget(page)
     return area
-
-
-def _below(upper: QWidget, lower: QWidget) -> QWidget:
-    """A page whose lower part stays in sight while the upper scrolls."""
-    page = QWidget()
-    lines = QVBoxLayout(page)
-    lines.setContentsMargins(0, 0, 0, 0)
-    lines.setSpacing(4)
-    lines.addWidget(upper, 1)
-    lines.addWidget(lower)
-    return page
 
 
 def _abandon(controller: Controller, _: Any = None) -> None:

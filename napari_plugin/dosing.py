@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import math
 import shutil
 from collections.abc import Callable
@@ -21,6 +23,22 @@ from napari_plugin.editing import Editing
 from napari_plugin.tasks import Tasks
 
 DOSE_TASK = "dosimetry"
+FIGURES = (
+    "mean_dose_gy", "dose_sd_gy", "dose_gy_per_gbq", "tia_mbq_h", "tia_sd_mbq_h", "effective_half_life_h",
+    "volume_ml", "mass_g", "bed_gy", "bed_sd_gy",
+)  # fmt: skip
+"""What the table of a saved dose tells of each organ."""
+
+
+def table(results: DoseResults) -> str:
+    """The organs' numbers as CSV, one row each; units are in the head."""
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(["patient_id", "nuclide", "labels", "reviewed", "organ", *FIGURES])
+    facts = (results.patient_id, results.nuclide, results.labels_origin, results.reviewed)
+    for name, organ in results.organs.items():
+        writer.writerow([*facts, name, *(getattr(organ, figure) for figure in FIGURES)])
+    return stream.getvalue()
 
 
 class Dosing(QObject):
@@ -49,7 +67,8 @@ class Dosing(QObject):
         self.results: DoseResults | None = None
         self._files: dict[str, Path] = {}
         self._layers: tuple = ()
-        self._stale = False
+        self.options: dict[str, Any] = {}
+        self._stale = self._stored = False
         editing.labels_changed.connect(self._on_labels)
         editing.caption = self._caption
 
@@ -73,7 +92,8 @@ class Dosing(QObject):
             result, files, volume = found
             if result.dose is None:
                 raise ServerError("The server's dosimetry ended without results.", "See its log.")
-            self.results, self._files, self._stale = result.dose, files, False
+            self.results, self._files, self.options = result.dose, files, dict(options)
+            self._stale = self._stored = False
             session = self._editing.session
             if volume is not None and session is not None and session.case.study.patient_id == case.study.patient_id:
                 self._show(volume)
@@ -100,6 +120,7 @@ class Dosing(QObject):
         folder.mkdir(parents=True, exist_ok=True)
         for path in self._files.values():
             shutil.copyfile(path, folder / path.name)
+        (folder / "results.csv").write_text(table(self.results), "utf-8")
         (folder / "results.json").write_text(self.results.model_dump_json(by_alias=True, indent=1), "utf-8")
         return folder
 
@@ -120,18 +141,22 @@ class Dosing(QObject):
 
     def _caption(self) -> str:
         shown = self._layers and self._layers[0] in self._viewer.layers and self._layers[0].visible
-        return "colours: absorbed dose, Gy" if shown else ""
+        return "colours: dose, Gy" if shown else ""
 
     def _on_labels(self) -> None:
-        """Say it at the first edit, or the first submission by somebody, after a dose."""
+        """Say it at the first edit after a dose; and take it back when all edits are undone."""
         session = self._editing.session
-        if self.results is None or session is None or self._stale:
+        if self.results is None or session is None or session.case.study.patient_id != self.results.patient_id:
             return
-        if session.case.study.patient_id == self.results.patient_id and session.dirty:
-            self.set_stale()
+        if session.dirty and not self._stale:
+            self._stale = True
+            self.outdated.emit()
+        elif not session.dirty and self._stale and not self._stored:
+            self._stale = False
+            self.ready.emit(self.results)
 
     def set_stale(self) -> None:
-        """Say that the labels are not those of the dose any more."""
-        if self.results is not None and not self._stale:
-            self._stale = True
+        """Say that the submitted labels are not those of the dose any more."""
+        if self.results is not None:
+            self._stale = self._stored = True
             self.outdated.emit()

@@ -50,7 +50,7 @@ class Editing(QObject):
     Signals
     -------
     status(text, level), labels_changed(), measured(list of OrganMeasure)
-    layers_lost("removed" or "renamed", name), layers_back()
+    layers_lost("removed" or "renamed", name), layers_back(), closed()
     plane_changed("axial", "coronal", "sagittal" or "3d"), display_changed()
     """
 
@@ -59,6 +59,7 @@ class Editing(QObject):
     measured = Signal(object)
     layers_lost = Signal(str, str)
     layers_back = Signal()
+    closed = Signal()
     plane_changed = Signal(str)
     display_changed = Signal()
 
@@ -118,6 +119,7 @@ class Editing(QObject):
             scene.remove(self.viewer, self.layers.all())
             self.layers = None
             self.viewer.canvas.overlays.text.visible = False
+            self.closed.emit()
 
     def put_layers_back(self) -> None:
         """Bring back layers that somebody removed or renamed; the labels are as they were."""
@@ -284,6 +286,7 @@ class Editing(QObject):
             self._measure_timer.start()
         parts += [self.caption(), self.brush.words]
         text = self.viewer.canvas.overlays.text
+        text.font_size = 8
         text.position = "bottom_left"  # in lines: the letters of the planes are at the middle of each edge
         text.text = "\n".join(part for part in parts if part)
         text.visible = bool(text.text)

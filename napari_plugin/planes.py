@@ -61,7 +61,7 @@ class Planes:
         dims, overlays = self._viewer.dims, self._viewer.canvas.overlays
         dims.rollable = tuple(axis >= dims.ndim - 3 for axis in range(dims.ndim))
         for edge in EDGES:
-            overlays[_key(edge)] = TextOverlay(position=edge, font_size=LETTER_PT, box=False, color="#ffd24a")
+            overlays[_key(edge)] = TextOverlay(position=edge, font_size=LETTER_PT, box=False, color="#e08a00")
         overlays.axes.visible = False  # the letters say more
         dims.events.order.connect(self._on_order)
         dims.events.ndisplay.connect(self._on_order)

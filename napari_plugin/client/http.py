@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 from urllib.parse import quote
 
 import httpx
@@ -30,6 +31,7 @@ __all__ = ["Client", "Unreachable", "inside", "normal_url"]
 
 UPLOAD_TIMEOUT_S = 300.0
 POLL_S = 0.5
+DRAFT_POLL_S = 0.1
 LOST_CONTACT_S = 30.0
 """A running job survives a server that does not answer for this long; then following it is given up, unless told
 to be more patient."""
@@ -156,7 +158,37 @@ class Client(Transport):
         Cancelled
             When ``progress`` raised it, or somebody else cancelled the job.
         """
-        status = self.start_job(task, request)
+        return self.follow(self.start_job(task, request), progress, on_status, poll_s, patience_s)
+
+    def draft_dose(
+        self, drafts: Mapping[str, Path], params: Mapping[str, Any], progress: Progress = no_progress
+    ) -> JobResult:
+        """Compute the dose of label maps that are not submitted: image id → file, all of one patient."""
+        with contextlib.ExitStack() as stack:
+            named = {f"{image_id}{_suffix(path)}": path for image_id, path in drafts.items()}
+            files = [
+                ("files", (name, stack.enter_context(path.open("rb")), "application/octet-stream"))
+                for name, path in named.items()
+            ]
+            status = self._model(
+                JobStatus,
+                "POST",
+                "/doselabel/draft",
+                data={"params": json.dumps(dict(params))},
+                files=files,
+                timeout=httpx.Timeout(UPLOAD_TIMEOUT_S, connect=CONNECT_TIMEOUT_S),
+            )
+        return self.follow(status, progress, poll_s=DRAFT_POLL_S)
+
+    def follow(
+        self,
+        status: JobStatus,
+        progress: Progress = no_progress,
+        on_status: Callable[[JobStatus], None] | None = None,
+        poll_s: float = POLL_S,
+        patience_s: float = LOST_CONTACT_S,
+    ) -> JobResult:
+        """Follow a job that was started to its end; see `run_job`."""
         try:
             while not status.is_over:
                 if on_status is not None:
@@ -217,3 +249,7 @@ class Client(Transport):
 
 def _within(timeout_s: float | None) -> dict[str, httpx.Timeout]:
     return {} if timeout_s is None else {"timeout": httpx.Timeout(timeout_s)}
+
+
+def _suffix(path: Path) -> str:
+    return ".nii.gz" if path.name.endswith(".nii.gz") else path.suffix

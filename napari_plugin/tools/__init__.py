@@ -7,13 +7,15 @@ which the viewer applies as one undo step.
 from napari_plugin.tools.brush import brush_indices
 from napari_plugin.tools.crop import Change, difference, whole
 from napari_plugin.tools.islands import keep_largest, remove_small
-from napari_plugin.tools.names import by_name
+from napari_plugin.tools.names import TOOLS, Tool, by_name
 from napari_plugin.tools.shape import clear, fill_holes, limit_to_hu, margin, smooth
 from napari_plugin.tools.sides import mirror, swap
 from napari_plugin.tools.slices import fill_between_slices
 
 __all__ = [
+    "TOOLS",
     "Change",
+    "Tool",
     "brush_indices",
     "by_name",
     "clear",

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import numpy as np
 from scipy import ndimage
 
 from napari_plugin.tools.crop import Box, Change, Spacing, box_of, reshape_organ
+
+Millilitres = Annotated[float, {"min": 0.1, "max": 500.0, "step": 0.5}]
 
 
 def keep_largest(labels: np.ndarray, value: int) -> Change | None:
@@ -17,7 +21,9 @@ def keep_largest(labels: np.ndarray, value: int) -> Change | None:
     return reshape_organ(labels, box, value, components == int(sizes.argmax()))
 
 
-def remove_small(labels: np.ndarray, value: int, spacing_mm: Spacing, *, smallest_ml: float) -> Change | None:
+def remove_small(
+    labels: np.ndarray, value: int, spacing_mm: Spacing, *, smallest_ml: Millilitres = 1.0
+) -> Change | None:
     """Remove the connected parts of an organ that are smaller than ``smallest_ml``."""
     found = _components(labels, value)
     if found is None:

@@ -1,9 +1,11 @@
-"""Tools by the name that buttons and programs call them. Knows each tool's arguments, and which ones need the CT."""
+"""Tools by the name that buttons and programs call them: one table, from which palette, keys and programs are made."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, get_type_hints
 
 import numpy as np
 
@@ -16,14 +18,59 @@ from napari_plugin.tools.shape import clear, fill_holes, limit_to_hu, margin, sm
 from napari_plugin.tools.sides import mirror, swap
 from napari_plugin.tools.slices import fill_between_slices
 
-PLAIN = {"keep_largest": keep_largest, "fill_holes": fill_holes, "clear": clear}
-SPACED = {
-    "fill_between_slices": fill_between_slices,
-    "remove_small": remove_small,
-    "smooth": smooth,
-    "margin": margin,
+LEFT, RIGHT = organ("left_kidney").index, organ("right_kidney").index
+
+
+@dataclass(frozen=True)
+class Tool:
+    """One tool as people meet it.
+
+    Attributes
+    ----------
+    function : callable
+        Called with ``labels, value``, then with ``spacing_mm`` or ``ct_hu`` where it has such an argument, then with
+        its own parameters, which are those after the ``*``.
+    """
+
+    title: str
+    tip: str
+    function: Callable[..., Change | None]
+
+    @property
+    def parameters(self) -> dict[str, inspect.Parameter]:
+        """Its own parameters; their annotations say how far they go."""
+        hints = get_type_hints(self.function, include_extras=True)
+        found = inspect.signature(self.function).parameters.values()
+        return {p.name: p.replace(annotation=hints[p.name]) for p in found if p.kind is p.KEYWORD_ONLY}
+
+
+def swap_kidneys(labels: np.ndarray, value: int) -> Change | None:
+    """Exchange left and right kidney, whichever organ is chosen."""
+    return swap(labels, LEFT, RIGHT)
+
+
+def mirror_kidney(labels: np.ndarray, value: int, ct_hu: np.ndarray) -> Change | None:
+    """Replace the other kidney by the chosen one's mirror image."""
+    if value not in (LEFT, RIGHT):
+        raise LabelError("Only a kidney can be mirrored.", "Select the kidney to copy to the other side.")
+    return mirror(labels, value, RIGHT if value == LEFT else LEFT, ct_hu)
+
+
+TOOLS: Mapping[str, Tool] = {
+    "fill_between_slices": Tool(
+        "Fill between slices", "Draw some slices, get those between (key G)", fill_between_slices
+    ),
+    "fill_holes": Tool("Fill holes", "Fill what the organ encloses", fill_holes),
+    "keep_largest": Tool("Keep largest part", "Remove all but the largest connected part (key K)", keep_largest),
+    "remove_small": Tool("Remove small parts", "Remove connected parts below a volume", remove_small),
+    "smooth": Tool("Smooth", "Smooth the surface with a Gaussian of this σ, keep the volume", smooth),
+    "margin": Tool("Margin", "Grow (+) or shrink (−) by a distance", margin),
+    "limit_to_hu": Tool("Limit to HU", "Remove the organ's voxels outside this range of HU", limit_to_hu),
+    "mirror": Tool("Mirror kidney", "Copy the chosen kidney to the other side as a first guess", mirror_kidney),
+    "swap": Tool("Swap left and right", "Exchange left and right kidney", swap_kidneys),
+    "clear": Tool("Clear organ", "Remove the chosen organ altogether", clear),
 }
-"""Those that measure in millimetres."""
+"""Name → tool, in the order of the palette."""
 
 
 def by_name(name: str, labels: np.ndarray, value: int, ct: Volume, params: Mapping[str, Any]) -> Change | None:
@@ -41,17 +88,9 @@ def by_name(name: str, labels: np.ndarray, value: int, ct: Volume, params: Mappi
     DoselabelError
         When there is no such tool, or it can't work on this organ.
     """
-    left, right = organ("left_kidney").index, organ("right_kidney").index
-    if name == "swap":
-        return swap(labels, left, right)
-    if name == "mirror":
-        if value not in (left, right):
-            raise LabelError("Only a kidney can be mirrored.", "Select the kidney to copy to the other side.")
-        return mirror(labels, value, right if value == left else left, ct.array)
-    if name == "limit_to_hu":
-        return limit_to_hu(labels, value, ct.array, **params)
-    if name in PLAIN:
-        return PLAIN[name](labels, value)
-    if name in SPACED:
-        return SPACED[name](labels, value, ct.geometry.spacing_mm, **params)
-    raise DoselabelError(f"There is no tool '{name}'.", "See napari_plugin.tools.")
+    if name not in TOOLS:
+        raise DoselabelError(f"There is no tool '{name}'.", f"There are {', '.join(TOOLS)}.")
+    tool = TOOLS[name]
+    there = {"spacing_mm": ct.geometry.spacing_mm, "ct_hu": ct.array}
+    wanted = inspect.signature(tool.function).parameters
+    return tool.function(labels, value, **{key: there[key] for key in there if key in wanted}, **params)

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import numpy as np
 from scipy import ndimage
 
 from napari_plugin.tools.crop import Change, Spacing, box_of, reshape_organ, voxels_for
 
+Width = Annotated[float, {"min": 0.5, "max": 20.0, "step": 0.5}]
+Distance = Annotated[float, {"min": -20.0, "max": 20.0, "step": 0.5}]
+Hounsfield = Annotated[float, {"min": -1024.0, "max": 3000.0, "step": 10.0}]
+"""How far a parameter goes; the window's fields are made of it."""
 
-def smooth(labels: np.ndarray, value: int, spacing_mm: Spacing, *, sigma_mm: float) -> Change | None:
+
+def smooth(labels: np.ndarray, value: int, spacing_mm: Spacing, *, sigma_mm: Width = 2.0) -> Change | None:
     """Smooth an organ's surface with a Gaussian of ``sigma_mm``, keeping its number of voxels.
 
     The mask is blurred and cut at the level that leaves as many voxels as before, so that neither mass nor dose
@@ -41,7 +48,7 @@ def fill_holes(labels: np.ndarray, value: int) -> Change | None:
     return reshape_organ(labels, box, value, mask)
 
 
-def margin(labels: np.ndarray, value: int, spacing_mm: Spacing, *, margin_mm: float) -> Change | None:
+def margin(labels: np.ndarray, value: int, spacing_mm: Spacing, *, margin_mm: Distance = 1.0) -> Change | None:
     """Grow (positive) or shrink (negative) an organ by a distance from its surface, mm.
 
     Distances are measured from voxel centres. The outermost centre lies half a voxel below the surface where that is
@@ -68,7 +75,9 @@ def clear(labels: np.ndarray, value: int) -> Change | None:
     return reshape_organ(labels, box, value, np.zeros(labels[box].shape, bool))
 
 
-def limit_to_hu(labels: np.ndarray, value: int, ct_hu: np.ndarray, *, low_hu: float, high_hu: float) -> Change | None:
+def limit_to_hu(
+    labels: np.ndarray, value: int, ct_hu: np.ndarray, *, low_hu: Hounsfield = -20.0, high_hu: Hounsfield = 250.0
+) -> Change | None:
     """Remove the voxels of an organ whose CT number lies outside ``low_hu``–``high_hu`` (fat, gas, bone)."""
     box = box_of(labels, value)
     if box is None:

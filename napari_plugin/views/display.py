@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from qtpy.QtCore import Qt, Signal
-from qtpy.QtWidgets import QButtonGroup, QComboBox, QHBoxLayout, QLabel, QPushButton, QWidget
+from qtpy.QtWidgets import QButtonGroup, QComboBox, QHBoxLayout, QLabel, QPushButton, QToolButton, QWidget
 from superqt import QLabeledRangeSlider, QLabeledSlider
 
 from napari_plugin.display import PRESETS_HU
@@ -38,10 +38,19 @@ class DisplayView(QWidget):
         self._times = QWidget()
         self._times.setLayout(QHBoxLayout())
         self._times.layout().setContentsMargins(0, 0, 0, 0)
+        self._times.layout().setSpacing(2)
         self.times: list[QPushButton] = []
         self._group = QButtonGroup(self)
         self._spect = row(QLabel("SPECT from"), self.clear_below, QLabel("at"), self.opacity)
-        column(self, row(QLabel("CT"), self.preset, self.window, stretch=2), self._times, self._spect)
+        self.more = QToolButton()
+        self.more.setText("⚙")
+        self.more.setCheckable(True)
+        self.more.setToolTip("Sliders: window of the CT, where SPECT begins and how much it covers")
+        self._sliders = QWidget()
+        column(self._sliders, row(QLabel("CT, HU"), self.window, stretch=1), self._spect).setContentsMargins(0, 0, 0, 0)
+        self._sliders.hide()
+        self.more.toggled.connect(self._sliders.setVisible)
+        column(self, row(self.preset, self._times, self.more, stretch=1), self._sliders)
 
     def set_times(self, times_h: Sequence[float]) -> None:
         """Offer these time points, hours after injection."""
@@ -51,11 +60,12 @@ class DisplayView(QWidget):
         self.times = [QPushButton(f"{time_h:g} h") for time_h in times_h]
         for index, made in enumerate(self.times):
             made.setCheckable(True)
+            made.setMinimumWidth(30)
+            made.setStyleSheet("padding: 4px 2px;")
             made.setToolTip(f"SPECT {times_h[index]:g} h after injection")
             made.clicked.connect(lambda _=False, index=index: self.time_wanted.emit(index))
             self._group.addButton(made)
             self._times.layout().addWidget(made)
-        self._times.setVisible(bool(self.times))
         self._spect.setVisible(bool(self.times))
 
     def show_state(

@@ -13,8 +13,9 @@ from qtpy.QtWidgets import QCheckBox, QComboBox, QDoubleSpinBox, QFormLayout, QL
 from doselabel.dosimetry.options import DoseOptions
 from doselabel.labels import title
 from doselabel.wire import DoseResults, OrganDose
-from napari_plugin.views.kit import LongNote, ProgressRow, Section, Table, button, column, note, number, row
+from napari_plugin.views.kit import LongNote, Section, Table, button, column, note, number, row
 from napari_plugin.views.plots import Colours, Plot
+from napari_plugin.views.versions import VersionsView, change_percent
 
 WORDS: Mapping[str, str] = {
     "auto": "automatic",
@@ -55,6 +56,12 @@ WRITTEN: Mapping[str, str] = {
 """Title → option that is written, as on the command line: one number, or ``liver:1.06/tumour:1.00``."""
 
 
+COLUMNS = ("Organ", "Dose ± SD\nGy", "TIA\nMBq·h", "T½ eff\nh", "Gy/\nGBq")
+STALE = "background: #6b5200; color: white; padding: 3px;"
+DRAFT = "background: #1d4f80; color: white; padding: 3px;"
+TIP = "From the submitted labels of the patient's CTs"
+
+
 def choices(options: tuple[str, ...]) -> dict[str, tuple[str, str]]:
     """What a person reads → option and value, for all values that `DoseOptions` knows of these options."""
     values = [(o, v) for o in options for v in get_args(DoseOptions.model_fields[o].annotation) if v is not NoneType]
@@ -67,6 +74,8 @@ class DoseView(QWidget):
 
     dose_wanted = Signal(dict)
     report_wanted = Signal()
+    export_wanted = Signal()
+    follow_wanted = Signal(bool)
 
     def __init__(self) -> None:
         super().__init__()
@@ -80,32 +89,37 @@ class DoseView(QWidget):
         }
         activity = self._boxes["Activity from"]
         activity.currentTextChanged.connect(self._voi_changed)
-        often = _form(
-            {
-                "Activity from": row(activity, *(f for _, f in self._extent.values()), stretch=0),
-                "Curve": self._boxes["Curve"],
-            }
-        )
-        seldom = _form(
-            {title_: self._boxes[title_] for title_ in ("Dose engine", "SPECT to CT")}
-            | {title_: self._written[option] for title_, option in WRITTEN.items()}
-        )
-        self._fill_in = QCheckBox("let the model label CTs nobody has submitted")
+        self._fill_in = QCheckBox("where none is submitted, let the model label")
         self._fill_in.setToolTip("The result then says that nobody reviewed these masks")
-        self._run = button("Compute doses", "From the submitted labels of the patient's CTs")
+        offered = {
+            "Activity from": row(activity, *(f for _, f in self._extent.values()), stretch=0),
+            **{title_: box for title_, box in self._boxes.items() if box is not activity},
+            **{title_: self._written[option] for title_, option in WRITTEN.items()},
+        }
+        options = QWidget()
+        column(options, _form(offered)).setContentsMargins(6, 0, 0, 0)
+        self._run = button("Compute doses", TIP)
         self._run.clicked.connect(self.ask)
-        self._report = button("Open report", "The full report in the web browser")
+        self._report = button("Report", "The full report in the web browser")
         self._report.clicked.connect(self.report_wanted)
-        self._report.setEnabled(False)
-        self.progress = ProgressRow()
-        self._head = note()
+        self.export = button("Export …", "Report, table (CSV), results (JSON) and dose map (NIfTI) to a folder")
+        self.export.clicked.connect(self.export_wanted)
+        for asked in (self._report, self.export):
+            asked.setEnabled(False)
+        self.follow = QCheckBox("follow my edits")
+        self.follow.setToolTip("After each edit the server computes the dose of your draft; nothing is stored")
+        self.follow.setChecked(True)
+        self.follow.toggled.connect(self.follow_wanted)
+        self.versions = VersionsView()
+        self._head, self.of_labels = note(), note()
+        self.of_labels.hide()
         self.alarms = note()
         self.alarms.setStyleSheet("background: #7d1620; color: white; padding: 4px;")
         self.alarms.hide()
-        self._table = Table(["Organ", "Dose\nGy", "± SD\nGy", "TIA\nMBq·h", "T½ eff\nh", "Mass\ng", "per GBq\nGy"])
+        self._table = Table(COLUMNS, fitted=True)
         self._table.setToolTip(
-            "Mean absorbed dose and its standard uncertainty, time-integrated activity, effective half-life, mass, and "
-            "dose per injected activity"
+            "Mean absorbed dose and its standard uncertainty, time-integrated activity, effective half-life, and dose "
+            "per injected activity; masses are in the report and, of the labels on screen, in the table above"
         )
         self._table.hide()
         self._warnings = LongNote(96)
@@ -116,16 +130,17 @@ class DoseView(QWidget):
         self._plots.hide()
         lines = column(
             self,
-            often,
-            Section("Engine, alignment, tissue and biology", seldom, folded=True),
+            row(self._run, self._report, self.export, stretch=0),
+            Section("Options: curve, engine, tissue …", options, folded=True),
             self._fill_in,
-            row(self._run, self._report, stretch=0),
-            self.progress,
+            self.follow,
             self.alarms,
+            self.of_labels,
             self._head,
             self._table,
             self._warnings,
             self._plots,
+            Section("Compare two versions of the labels", self.versions, folded=True),
         )
         lines.addStretch(1)
         self._voi_changed()
@@ -144,9 +159,10 @@ class DoseView(QWidget):
         """Option and value."""
         return self._choices[title_][self._boxes[title_].currentText()]
 
-    def set_busy(self, busy: bool) -> None:
-        """Allow only one computation at a time."""
-        self._run.setEnabled(not busy)
+    def set_ready(self, ready: bool, why_not: str) -> None:
+        """Allow a computation, or say why there can be none."""
+        self._run.setEnabled(ready)
+        self._run.setToolTip(TIP if ready else why_not)
 
     def set_colours(self, colours: Colours) -> None:
         """Follow a change of theme."""
@@ -163,6 +179,8 @@ class DoseView(QWidget):
             f"<b>{results.patient_id}</b> · {results.nuclide}, {results.injected_activity_mbq:g} MBq · "
             f"{results.labels_origin or 'masks'} ({reviewed})" + (f" · {chosen}" if chosen else "")
         )
+        self._say_of_labels("")
+        self._table.setHorizontalHeaderLabels(list(COLUMNS))
         self._table.set_rows([_cells(name, organ) for name, organ in results.organs.items()])
         self._table.show()
         self.alarms.setText("<br>".join(f"<b>{escape(a.sentence)}</b> {escape(a.what_to_do)}" for a in results.grave()))
@@ -176,11 +194,32 @@ class DoseView(QWidget):
         self._dvh.show_dose_volume(results)
         self._plots.show()
         self._report.setEnabled(has_report)
+        self.export.setEnabled(True)
 
     def set_outdated(self) -> None:
         """Say that the labels have changed since."""
-        if "outdated" not in self._head.text():
-            self._head.setText("<b>⚠ outdated: the labels changed; compute again.</b><br>" + self._head.text())
+        self._say_of_labels("⚠ Labels changed since this dose.")
+
+    def set_draft(self, draft: DoseResults, computed: DoseResults) -> None:
+        """Show what the annotator's edits do to the dose that was computed."""
+        self._say_of_labels("✎ Draft, not submitted: the dose of your edits.", DRAFT)
+        self._table.setHorizontalHeaderLabels([*COLUMNS[:-1], "Δ\n%"])
+        rows = []
+        for name, organ in draft.organs.items():
+            before = computed.organs.get(name)
+            change = "new" if before is None else change_percent(before.mean_dose_gy, organ.mean_dose_gy)
+            rows.append([*_cells(name, organ)[:-1], change])
+        rows += [[title(name), "gone", *[""] * 3] for name in computed.organs if name not in draft.organs]
+        self._table.set_rows(rows)
+
+    def set_unfollowed(self, why: str) -> None:
+        """Say that the dose can't follow the edits."""
+        self._say_of_labels(f"⚠ Labels changed since this dose. It can't follow: {why}")
+
+    def _say_of_labels(self, text: str, style: str = STALE) -> None:
+        self.of_labels.setText(text)
+        self.of_labels.setStyleSheet(style)
+        self.of_labels.setVisible(bool(text))
 
     def _voi_changed(self, _: str = "") -> None:
         for method, (_, field) in self._extent.items():
@@ -220,10 +259,8 @@ def _number(option: str, low: float, high: float, unit: str) -> QDoubleSpinBox:
 def _cells(name: str, organ: OrganDose) -> list[str]:
     return [
         title(name),
-        f"{organ.mean_dose_gy:.2f}",
-        f"{organ.dose_sd_gy:.2f}",
+        f"{organ.mean_dose_gy:.2f} ± {organ.dose_sd_gy:.2f}",
         f"{organ.tia_mbq_h:.0f}",
         f"{organ.effective_half_life_h:.1f}",
-        f"{organ.mass_g:.0f}",
         f"{organ.dose_gy_per_gbq:.3f}",
     ]

@@ -1,19 +1,19 @@
-"""Small parts all views are made of: sections, number fields with units, a progress row, tables. Knows Qt only."""
+"""Small parts all views are made of: sections, number fields with units, tables. Knows Qt only."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from qtpy.QtCore import Qt, Signal
+from qtpy.QtCore import Qt
 from qtpy.QtGui import QColor, QIcon, QPixmap, QResizeEvent
 from qtpy.QtWidgets import (
     QAbstractItemView,
+    QAbstractSpinBox,
     QDoubleSpinBox,
     QHBoxLayout,
     QHeaderView,
     QLabel,
     QPlainTextEdit,
-    QProgressBar,
     QPushButton,
     QSizePolicy,
     QTableWidget,
@@ -52,58 +52,20 @@ class Section(QWidget):
         self._content.setVisible(open_)
 
 
-class ProgressRow(QWidget):
-    """A progress bar with its stage in words and a cancel button; hidden while nothing runs."""
-
-    cancelled = Signal()
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._bar = QProgressBar()
-        self._bar.setRange(0, 1000)
-        self._bar.setTextVisible(False)
-        self._bar.setFixedHeight(10)
-        self._stage = QLabel()
-        self._stage.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Fixed)
-        self._cancel = QPushButton("Cancel")
-        self._cancel.clicked.connect(self.cancelled)
-        bars = QVBoxLayout()
-        bars.setSpacing(1)
-        bars.addWidget(self._stage)
-        bars.addWidget(self._bar)
-        row_ = QHBoxLayout(self)
-        row_.setContentsMargins(0, 0, 0, 0)
-        row_.addLayout(bars, 1)
-        row_.addWidget(self._cancel)
-        self.hide()
-
-    def start(self) -> None:
-        """Show an empty bar."""
-        self.report("starting", 0.0)
-        self.show()
-
-    def report(self, stage: str, fraction: float) -> None:
-        """Show how far the work is."""
-        self._stage.setText(f"{stage} · {100 * fraction:.0f} %")
-        self._stage.setToolTip(self._stage.text())
-        self._bar.setValue(round(1000 * fraction))
-
-    def stop(self) -> None:
-        """Hide."""
-        self.hide()
-
-
 class Table(QTableWidget):
     """A table to read and to choose a row from, as high as its rows."""
 
-    def __init__(self, headers: Sequence[str], *, rows_shown: int | None = None) -> None:
+    def __init__(self, headers: Sequence[str], *, rows_shown: int | None = None, fitted: bool = False) -> None:
+        """``fitted``: each column is as wide as its text, instead of all alike but the first."""
         super().__init__(0, len(headers))
         self._rows_shown = rows_shown
         self.setHorizontalHeaderLabels(list(headers))
         self.verticalHeader().hide()
-        self.verticalHeader().setDefaultSectionSize(22)
+        self.verticalHeader().setDefaultSectionSize(20)
         header = self.horizontalHeader()
-        header.setSectionResizeMode(QHeaderView.ResizeMode.Stretch)
+        modes = QHeaderView.ResizeMode
+        header.setSectionResizeMode(modes.ResizeToContents if fitted else modes.Stretch)
+        header.setStretchLastSection(fitted)
         header.setSectionResizeMode(0, QHeaderView.ResizeMode.ResizeToContents)
         header.setFixedHeight(36)
         self.setEditTriggers(QAbstractItemView.EditTrigger.NoEditTriggers)
@@ -120,7 +82,7 @@ class Table(QTableWidget):
             for j, text in enumerate(cells):
                 self.set_cell(i, j, text)
         shown = max(1, len(rows) if self._rows_shown is None else self._rows_shown)
-        self.setFixedHeight(38 + 22 * shown + 2)
+        self.setFixedHeight(38 + 20 * shown + 2)
 
     def set_cell(self, i: int, j: int, text: str) -> None:
         """Change one cell, numbers to the right."""
@@ -145,8 +107,16 @@ def number(
     field.setSuffix(f" {unit}" if unit else "")
     field.setToolTip(tip)
     field.setKeyboardTracking(False)
-    field.setMinimumWidth(84)
     return field
+
+
+def narrow(field: QAbstractSpinBox, width_px: int) -> None:
+    """Make a field as wide as its text, in place of napari's width and step buttons (whose room `NoButtons` keeps)."""
+    field.setStyleSheet(
+        f"QAbstractSpinBox {{ padding: 1px 2px; min-width: {width_px}px; max-width: {width_px}px; }}"
+        "QAbstractSpinBox::up-button, QAbstractSpinBox::down-button { width: 0px; }"
+        "QAbstractSpinBox::up-arrow, QAbstractSpinBox::down-arrow { width: 0px; height: 0px; image: none; }"
+    )
 
 
 def button(text: str, tip: str = "") -> QPushButton:

@@ -23,16 +23,21 @@ class PlanesView(QWidget):
         group = QButtonGroup(self)
         for name, asked in self.buttons.items():
             asked.setCheckable(True)
+            asked.setStyleSheet("padding: 4px 2px;")
             asked.clicked.connect(lambda _=False, name=name: self.plane_wanted.emit(name))
             group.addButton(asked)
         self.fit = button("Fit", "Fit the CT into the window (key F7)")
+        self.fit.setMaximumWidth(44)
         self.fit.clicked.connect(self.fit_wanted)
         self.three = button("⊞", "Three linked views side by side")
+        self.three.setMaximumWidth(34)
         self.three.clicked.connect(self.three_wanted)
         if not three_views:
             self.three.setEnabled(False)
             self.three.setToolTip("Three linked views need the package napari-orthogonal-views")
         line = row(*self.buttons.values(), self.fit, self.three)
+        line.layout().setContentsMargins(6, 0, 6, 0)
+        line.layout().setSpacing(2)
         line.setParent(self)
         self.setLayout(line.layout())
 

@@ -7,7 +7,9 @@ from qtpy.QtWidgets import QCheckBox, QWidget
 
 from doselabel.labels import title
 from doselabel.wire import SegmentationSummary
-from napari_plugin.views.kit import LongNote, ProgressRow, button, column, note, row
+from napari_plugin.views.kit import LongNote, button, column, note, row
+
+TIP = "Key S; replaces the labels as one undo step"
 
 
 class SegmentView(QWidget):
@@ -17,23 +19,23 @@ class SegmentView(QWidget):
 
     def __init__(self) -> None:
         super().__init__()
-        self._run = button("Segment kidneys and liver", "Key S; replaces the labels as one undo step")
+        self._run = button("Segment kidneys and liver", TIP)
         self._run.clicked.connect(self.ask)
         self._three = QCheckBox("3 planes")
         self._three.setToolTip("Axial, coronal and sagittal together: slower, steadier")
-        self.progress = ProgressRow()
         self._summary = note()
         self._summary.hide()
         self._flags = LongNote(64)
-        column(self, row(self._run, self._three, stretch=0), self.progress, self._summary, self._flags)
+        column(self, row(self._run, self._three, stretch=0), self._summary, self._flags)
 
     def ask(self) -> None:
         """Ask for a segmentation with the chosen options."""
         self.segment_wanted.emit({"planes": "all"} if self._three.isChecked() else {})
 
-    def set_busy(self, busy: bool) -> None:
-        """Allow only one segmentation at a time."""
-        self._run.setEnabled(not busy)
+    def set_ready(self, ready: bool, why_not: str) -> None:
+        """Allow a segmentation, or say why there can be none."""
+        self._run.setEnabled(ready)
+        self._run.setToolTip(TIP if ready else why_not)
 
     def set_summary(self, summary: SegmentationSummary | None) -> None:
         """Show score and doubts of each organ; volumes are in the table of organs."""

@@ -3,37 +3,55 @@
 from __future__ import annotations
 
 from qtpy.QtCore import Qt, Signal
-from qtpy.QtWidgets import QDialog, QFormLayout, QLineEdit, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QDialog, QFormLayout, QLabel, QLineEdit, QSizePolicy, QVBoxLayout, QWidget
 
 from doselabel.labels import title
 from napari_plugin.session.conflict import Conflict, spoken
 from napari_plugin.session.review import OrganReview, Review
+from napari_plugin.views.icons import icon
 from napari_plugin.views.kit import LongNote, Table, button, column, note, row
 
 
 class SubmitBar(QWidget):
-    """Submit, discard, and whether there is anything to submit."""
+    """Undo, redo, discard, submit, and whether there is anything to submit."""
 
+    undo_wanted = Signal()
+    redo_wanted = Signal()
     sheet_wanted = Signal()
     discard_wanted = Signal()
 
     def __init__(self) -> None:
         super().__init__()
-        self._submit = button("Submit …", "Ctrl+Enter: look at what changed, then store it on the server")
+        self.undo, self.redo = button("", "Undo (Ctrl+Z)"), button("", "Redo (Ctrl+Shift+Z)")
+        self.undo.clicked.connect(self.undo_wanted)
+        self.redo.clicked.connect(self.redo_wanted)
+        self._submit = button("Submit …")
         self._submit.clicked.connect(self.sheet_wanted)
-        self._discard = button("Discard edits", "Return to the server's labels; your edits are put aside")
+        self._discard = button("Discard", "Return to the server's labels; your edits are put aside")
         self._discard.clicked.connect(self.discard_wanted)
-        self._state = note()
-        column(self, row(self._submit, self._state, self._discard, stretch=1))
+        self._state = QLabel()
+        self._state.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Fixed)
+        self._state.setAlignment(Qt.AlignmentFlag.AlignCenter)
+        line = row(self.undo, self.redo, self._state, self._discard, self._submit, stretch=2)
+        column(self, line).setContentsMargins(6, 2, 6, 2)
         self.set_dirty(False)
 
-    def set_busy(self, busy: bool) -> None:
-        """Allow only one submission at a time."""
-        self._submit.setEnabled(not busy)
+    def set_ready(self, ready: bool, why_not: str) -> None:
+        """Allow a submission, or say why there can be none."""
+        self._submit.setEnabled(ready)
+        self._submit.setToolTip("Ctrl+Enter: look at what changed, then store it on the server" if ready else why_not)
+        for asked in (self.undo, self.redo):
+            asked.setEnabled(ready)
+
+    def set_colour(self, colour: str) -> None:
+        """Draw the icons in a theme's colour."""
+        self.undo.setIcon(icon("undo", colour))
+        self.redo.setIcon(icon("redo", colour))
 
     def set_dirty(self, dirty: bool) -> None:
         """Say whether there is work that was not submitted."""
-        self._state.setText("Edits not submitted." if dirty else "No edits to submit.")
+        self._state.setText("✎ not submitted" if dirty else "")
+        self._state.setToolTip("Your edits are on this computer's disk." if dirty else "No edits to submit.")
         self._discard.setEnabled(dirty)
 
 

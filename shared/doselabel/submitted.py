@@ -20,7 +20,7 @@ from typing import Self
 from doselabel.errors import LabelError
 from doselabel.files import file_sha256, too_new
 from doselabel.study import Study, image_id
-from doselabel.wire import ErrorInfo, LabelEvent, LabelReview, LabelVersion, Reopening
+from doselabel.wire import ErrorInfo, LabelEvent, LabelReview, LabelState, LabelVersion, Reopening
 
 HISTORY = "history.jsonl"
 REOPENED = "reopened.json"
@@ -59,6 +59,14 @@ class Submitted:
     def count(self) -> int:
         """Number of submitted versions."""
         return len(self._numbers())
+
+    def standing(self) -> tuple[LabelState | None, tuple[str, ...]]:
+        """How the newest submitted version stands, and who drew any; by what is written down, no image is read."""
+        known = []
+        for number in sorted(self._numbers(), reverse=True):
+            with suppress(LabelError):
+                known.append(self.version(number))
+        return known[0].state if known else None, tuple(dict.fromkeys(v.author for v in known if v.author))
 
     def versions(self) -> list[LabelVersion]:
         """All versions, newest first; one that is damaged says so in its ``error``, and does not count."""

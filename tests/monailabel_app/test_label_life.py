@@ -48,6 +48,9 @@ def test_from_a_draft_to_an_approved_label_map_and_back_to_work(http, label_file
         ("approved", "eva"),
         ("reopened", "eva"),
     ]
+    listed = (image for study in http.get("/doselabel/studies").json() for image in study["images"])
+    told = next(image for image in listed if image["image_id"] == CT)
+    assert (told["state"], told["authors"]) == ("submitted", ["ben", "ada"])
     packed = zipfile.ZipFile(io.BytesIO(http.get("/doselabel/export", params={"approved": True}).content))
     row = next(row for row in json.loads(packed.read("index.json"))["label_maps"] if row["image_id"] == CT)
     assert (row["version"], row["review"]["comment"]) == (first.version, "good")

@@ -84,7 +84,8 @@ def make_patient() -> Callable[[Path, str], Study]:
         points = []
         for number, time_h in enumerate((4.0, 24.0), 1):
             write_image(folder / f"ct_tp{number}.nii.gz", Volume(ct_hu(), GRID))
-            activity = np.full(SPECT_GRID.shape, 1e5 / number, np.float32)
+            activity = np.full(SPECT_GRID.shape, 1e4 / number, np.float32)
+            activity[4:18, 8:32, 6:34] *= 10
             write_image(folder / f"spect_tp{number}.nii.gz", Volume(activity, SPECT_GRID))
             points.append({"time_h": time_h, "ct": f"ct_tp{number}.nii.gz", "spect": f"spect_tp{number}.nii.gz"})
         study = Study(

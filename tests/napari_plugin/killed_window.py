@@ -13,7 +13,7 @@ from qtpy.QtCore import QEvent, QEventLoop, QPointF, Qt
 from qtpy.QtGui import QMouseEvent
 from qtpy.QtWidgets import QApplication, QWidget
 
-from napari_plugin.dock import DoselabelDock
+from napari_plugin.dock import NAME, DoselabelDock
 from napari_plugin.session.settings import Settings
 
 
@@ -40,7 +40,7 @@ def main(url: str, folder: Path, drawn: Path) -> None:
     viewer = napari.Viewer(show=True)
     viewer.window.resize(1400, 900)
     dock = DoselabelDock(viewer, Settings(folder=folder, author="ada"))
-    viewer.window.add_dock_widget(dock, name="doselabel", area="right")
+    viewer.window.add_dock_widget(dock, name=NAME, area="right")
     controller = dock.controller
     controller.connect(url)
     controller.wait("connect", 120)

@@ -10,6 +10,7 @@ from napari.utils.shortcuts import default_shortcuts
 from npe2 import PluginManifest
 
 from doselabel.dosimetry.options import DoseOptions
+from napari_plugin.dock import NAME
 from napari_plugin.shortcuts import KEYS
 from napari_plugin.views.dose import OFFERED, WORDS, DoseView, choices
 
@@ -60,7 +61,8 @@ def test_the_qt_binding_keeps_its_hands_off_references_it_does_not_own(qapp):
 def test_the_manifest_is_valid_and_found_by_its_entry_point():
     manifest = PluginManifest.from_distribution("doselabel")
     manifest.validate_imports()
-    assert [widget.display_name for widget in manifest.contributions.widgets] == ["Annotate and dose (doselabel)"]
+    assert [widget.display_name for widget in manifest.contributions.widgets] == ["Annotate and dose"]
+    assert f"{manifest.contributions.widgets[0].display_name} ({manifest.display_name})" == NAME
 
 
 def test_no_key_hides_one_of_naparis_on_a_ct_or_label_layer():

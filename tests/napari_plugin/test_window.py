@@ -13,8 +13,18 @@ import numpy as np
 import pytest
 from qtpy.QtCore import QPoint, Qt
 from qtpy.QtTest import QTest
-from qtpy.QtWidgets import QApplication, QLineEdit
+from qtpy.QtWidgets import (
+    QAbstractButton,
+    QAbstractSpinBox,
+    QApplication,
+    QComboBox,
+    QDoubleSpinBox,
+    QLineEdit,
+    QSizePolicy,
+    QWidget,
+)
 
+from napari_plugin.dock import NAME, DoselabelDock
 from napari_plugin.session.settings import Settings
 
 pytestmark = pytest.mark.e2e
@@ -22,10 +32,8 @@ pytestmark = pytest.mark.e2e
 
 @pytest.fixture
 def dock(window, server, tmp_path):
-    from napari_plugin.dock import DoselabelDock
-
     dock = DoselabelDock(window, Settings(folder=tmp_path, author="ada"))
-    window.window.add_dock_widget(dock, name="doselabel", area="right")
+    window.window.add_dock_widget(dock, name=NAME, area="right")
     dock.server_view.connect_wanted.emit(server, "")
     dock.controller.wait("connect", 120)
     yield dock
@@ -70,7 +78,7 @@ def test_views_keys_notices_and_the_sheet_by_mouse_and_keyboard(dock, truth):
     keep(dock, "axial")
 
     # keys are alive after a click in the dock, and dead in a text field
-    QTest.mouseClick(dock.edit_view._table.viewport(), Qt.MouseButton.LeftButton, pos=QPoint(20, 30))
+    QTest.mouseClick(dock.organ_table.viewport(), Qt.MouseButton.LeftButton, pos=QPoint(20, 30))
     assert controller.layers.labels.selected_label == 2
     press(dock, Qt.Key.Key_F3)
     assert controller.editing.planes.plane == "coronal"
@@ -101,7 +109,7 @@ def test_views_keys_notices_and_the_sheet_by_mouse_and_keyboard(dock, truth):
     assert "layer" not in dock.questions.notices
 
     # leaving unsaved work asks
-    dock.edit_view._table.setFocus()
+    dock.organ_table.setFocus()
     press(dock, Qt.Key.Key_N)
     assert not controller.tasks.running("case")
     click(dock.questions.notices["leave"].answers["Stay"])
@@ -147,3 +155,127 @@ def test_a_window_killed_in_a_stroke_leaves_its_draft_which_is_offered_voxel_for
     assert controller.wait("case", 120).restored
     assert np.array_equal(controller.session.snapshot().native().array, np.load(drawn))
     assert "drafts" not in dock.questions.notices
+
+
+# ---- the layout
+
+
+def settled(dock, size: tuple[int, int]) -> None:
+    dock.viewer.window.resize(*size)
+    QTest.qWait(200)
+
+
+def clipped(dock) -> list[str]:
+    """Widgets in sight that are narrower than what they show, or reach out of the dock."""
+    wrong = []
+    for part in dock.findChildren(QWidget):
+        if not part.isVisible() or not isinstance(part, QAbstractButton | QComboBox | QAbstractSpinBox):
+            continue
+        left = part.mapTo(dock, QPoint(0, 0)).x()
+        needed, given = part.minimumSizeHint().width(), part.width()
+        if isinstance(part, QDoubleSpinBox):
+            ends = (part.textFromValue(end) + part.suffix() for end in (part.minimum(), part.maximum()))
+            needed, given = max(map(part.fontMetrics().horizontalAdvance, ends)), part.lineEdit().width() - 4
+        elif part.sizePolicy().horizontalPolicy() == QSizePolicy.Policy.Ignored:
+            needed = 0
+        if left < 0 or left + part.width() > dock.width() or given < needed:
+            wrong.append(f"{type(part).__name__} {part.toolTip() or part.accessibleName()}: {given} of {needed} px")
+    return wrong
+
+
+@pytest.mark.parametrize("size", [(1400, 900), (1100, 700)])
+def test_the_image_comes_first_and_nothing_is_clipped(dock, truth, size):
+    opened(dock, "P-001__ct_tp1", truth)
+    settled(dock, size)
+    assert dock.width() <= 360
+    canvas = dock.viewer.window._qt_viewer.canvas.native
+    assert canvas.width() >= (0.5 if size[0] == 1400 else 0.35) * size[0]
+    foot = dock.submit_view.mapTo(dock, QPoint(0, 0))
+    for tab in range(dock.tabs.count()):
+        dock.tabs.setCurrentIndex(tab)
+        QTest.qWait(50)
+        assert clipped(dock) == []
+        assert dock.organ_table.isVisible()
+        assert dock.organ_table.viewport().height() >= 20 * dock.organ_table.rowCount()
+        assert dock.submit_view.mapTo(dock, QPoint(0, 0)) == foot
+    assert dock.height() <= size[1]
+    dock.tabs.setCurrentIndex(0)
+    dock.palette_view.set_hu(True)
+    for line in (dock.palette_view._brush, *dock.palette_view.forms.values()):
+        dock.palette_view._lines.setCurrentWidget(line)
+        QTest.qWait(20)
+        assert clipped(dock) == []
+    before = [view.geometry() for view in (dock.tabs, dock.submit_view, dock.footer)]
+    dock.footer.start("segment")
+    dock.footer.report("segment", "slice 3 of 97, and a stage with a name that is far too long for one line", 0.3)
+    QTest.qWait(50)
+    assert [view.geometry() for view in (dock.tabs, dock.submit_view, dock.footer)] == before
+    assert dock.footer.cancel.isVisible()
+    dock.footer.stop("segment")
+
+
+def test_what_can_not_be_done_says_why(window, tmp_path):
+    dock = DoselabelDock(window, Settings(folder=tmp_path))
+    window.window.add_dock_widget(dock, name=NAME, area="right")
+    settled(dock, (1100, 700))
+    assert not any(tool.isEnabled() for tool in dock.palette_view.tools.values())
+    assert not dock.segment_view._run.isEnabled()
+    assert "Connect to a server" in dock.segment_view._run.toolTip()
+    assert "No case is open" in dock.palette_view._lines.currentWidget().text()
+    keep(dock, "nothing-open")
+    dock.cleanup()
+
+
+def test_tools_and_cases_by_clicks(dock, truth):
+    controller = dock.controller
+    opened(dock, "P-002__ct", truth)
+    palette = dock.palette_view
+
+    # a mode, seen from the canvas too
+    click(palette.modes["paint"])
+    assert controller.layers.labels.mode == "paint"
+    controller.layers.labels.mode = "erase"
+    assert palette.modes["erase"].isChecked()
+
+    # a tool with a parameter shows its form; Apply is one undo step
+    QTest.mouseClick(dock.organ_table.viewport(), Qt.MouseButton.LeftButton, pos=QPoint(20, 10))
+    before = controller.session.array.copy()
+    click(palette.tools["margin"])
+    assert np.array_equal(controller.session.array, before)
+    form = palette.forms["margin"]
+    assert form.isVisible()
+    form.fields["margin_mm"].value = 4.0
+    click(form.apply)
+    assert (controller.session.array == 1).sum() > (before == 1).sum()
+    keep(dock, "tool")
+    click(dock.submit_view.undo)
+    assert np.array_equal(controller.session.array, before)
+    click(dock.submit_view.redo)
+    assert not np.array_equal(controller.session.array, before)
+
+    # one without is applied at once
+    click(palette.tools["clear"])
+    assert not (controller.session.array == 1).any()
+
+    # the browser: search, filter, open
+    click(dock.case_view.name)
+    browser = dock.case_view.browser
+    assert browser.isVisible()
+    QTest.keyClicks(browser.search, "p-001 tp2")
+    assert browser.shown() == ["P-001__ct_tp2"]
+    browser.search.clear()
+    browser.filter.setCurrentText("drafts")
+    assert browser.shown() == ["P-002__ct"]
+    folder = os.environ.get("DOSELABEL_SCREENSHOTS")
+    if folder:
+        browser.grab().save(str(Path(folder) / "browser.png"))
+    browser.filter.setCurrentText("mine")
+    images = [image for study in controller.connection.studies for image in study.images]
+    assert browser.shown() == [image.image_id for image in images if "ada" in image.authors]
+    browser.hide()
+
+    # ‹ goes back
+    controller.session.abandoned()
+    opened(dock, "P-001__ct_tp2")
+    click(dock.case_view.back)
+    assert controller.wait("case", 120).image_id == "P-002__ct"

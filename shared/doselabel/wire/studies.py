@@ -112,6 +112,10 @@ class ImageInfo(Frozen):
     time_h: float | None = None
     labelled: bool = False
     versions: int = 0
+    state: LabelState | None = None
+    """Where the newest version stands."""
+    authors: list[str] = Field(default_factory=list)
+    """Who drew versions, the newest first."""
 
 
 class TimePointInfo(Frozen):

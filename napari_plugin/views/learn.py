@@ -7,11 +7,11 @@ from qtpy.QtWidgets import QLabel, QProgressBar, QWidget
 
 from doselabel.labels import title
 from doselabel.wire import ServerInfo, TrainingSummary
-from napari_plugin.views.kit import ProgressRow, Table, button, column, note, number, row
+from napari_plugin.views.kit import Table, button, column, note, number, row
 from napari_plugin.views.plots import Plot
 
 
-class TrainView(QWidget):
+class LearnView(QWidget):
     """Start or cancel training; progress, curve and verdict."""
 
     train_wanted = Signal(int)
@@ -21,9 +21,8 @@ class TrainView(QWidget):
         self._labelled = QProgressBar()
         self._labelled.setFormat("%v of %m CTs labelled")
         self._steps = number(50, 1, 100_000, "steps", step=10, tip="More steps learn more and take longer")
-        self._train = button("Train on submitted labels")
+        self._train = button("Train", "On all submitted labels")
         self._train.clicked.connect(lambda: self.train_wanted.emit(int(self._steps.value())))
-        self.progress = ProgressRow()
         self._verdict = note(
             "The server trains on all submitted labels. The new model replaces the old one only if it is better on "
             "cases kept for validation."
@@ -36,7 +35,6 @@ class TrainView(QWidget):
             self,
             self._labelled,
             row(QLabel("For"), self._steps, self._train, stretch=2),
-            self.progress,
             self._verdict,
             self._dice,
             self.plot,
@@ -48,9 +46,10 @@ class TrainView(QWidget):
         self._labelled.setRange(0, max(1, info.images))
         self._labelled.setValue(info.labelled)
 
-    def set_busy(self, busy: bool) -> None:
-        """Allow only one training at a time."""
-        self._train.setEnabled(not busy)
+    def set_ready(self, ready: bool, why_not: str) -> None:
+        """Allow a training, or say why there can be none."""
+        self._train.setEnabled(ready)
+        self._train.setToolTip("On all submitted labels" if ready else why_not)
 
     def set_summary(self, summary: TrainingSummary | None) -> None:
         """Show the curve, the Dice before and after, and whether the model was exchanged."""

@@ -1,0 +1,144 @@
+"""The dose follows the draft: what the annotator sees is what their edits do to the dose, before anything is submitted.
+
+After an edit the labels go to the server, which answers with the dose of masks nobody has submitted and keeps nothing.
+A job that a newer edit overtakes is let run to its end, for its worker keeps the study warm; its answer is not shown.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from qtpy.QtCore import QObject, QTimer, Signal
+
+from doselabel.errors import DoselabelError, Progress
+from doselabel.labels import LabelMap, write_labels
+from doselabel.wire import DoseResults
+from napari_plugin.client import Client
+from napari_plugin.dosing import Dosing
+from napari_plugin.editing import Editing
+from napari_plugin.session.case import Case, fetch_version
+from napari_plugin.tasks import Tasks
+
+QUIET_MS = 400
+"""So long after the last edit the draft is sent."""
+NOT_A_DRAFTS = ("labels", "report")
+"""Keys of a dose's request that have no meaning for a draft's."""
+
+
+class Following(QObject):
+    """Asks for the doses of drafts.
+
+    Signals
+    -------
+    followed(DoseResults of the draft, DoseResults that were computed)
+    refused(text)
+        The server can't follow, and why; it is asked again after the next edit.
+    compared((version, DoseResults), (version, DoseResults))
+    """
+
+    followed = Signal(object, object)
+    refused = Signal(str)
+    compared = Signal(object, object)
+
+    def __init__(
+        self,
+        editing: Editing,
+        dosing: Dosing,
+        tasks: Tasks,
+        client: Callable[[], Client | None],
+        scratch: Path,
+        parent: QObject | None = None,
+    ) -> None:
+        super().__init__(parent)
+        self._editing, self._dosing, self._tasks = editing, dosing, tasks
+        self._client, self._scratch = client, scratch
+        self._wanted = True
+        self._asked: tuple[str, int] | None = None
+        self._timer = QTimer(self)
+        self._timer.setSingleShot(True)
+        self._timer.setInterval(QUIET_MS)
+        self._timer.timeout.connect(self._ask)
+        editing.labels_changed.connect(self._on_labels)
+        dosing.ready.connect(lambda _: self._on_labels())
+        tasks.failed.connect(self._on_failed)
+
+    def set_wanted(self, on: bool) -> None:
+        """Follow edits, or leave the doses as they were computed."""
+        self._wanted = on
+        if on:
+            self._on_labels()
+
+    def compare(self, first: int, second: int) -> bool:
+        """Compute the doses of two versions of the open case (action "compare"); ``compared`` follows."""
+        client, session = self._client(), self._editing.session
+        if client is None or session is None:
+            self._tasks.refuse("compare", DoselabelError("No case is open.", "Open a case first."))
+            return False
+        case, options = session.case, self._options()
+
+        def work(progress: Progress) -> list[tuple[int, DoseResults]]:
+            found = []
+            for i, number in enumerate((first, second)):
+                labels = case.to_native(fetch_version(client, case, number, self._scratch).array)
+                part = lambda stage, done, i=i, n=number: progress(f"version {n}: {stage}", (i + done) / 2)  # noqa: E731
+                found.append((number, self._compute(client, case, labels, options, part)))
+            return found
+
+        def then(found: list[tuple[int, DoseResults]]) -> None:
+            self.compared.emit(*found)
+
+        return self._tasks.run("compare", work, then)
+
+    # ---- following
+
+    def _on_labels(self) -> None:
+        session, results = self._editing.session, self._dosing.results
+        if not self._wanted or session is None or results is None or self._client() is None:
+            return
+        if session.dirty and session.case.study.patient_id == results.patient_id and self._now() != self._asked:
+            self._timer.start()
+
+    def _now(self) -> tuple[str, int]:
+        session, results = self._editing.session, self._dosing.results
+        return (f"{id(session)} {id(results)}", -1 if session is None else session.moment.token)
+
+    def _ask(self) -> None:
+        client, session, layers = self._client(), self._editing.session, self._editing.layers
+        computed = self._dosing.results
+        if client is None or session is None or layers is None or computed is None or not session.dirty:
+            return
+        if layers.labels.painting or self._tasks.running("draft"):
+            self._timer.start()
+            return
+        snapshot, options, asked = session.snapshot(), self._options(), self._now()
+        self._asked = asked
+
+        def work(progress: Progress) -> DoseResults:
+            return self._compute(client, snapshot.case, snapshot.native(), options, progress)
+
+        def then(results: DoseResults) -> DoseResults:
+            if self._now() == asked:
+                self.followed.emit(results, computed)
+            else:
+                self._on_labels()
+            return results
+
+        self._tasks.run("draft", work, then)
+
+    def _options(self) -> dict[str, Any]:
+        return {key: value for key, value in self._dosing.options.items() if key not in NOT_A_DRAFTS}
+
+    def _compute(
+        self, client: Client, case: Case, labels: LabelMap, options: Mapping[str, Any], progress: Progress
+    ) -> DoseResults:
+        path = write_labels(self._scratch / f"{case.image_id}.nii.gz", labels)
+        dose = client.draft_dose({case.image_id: path}, options, progress).dose
+        if dose is None:
+            raise DoselabelError("The server's dose of a draft ended without results.", "See its log.")
+        return dose
+
+    def _on_failed(self, action: str, error: Exception) -> None:
+        if action == "draft":
+            self.refused.emit(str(error))

@@ -1,0 +1,120 @@
+"""The dose in the window follows what the annotator does, against a real server process."""
+
+from __future__ import annotations
+
+import csv
+
+import numpy as np
+import pytest
+from napari.components import ViewerModel
+from qtpy.QtTest import QTest
+
+from doselabel.labels import organ
+from napari_plugin.controller import Controller
+from napari_plugin.session.settings import Settings
+from napari_plugin.views.dose import DoseView
+
+pytestmark = pytest.mark.e2e
+PATIENT = ("P-001__ct", "P-001__ct_tp1", "P-001__ct_tp2")
+
+
+@pytest.fixture
+def computed(qtbot, server, tmp_path, truth):
+    """A patient whose doses were just computed from submitted labels, and the view that shows them."""
+    controller = Controller(ViewerModel(), Settings(folder=tmp_path, author="ada"))
+    view = DoseView()
+    qtbot.addWidget(view)
+    controller.dose_ready.connect(lambda results: view.set_results(results, has_report=True))
+    controller.dose_outdated.connect(view.set_outdated)
+    controller.following.followed.connect(view.set_draft)
+    controller.following.refused.connect(view.set_unfollowed)
+    controller.connect(server)
+    controller.wait("connect", 60)
+    for image_id in reversed(PATIENT):
+        controller.open_case(image_id)
+        controller.wait("case", 60)
+        controller.editing.replace(truth, "")
+        controller.submit()
+        controller.wait("submit", 60)
+    controller.dose(tac="mono", engine="local", report=False)
+    controller.wait("dose", 300)
+    yield controller, view
+    controller.session.abandoned()
+    controller.cleanup()
+
+
+def halve(controller, value: int) -> None:
+    """Erase half of an organ, as one undo step."""
+    at = np.nonzero(controller.session.array == value)
+    controller.layers.labels.data_setitem(tuple(index[: index.size // 2] for index in at), 0)
+
+
+def test_the_dose_follows_edits_and_their_undo(computed, qtbot, tmp_path):
+    controller, view = computed
+    kidney, before = organ("left_kidney").index, controller.dosing.results
+    assert view.of_labels.isHidden()
+
+    # said at the first edit; then the draft's dose, marked as one, nothing stored
+    versions = len(controller.client.label_versions(PATIENT[0]))
+    with qtbot.waitSignal(controller.following.followed, timeout=120_000) as told:
+        halve(controller, kidney)
+        assert "Labels changed since this dose" in view.of_labels.text()
+    draft = told.args[0]
+    assert draft.organs["left_kidney"].mass_g == pytest.approx(before.organs["left_kidney"].mass_g / 2, rel=1e-3)
+    assert draft.warnings[0].startswith("Draft, not submitted")
+    assert "Draft, not submitted" in view.of_labels.text()
+    row = list(draft.organs).index("left_kidney")
+    assert view._table.item(row, 1).text().startswith(f"{draft.organs['left_kidney'].mean_dose_gy:.2f} ±")
+    assert view._table.item(row, 4).text()[0] in "+-"
+    assert len(controller.client.label_versions(PATIENT[0])) == versions
+    assert controller.dosing.results is before
+
+    # of two edits in a row only the newest is shown
+    shown = []
+    controller.following.followed.connect(lambda found, _: shown.append(found.organs["liver"].mass_g))
+    halve(controller, organ("liver").index)
+    qtbot.waitUntil(lambda: controller.tasks.running("draft"), timeout=20_000)
+    halve(controller, organ("liver").index)
+    qtbot.waitUntil(lambda: bool(shown) and not controller.tasks.running("draft"), timeout=120_000)
+    assert shown == [pytest.approx(before.organs["liver"].mass_g / 4, rel=1e-3)]
+
+    # all undone: the computed dose is there again, and not called old
+    for _ in range(3):
+        controller.undo()
+    assert view.of_labels.isHidden()
+    assert view._table.item(row, 1).text().startswith(f"{before.organs['left_kidney'].mean_dose_gy:.2f} ±")
+    QTest.qWait(600)
+    assert not controller.tasks.running("draft")
+
+    # two versions beside each other
+    halve(controller, kidney)
+    controller.submit()
+    newest = controller.wait("submit", 60)
+    assert "Labels changed since this dose" in view.of_labels.text()
+    controller.following.compared.connect(view.versions.set_compared)
+    view.versions.set_versions(controller.client.label_versions(PATIENT[0]))
+    assert view.versions.second.currentData() == newest.version
+    view.versions.compare_wanted.connect(controller.following.compare)
+    view.versions.compare.click()
+    (_, first), (_, second) = controller.wait("compare", 300)
+    assert second.organs["left_kidney"].mass_g == pytest.approx(first.organs["left_kidney"].mass_g / 2, rel=1e-3)
+    change = second.organs["left_kidney"].mean_dose_gy / first.organs["left_kidney"].mean_dose_gy - 1
+    assert view.versions.table.item(row, 3).text() == f"{100 * change:+.1f}"
+
+    # what is saved can be read elsewhere
+    folder = controller.save_dose(tmp_path / "saved")
+    rows = {line["organ"]: line for line in csv.DictReader((folder / "results.csv").read_text().splitlines())}
+    assert float(rows["liver"]["mean_dose_gy"]) == before.organs["liver"].mean_dose_gy
+    assert (folder / "dose.nii.gz").stat().st_size > 0
+
+
+def test_a_server_that_can_not_follow_says_why_in_the_doses_view(computed, qtbot, monkeypatch):
+    controller, view = computed
+    controller.dosing.options["voi"] = "nonsense"
+    said = []
+    controller.status.connect(lambda text, level: said.append(text))
+    with qtbot.waitSignal(controller.following.refused, timeout=60_000):
+        halve(controller, organ("liver").index)
+    assert "can't follow" in view.of_labels.text()
+    assert "nonsense" in view.of_labels.text()
+    assert not said
