@@ -1,5 +1,5 @@
 # make demo   the main job from first to last on sample patients; ends in demo/report.html
-# make test   the whole test suite, by two processes side by side (WORKERS=n for another number)
+# make test   the whole test suite (WORKERS=2: by two processes side by side)
 # Both do all the set-up first; a second run finds it done.
 
 SHELL := /bin/bash
@@ -7,7 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DISPLAY_RUN := .ci/with-display
-WORKERS ?= 2
+WORKERS ?= 0
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test lint constraints clean

@@ -1,4 +1,4 @@
-"""The suite on several cores (`pytest -n 2`, as `make test` runs it): what stays together, and what begins first."""
+"""The suite on several cores (`make test WORKERS=2`): what stays together, and what begins first."""
 
 from __future__ import annotations
 
@@ -19,8 +19,9 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # side by side, the workers have taken 
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put first what begins first; each file keeps its order."""
-    items.sort(key=lambda item: next((i for i, at in enumerate(BEGIN_FIRST) if item.nodeid.startswith(at)), 99))
+    """Put first what begins first, where there are workers to divide it among; each file keeps its order."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        items.sort(key=lambda item: next((i for i, at in enumerate(BEGIN_FIRST) if item.nodeid.startswith(at)), 99))
 
 
 @pytest.hookimpl(optionalhook=True)
