@@ -65,7 +65,8 @@ class Table(QTableWidget):
         header = self.horizontalHeader()
         modes = QHeaderView.ResizeMode
         header.setSectionResizeMode(modes.ResizeToContents if fitted else modes.Stretch)
-        header.setStretchLastSection(fitted)
+        if fitted:  # the last one takes what is left, be it little: "stretch last" keeps it 100 px wide
+            header.setSectionResizeMode(len(headers) - 1, modes.Stretch)
         header.setSectionResizeMode(0, QHeaderView.ResizeMode.ResizeToContents)
         header.setFixedHeight(36)
         self.setEditTriggers(QAbstractItemView.EditTrigger.NoEditTriggers)
