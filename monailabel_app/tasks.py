@@ -65,7 +65,7 @@ class Tasks:
         def run(request: dict[str, Any], folder: Path, progress: Progress) -> dict[str, Any]:
             return train(request | {"out": str(folder), "progress": progress}, StudyDatastore(self._conf.studies))
 
-        return {**jobs, DRAFT: DraftDose(), TRAIN: run}
+        return {**jobs, DRAFT: DraftDose(self._kidney_liver), TRAIN: run}
 
     def warm_up(self) -> None:
         """Pay for torch and the network before the first request."""

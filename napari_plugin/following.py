@@ -12,7 +12,7 @@ from typing import Any
 
 from qtpy.QtCore import QObject, QTimer, Signal
 
-from doselabel.errors import DoselabelError, Progress
+from doselabel.errors import DoselabelError, Progress, part
 from doselabel.labels import LabelMap, write_labels
 from doselabel.wire import DoseResults
 from napari_plugin.client import Client
@@ -23,8 +23,6 @@ from napari_plugin.tasks import Tasks
 
 QUIET_MS = 400
 """So long after the last edit the draft is sent."""
-NOT_A_DRAFTS = ("labels", "report")
-"""Keys of a dose's request that have no meaning for a draft's."""
 
 
 class Following(QObject):
@@ -82,8 +80,8 @@ class Following(QObject):
             found = []
             for i, number in enumerate((first, second)):
                 labels = case.to_native(fetch_version(client, case, number, self._scratch).array)
-                part = lambda stage, done, i=i, n=number: progress(f"version {n}: {stage}", (i + done) / 2)  # noqa: E731
-                found.append((number, self._compute(client, case, labels, options, part)))
+                share = part(progress, i / 2, (i + 1) / 2)
+                found.append((number, self._compute(client, case, labels, options, share)))
             return found
 
         def then(found: list[tuple[int, DoseResults]]) -> None:
@@ -128,7 +126,8 @@ class Following(QObject):
         self._tasks.run("draft", work, then)
 
     def _options(self) -> dict[str, Any]:
-        return {key: value for key, value in self._dosing.options.items() if key not in NOT_A_DRAFTS}
+        """Those of the computed dose, on the same masks but for the edits; a draft has no report."""
+        return {key: value for key, value in self._dosing.options.items() if key != "report"}
 
     def _compute(
         self, client: Client, case: Case, labels: LabelMap, options: Mapping[str, Any], progress: Progress

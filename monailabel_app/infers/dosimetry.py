@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+from collections.abc import Container, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from doselabel.reading import folder_of
 from doselabel.study import Study
 from doselabel.versions import FINAL
 from doselabel.wire import DoseResults
-from monailabel_app.cases import cases_of
+from monailabel_app.cases import Case, cases_of
 from monailabel_app.infers.kidney_liver import KidneyLiver
 from monailabel_app.refusals import not_found
 from monailabel_app.request import choice, fresh_file, plain, progress_of, yes
@@ -95,7 +96,8 @@ class Dosimetry(InferTask):
             out = Path(request.get("out") or scratch)
             results = run(study, labels, options, out=out, cache=self._cache, progress=part(progress, share, 0.9))
             if predicted:
-                results = _not_reviewed(results, predicted, out)
+                results = not_reviewed(results, predicted)
+                (out / "results.json").write_text(results.model_dump_json(by_alias=True, indent=2), "utf-8")
             dose = out / "dose.nii.gz"
             files = {"results": "results.json"}
             masks = [masks_name(ct) for ct in study.cts().values()]
@@ -113,32 +115,28 @@ class Dosimetry(InferTask):
     def _complete(self, study: Study, folder: Path, progress: Progress) -> list[str]:
         """Fill a folder with label maps named like the CTs: submitted ones, else predicted; name the predicted."""
         folder.mkdir()
-        predicted = []
-        cases = list(cases_of(study))
-        for number, case in enumerate(cases):
-            target = folder / f"{case.stem}.nii.gz"
+        for case in cases_of(study):
             if submitted := case.labels.tagged(FINAL):
-                shutil.copyfile(submitted, target)
-                continue
-            share = part(progress, number / len(cases), (number + 1) / len(cases))
+                shutil.copyfile(submitted, folder / f"{case.stem}.nii.gz")
+        lacking = missing(study)
+        for number, case in enumerate(lacking):
+            share = part(progress, number / len(lacking), (number + 1) / len(lacking))
             labels, _ = self._kidney_liver.segment(case.path, {"progress": share})
-            write_labels(target, labels)
-            predicted.append(case.stem)
-        return predicted
+            write_labels(folder / f"{case.stem}.nii.gz", labels)
+        return [case.stem for case in lacking]
 
 
-def _not_reviewed(results: DoseResults, predicted: list[str], out: Path) -> DoseResults:
-    """Say in the results, and in their file, which masks nobody has looked at."""
+def missing(study: Study, besides: Container[str] = ()) -> list[Case]:
+    """CTs that nobody has submitted a label map of, but for those of these files."""
+    return [case for case in cases_of(study) if case.file not in besides and case.labels.tagged(FINAL) is None]
+
+
+def not_reviewed(results: DoseResults, predicted: Sequence[str]) -> DoseResults:
+    """Say in the results which masks nobody has looked at."""
     warning = f"The label maps of {', '.join(predicted)} were predicted by the model and not reviewed by anybody."
-    results = results.model_copy(
-        update={
-            "reviewed": False,
-            "labels_origin": f"submitted label maps, completed by the model for {', '.join(predicted)}",
-            "warnings": [warning, *results.warnings],
-        }
-    )
-    (out / "results.json").write_text(results.model_dump_json(by_alias=True, indent=2), "utf-8")
-    return results
+    origin = f"submitted label maps, completed by the model for {', '.join(predicted)}"
+    told = {"reviewed": False, "labels_origin": origin, "warnings": [warning, *results.warnings]}
+    return results.model_copy(update=told)
 
 
 def study_folder(ct: Path) -> Path:

@@ -7,17 +7,19 @@ and its sessions with it.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from doselabel.errors import Progress
-from doselabel.labels import read_labels
+from doselabel.errors import Progress, part
+from doselabel.labels import LabelMap, read_labels
 from doselabel.study import Study, image_id
 from doselabel.versions import FINAL
 from doselabel.wire import DoseResults
-from monailabel_app.infers.dosimetry import study_folder
-from monailabel_app.request import plain
+from monailabel_app.cases import Case
+from monailabel_app.infers.dosimetry import missing, not_reviewed, study_folder
+from monailabel_app.infers.kidney_liver import KidneyLiver
+from monailabel_app.request import choice, plain
 
 DRAFTS = "drafts"
 """Key of a request: folder of the drafts, a file each, named by the CT's image id. The server sets it, and removes
@@ -27,16 +29,24 @@ DRAFT = "Draft, not submitted: the label maps of {} are as they were sent, and n
 
 
 class DraftDose:
-    """Doses of drafts, by sessions that are kept."""
+    """Doses of drafts, by sessions that are kept.
 
-    def __init__(self) -> None:
-        self._sessions: OrderedDict[tuple[str, str], Any] = OrderedDict()
+    Parameters
+    ----------
+    kidney_liver : KidneyLiver
+        Fills in label maps that nobody has submitted; as long as a session is kept, by what it said the first time,
+        so that nothing but the edits changes from one draft to the next.
+    """
+
+    def __init__(self, kidney_liver: KidneyLiver) -> None:
+        self._kidney_liver = kidney_liver
+        self._sessions: OrderedDict[tuple[str, str], tuple[Any, _Predicted]] = OrderedDict()
 
     def __call__(self, request: Mapping[str, Any], folder: Path, progress: Progress) -> dict[str, Any]:
         """Compute the dose of the patient of ``request["image"]`` with the drafts in ``request["drafts"]``.
 
-        All keys that `DoseOptions` knows are its options. The dose map is written only if ``map`` is asked for: it
-        takes longer than all the rest.
+        ``labels`` is "final" or "model", as for `Dosimetry`. All keys that `DoseOptions` knows are its options. The
+        dose map is written only if ``map`` is asked for: it takes longer than all the rest.
 
         Returns
         -------
@@ -48,34 +58,61 @@ class DraftDose:
 
         where = study_folder(Path(request["image"]))
         study = Study.load(where)
-        given = {key: value for key, value in request.items() if key not in (DRAFTS, "image", "map")}
-        session = self._session(where, DoseOptions.read(given))
+        given = {key: value for key, value in request.items() if key not in (DRAFTS, "image", "labels", "map")}
+        session, kept = self._session(where, DoseOptions.read(given))
         drawn = {
             name: read_labels(file, expect=study.grid(name))
             for name in study.cts().values()
             for file in Path(request[DRAFTS]).glob(f"{image_id(study.patient_id, name)}.*")
         }
-        done = session.compute(drawn, progress=progress)
+        predicted, share = {}, 0.0
+        if choice(request, "labels", FINAL, (FINAL, "model")) == "model":
+            lacking = missing(study, besides=drawn)
+            share = 0.5 if any(_key(case) not in kept for case in lacking) else 0.0
+            predicted = self._predict(lacking, kept, part(progress, 0.0, share))
+        done = session.compute(predicted | drawn, progress=part(progress, share, 1.0))
         files = {}
         if request.get("map"):
             write_image(folder / "dose.nii.gz", done.dose)
             files["dose"] = "dose.nii.gz"
         return plain(
-            {"dose": _marked(done.results, list(drawn)).model_dump(mode="json", by_alias=True), "files": files}
+            {
+                "dose": _marked(done.results, list(drawn), list(predicted)).model_dump(mode="json", by_alias=True),
+                "files": files,
+            }
         )
 
-    def _session(self, folder: Path, options: Any) -> Any:
+    def _predict(self, cases: Sequence[Case], kept: _Predicted, progress: Progress) -> dict[str, LabelMap]:
+        for number, case in enumerate(cases):
+            if _key(case) not in kept:
+                share = part(progress, number / len(cases), (number + 1) / len(cases))
+                kept[_key(case)], _ = self._kidney_liver.segment(case.path, {"progress": share})
+        return {case.file: kept[_key(case)] for case in cases}
+
+    def _session(self, folder: Path, options: Any) -> tuple[Any, _Predicted]:
         from doselabel.dosimetry.session import Session
 
         key = str(folder), options.model_dump_json()
         if key not in self._sessions:
-            self._sessions[key] = Session(folder, FINAL, options)
+            self._sessions[key] = Session(folder, FINAL, options), {}
         self._sessions.move_to_end(key)
         while len(self._sessions) > MOST_SESSIONS:
             self._sessions.popitem(last=False)
         return self._sessions[key]
 
 
-def _marked(results: DoseResults, drafts: list[str]) -> DoseResults:
-    """Say first of all that this is no result to keep."""
-    return results.model_copy(update={"warnings": [DRAFT.format(", ".join(drafts)), *results.warnings]})
+_Predicted = dict[tuple[str, int], LabelMap]
+"""By CT, and when it was written."""
+
+
+def _key(case: Case) -> tuple[str, int]:
+    return case.file, case.path.stat().st_mtime_ns
+
+
+def _marked(results: DoseResults, drawn: list[str], predicted: list[str]) -> DoseResults:
+    """Say first of all that this is no result to keep, and of which masks."""
+    if predicted:
+        results = not_reviewed(results, [name.partition(".")[0] for name in predicted])
+        origin = f"draft, not submitted ({', '.join(drawn)}); else {results.labels_origin}"
+        results = results.model_copy(update={"labels_origin": origin})
+    return results.model_copy(update={"warnings": [DRAFT.format(", ".join(drawn)), *results.warnings]})

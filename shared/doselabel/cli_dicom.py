@@ -76,7 +76,7 @@ def _import(args: argparse.Namespace, progress: Progress) -> int:
     from doselabel.dicom.series import sorted_series
     from doselabel.dicom.sort import gathered
     from doselabel.dicom.studies import import_study, write_images
-    from doselabel.errors import DicomError
+    from doselabel.errors import DicomError, DoselabelError
 
     given = {name: getattr(args, name) for name in (*_OPTIONS, "leave_out", "allow_uncorrected")}
     answers = Answers.read(args.answers, {**given, "scan_start": dict(args.scan_start or [])})
@@ -98,8 +98,11 @@ def _import(args: argparse.Namespace, progress: Progress) -> int:
             raise
         while plan.questions and sys.stdin.isatty() and not args.dry_run:
             _print_plan(plan, found)
-            answers = _ask(plan, answers)
-            plan = planned(series, answers)
+            try:
+                wanted = _ask(plan, answers)
+                plan, answers = planned(series, wanted), wanted
+            except DoselabelError as error:  # what was answered before stays
+                print(error)
         _print_plan(plan, found)
         if args.dry_run:
             return 2 if plan.questions else 0
@@ -157,7 +160,7 @@ def _ask(plan: Plan, answers: Answers) -> Answers:
     from doselabel.dicom.answers import Answers
 
     question = plan.questions[0]
-    text = input(f"{question.text} ").strip()
+    text = _typed(f"{question.text} ")
     value: Any = text
     if question.field == "scan_start":
         number = int(question.flag.split()[1].partition("=")[0])
@@ -168,7 +171,14 @@ def _ask(plan: Plan, answers: Answers) -> Answers:
 
 
 def _yes(question: str) -> bool:
-    return input(f"{question} [Y/n] ").strip().lower() in ("", "y", "yes", "j", "ja")
+    return _typed(f"{question} [Y/n] ").lower() in ("", "y", "yes", "j", "ja")
+
+
+def _typed(question: str) -> str:
+    try:
+        return input(question).strip()
+    except EOFError:  # Ctrl+D is Ctrl+C here: nothing was written yet
+        raise KeyboardInterrupt from None
 
 
 def _export(args: argparse.Namespace, progress: Progress) -> None:

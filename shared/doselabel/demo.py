@@ -150,7 +150,7 @@ Done. Look at
   {out / "server.log"}         what the server said
 Start it by hand (in the virtual environment: source .venv/bin/activate):
   monailabel start_server --app monailabel_app --studies {studies}
-  napari      then Plugins → doselabel, and connect to http://127.0.0.1:8000
+  napari      then Plugins → Annotate and dose (doselabel), and connect to http://127.0.0.1:8000
 Research use only: not a medical device.""")
 
 

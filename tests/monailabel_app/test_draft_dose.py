@@ -10,7 +10,9 @@ import pytest
 
 from doselabel.errors import LabelError, no_progress
 from doselabel.labels import LabelMap, write_labels
-from doselabel.wire import DoseResults
+from doselabel.versions import LabelStore
+from doselabel.wire import DoseResults, LabelSubmission
+from monailabel_app.infers.dosimetry import Dosimetry
 from monailabel_app.infers.draft_dose import DRAFTS, DraftDose
 
 
@@ -18,7 +20,16 @@ from monailabel_app.infers.draft_dose import DRAFTS, DraftDose
 def ask(boxes, tmp_path):
     """Ask for the dose of drafts of a patient of which nothing was submitted."""
     study = boxes.make_patient(tmp_path / "P-001", "P-001")
-    task = DraftDose()
+    looked: list[str] = []
+
+    class Guesses:
+        """In the network's place: knows the boxes, and which CTs it was asked to look at."""
+
+        def segment(self, ct: Path, request: dict) -> tuple[LabelMap, None]:
+            looked.append(ct.name)
+            return boxes.label_map, None
+
+    task = DraftDose(Guesses())
 
     def ask(drafts: dict[str, LabelMap], **params) -> DoseResults:
         folder = tmp_path / "drafts"
@@ -31,7 +42,7 @@ def ask(boxes, tmp_path):
         finally:
             shutil.rmtree(folder)
 
-    ask.folder, ask.task = Path(study.folder), task
+    ask.folder, ask.task, ask.looked, ask.study = Path(study.folder), task, looked, study
     return ask
 
 
@@ -65,3 +76,30 @@ def test_the_next_draft_is_answered_by_the_same_session(ask, boxes):
 def test_without_the_diagnostic_ct_masks_are_missing(ask, boxes):
     with pytest.raises(LabelError, match="final"):
         ask({"ct_tp1.nii.gz": boxes.label_map})
+
+
+def test_what_the_model_fills_in_is_as_in_the_computed_dose_and_stays_so(ask, boxes, tmp_path):
+    """A draft that changes nothing changes no dose; the network looks at each CT once."""
+    computed = Dosimetry(ask.task._kidney_liver, tmp_path / "cache")
+    out = tmp_path / "out"
+    out.mkdir()
+    request = {"image": str(ask.study.path("ct.nii.gz")), "labels": "model", "organs": ["left_kidney"], "out": str(out)}
+    _, answer = computed(request | {"report": False})
+    before = DoseResults.model_validate(answer["dose"])
+    ask.looked.clear()
+    found = ask({"ct.nii.gz": boxes.label_map}, labels="model")
+    assert found.organs["left_kidney"].mean_dose_gy == before.organs["left_kidney"].mean_dose_gy
+    assert found.organs["left_kidney"].activity_mbq == before.organs["left_kidney"].activity_mbq
+    assert ask.looked == ["ct_tp1.nii.gz", "ct_tp2.nii.gz", "ct_tp3.nii.gz"]
+    assert found.warnings[0].startswith("Draft, not submitted")
+    assert "ct_tp1, ct_tp2, ct_tp3 were predicted by the model" in found.warnings[1]
+    assert found.labels_origin.startswith("draft, not submitted (ct.nii.gz); else submitted label maps, completed")
+    ask({"ct.nii.gz": boxes.label_map}, labels="model")
+    assert len(ask.looked) == 3
+
+
+def test_what_was_submitted_meanwhile_takes_the_place_of_what_the_model_filled_in(ask, boxes):
+    ask({"ct.nii.gz": boxes.label_map}, labels="model")
+    LabelStore.of(ask.study, "ct_tp2.nii.gz").add(boxes.label_map, LabelSubmission(author="ada"))
+    found = ask({"ct.nii.gz": boxes.label_map}, labels="model")
+    assert "completed by the model for ct_tp1, ct_tp3" in found.labels_origin

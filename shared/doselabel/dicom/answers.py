@@ -76,4 +76,3 @@ class Question:
     field: str
     text: str
     flag: str
-    proposal: str = ""

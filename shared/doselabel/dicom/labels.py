@@ -99,6 +99,8 @@ def label_map(each: Drawn, stack: Stack, ct: Volume) -> LabelMap:
     values = {name: value for value, name in NAMES.items()}
     for name in masks:
         values.setdefault(name, max(values.values()) + 1)
+    if max(values.values()) > np.iinfo(np.uint8).max:
+        raise DicomError(f"it holds {len(masks)} organs and lesions, more than a label map has values for")
     flat = np.zeros(_shape(stack), np.uint8).ravel()
     for name in sorted(masks, key=lambda name: -len(masks[name])):  # the smaller one is on top, as a lesion is
         lost = np.bincount(flat[masks[name]], minlength=256)

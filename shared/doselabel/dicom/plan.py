@@ -307,7 +307,7 @@ def _diagnostic(cts: list[Series], scans: list[Scan], answers: Answers, plan: Pl
         plan.diagnostic = named[0]
         return
     own = {ct.number for scan in scans if (ct := _nearest(scan, cts, plan.stacks)) is not None}
-    free = [ct for ct in cts if ct.number not in own] or []
+    free = [ct for ct in cts if ct.number not in own]
     enhanced = [ct for ct in free or cts if ct.instances[0].text("ContrastBolusAgent")]
     choice = enhanced or free
     if choice:

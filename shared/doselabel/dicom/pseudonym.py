@@ -10,16 +10,15 @@ import base64
 import hashlib
 import hmac
 import json
-import os
 import re
 import secrets
-import tempfile
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
 
 import platformdirs
 
+from doselabel import disk
 from doselabel.errors import DicomError
 
 
@@ -64,11 +63,9 @@ class Key:
         if self.plain:
             return
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        handle, staged = tempfile.mkstemp(prefix=".key-", dir=self.path.parent)  # mode 0600
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            people = {"people": self.people} if self.people else {}
-            json.dump({"secret": self.secret.hex(), "patients": self.patients, **people}, file, indent=1)
-        os.replace(staged, self.path)
+        people = {"people": self.people} if self.people else {}
+        content = {"secret": self.secret.hex(), "patients": self.patients, **people}
+        disk.write(self.path, json.dumps(content, indent=1), mode=0o600)
 
     def _digest(self, kind: str, text: str) -> bytes:
         return hmac.new(self.secret, f"{kind}\0{text}".encode(), hashlib.sha256).digest()

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from doselabel import disk
 from doselabel.camera import Camera
 from doselabel.dicom.answers import Answers
 from doselabel.dicom.plan import Plan, Point
@@ -284,9 +285,7 @@ def _origin(series: Series, key: Key) -> dict[str, str]:
 
 def _write_origin(folder: Path, files: dict[str, dict[str, str]]) -> None:
     content: dict[str, Any] = {"schema": "doselabel.dicom/1", "files": files}
-    staged = folder / f".writing-{ORIGIN}"
-    staged.write_text(json.dumps(content, indent=1) + "\n", "utf-8")
-    staged.replace(folder / ORIGIN)
+    disk.write(folder / ORIGIN, json.dumps(content, indent=1) + "\n")
 
 
 def _checked(folder: Path) -> StudyReport:

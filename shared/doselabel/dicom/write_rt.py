@@ -16,7 +16,7 @@ from pydicom.uid import UID, ExplicitVRLittleEndian, generate_uid
 
 from doselabel import __version__
 from doselabel.dicom.need import Dataset
-from doselabel.dicom.write_seg import MAKER
+from doselabel.dicom.write_seg import LESION, MAKER, kind_of
 from doselabel.errors import DicomError
 from doselabel.labels import region, title
 
@@ -78,11 +78,8 @@ def structures(made: Material) -> Dataset:
         contour.ReferencedROINumber = number
         contour.ContourSequence = Sequence(_contours(made, made.planes == made.labels.value(name)))
         observed.ObservationNumber = observed.ReferencedROINumber = number
-        observed.ROIObservationLabel, observed.RTROIInterpretedType, observed.ROIInterpreter = (
-            title(name)[:16],
-            "ORGAN",
-            "",
-        )
+        observed.ROIObservationLabel, observed.ROIInterpreter = title(name)[:16], ""
+        observed.RTROIInterpretedType = "GTV" if kind_of(name)[0] is LESION else "ORGAN"
         rois.append(roi)
         contours.append(contour)
         observations.append(observed)

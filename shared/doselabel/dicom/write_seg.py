@@ -40,7 +40,8 @@ _ML, _GY = CodedConcept("ml", "UCUM", "milliliter"), CodedConcept("Gy", "UCUM", 
 _GY_GBQ = CodedConcept("Gy/GBq", "UCUM", "gray per gigabecquerel")
 
 
-def _kind_of(name: str) -> tuple[CodedConcept, CodedConcept]:
+def kind_of(name: str) -> tuple[CodedConcept, CodedConcept]:
+    """Category and type of what an organ or lesion is called here."""
     if name.startswith(("tumour", "lesion", "metast")):
         return LESION, _MASS
     return ORGAN, ORGAN_TYPES.get(name, _TISSUE)
@@ -54,8 +55,8 @@ def segmentation(made: Material) -> Dataset:
         hd.seg.SegmentDescription(
             segment_number=number,
             segment_label=title(name),
-            segmented_property_category=_kind_of(name)[0],
-            segmented_property_type=_kind_of(name)[1],
+            segmented_property_category=kind_of(name)[0],
+            segmented_property_type=kind_of(name)[1],
             algorithm_type=hd.seg.SegmentAlgorithmTypeValues.SEMIAUTOMATIC,
             algorithm_identification=algorithm,
             tracking_uid=generate_uid(),
@@ -106,7 +107,7 @@ def measurements(made: Material, segments: Dataset) -> Dataset:
                 referenced_segment=hd.sr.ReferencedSegment.from_segmentation(
                     segments, segment_number=int(item.SegmentNumber)
                 ),
-                finding_type=_kind_of(str(item.TrackingID))[1],
+                finding_type=kind_of(str(item.TrackingID))[1],
                 measurements=[hd.sr.Measurement(name, round(value, 6), unit) for name, value, unit in values],
             )
         )

@@ -84,6 +84,8 @@ def test_contours_filled_by_voxel_centres_are_the_masks(exported):
     names = {roi.ROINumber: roi.ROIName for roi in ds.StructureSetROISequence}
     rows, columns = np.mgrid[: labels.shape[1], : labels.shape[2]]
     centres = np.column_stack([columns.ravel(), rows.ravel()])
+    kinds = {names[o.ReferencedROINumber]: o.RTROIInterpretedType for o in ds.RTROIObservationsSequence}
+    assert kinds == {name: "GTV" if name.startswith(("tumour", "lesion")) else "ORGAN" for name in names.values()}
     for roi in ds.ROIContourSequence:
         whole = np.zeros(labels.shape, bool)
         for contour in roi.ContourSequence:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import subprocess
@@ -135,6 +136,41 @@ def test_answers_come_from_flags_or_a_file(run, tmp_path):
     assert code == 0, said
     study = Study.load(Study.find(studies)[0])
     assert (study.nuclide, study.injected_activity_mbq) == ("Lu-177", 7400)
+
+
+def unstated(folder):
+    """The patient, of whom no file says what was injected, and when."""
+    source = make.patient(folder)
+    for file in source.glob("spect*"):
+        ds = pydicom.dcmread(file)
+        del ds.RadiopharmaceuticalInformationSequence
+        ds.save_as(file)
+    return source
+
+
+class Terminal(io.StringIO):
+    """Somebody who types."""
+
+    def isatty(self):
+        return True
+
+
+def test_on_a_terminal_a_wrong_answer_is_asked_for_again(run, tmp_path, monkeypatch):
+    typed = ["kryptonite", "Lu-177", "a lot", "7400", "2027-01-01T00:00", "2026-03-02T09:15", "y"]
+    monkeypatch.setattr("sys.stdin", Terminal("\n".join(typed) + "\n"))
+    code, said, studies = run(unstated(tmp_path / "src"))
+    assert code == 0, said
+    for wrong in ("kryptonite", "injected_activity_mbq", "before the injection"):
+        assert wrong in said
+    study = Study.load(Study.find(studies)[0])
+    assert (study.nuclide, study.injected_activity_mbq) == ("Lu-177", 7400)
+
+
+def test_on_a_terminal_no_answer_writes_nothing(run, tmp_path, monkeypatch):
+    monkeypatch.setattr("sys.stdin", Terminal("Lu-177\n"))
+    code, _, studies = run(unstated(tmp_path / "src"))
+    assert code == 130
+    assert not studies.exists()
 
 
 def test_of_two_reconstructions_the_corrected_one_is_taken(source, run, tmp_path):
