@@ -58,10 +58,9 @@ class CaseView(QWidget):
         self.name.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Fixed)
         self.name.setToolTip("All cases: search, filter, open")
         self.name.clicked.connect(self._browse)
-        self.back.clicked.connect(self._go_back)
+        self.back.clicked.connect(lambda: self.open_wanted.emit(self._before))
         self.next.clicked.connect(lambda: self.next_wanted.emit(self.strategy))
-        self._before: list[str] = []
-        self._opened = ""
+        self._opened = self._closed = self._before = ""
         column(self, row(self.back, self.name, self.next, stretch=1)).setContentsMargins(6, 0, 6, 0)
         self.set_reason("")
 
@@ -98,12 +97,13 @@ class CaseView(QWidget):
     def set_case(self, case: Case | None) -> None:
         """Show which case is open."""
         if case is None:
-            self._before = [*self._before, self._opened][-50:]
-            self._opened = ""
+            self._closed, self._opened = self._opened or self._closed, ""
             self.name.setText("no case is open ▾")
             return
         self._opened, self._title = case.image_id, case.title
-        self.back.setEnabled(any(name != self._opened for name in self._before))
+        if self._closed != self._opened:
+            self._before = self._closed
+        self.back.setEnabled(bool(self._before))
         study = case.study
         spects = ", ".join(f"{frame.time_h:g} h" for frame in case.spects)
         self.name.setToolTip(
@@ -119,12 +119,6 @@ class CaseView(QWidget):
         if self._opened:
             mark = DRAFT if self._opened in self.browser.drafts else ""
             self.name.setText(f"{mark}{self._title} ▾")
-
-    def _go_back(self) -> None:
-        while self._before and self._before[-1] == self._opened:
-            self._before.pop()
-        if self._before:
-            self.open_wanted.emit(self._before.pop())
 
     def _browse(self) -> None:
         self.browser.setFixedWidth(max(self.width(), 320))

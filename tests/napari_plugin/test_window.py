@@ -279,3 +279,8 @@ def test_tools_and_cases_by_clicks(dock, truth):
     opened(dock, "P-001__ct_tp2")
     click(dock.case_view.back)
     assert controller.wait("case", 120).image_id == "P-002__ct"
+
+    # once more it is the case before that; the same case again changes nothing
+    opened(dock, "P-002__ct")
+    click(dock.case_view.back)
+    assert controller.wait("case", 120).image_id == "P-001__ct_tp2"
