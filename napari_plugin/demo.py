@@ -12,6 +12,7 @@ from pathlib import Path
 
 import napari
 import numpy as np
+from qtpy.QtWidgets import QApplication
 
 from doselabel.errors import DoselabelError
 from doselabel.geometry import canonical
@@ -80,6 +81,8 @@ def _play(dock: DoselabelDock, server: str, studies: Path, out: Path, steps: int
 
     _look_at_kidneys(controller)
     dock.show_tab("Dose")
+    QApplication.processEvents()  # what the tab shows is laid out only now
+    QApplication.processEvents()
     viewer.screenshot(str(out / "napari.png"), canvas_only=False, flash=False)
 
 
