@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import math
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -25,6 +26,11 @@ SPECT_GRID = Geometry((24, 36, 40), (8.0, 9.6, 9.6), (-187.2, -168.0, -92.0))
 INJECTED_AT = datetime(2026, 3, 2, 9, 15)
 TIMES_H = (4.0, 24.0, 96.0)
 SCAN_MIN = 20.0
+
+# What no written file may hold: each too long, and none of digits alone, to turn up in voxels or a fresh UID by chance.
+PATIENT_ID = "MRN-0047-11"
+PATIENT_NAME = "Doelittle^Jane"
+INSTITUTION = "St. Elsewhere"
 ACTIVITY_MBQ = 7400.0
 LAMBDA = nuclide("Lu-177").decay_constant_per_h
 
@@ -81,24 +87,34 @@ def write_masks(study: Study) -> None:
         write_labels(study.folder / "labels" / "drawn" / name, LabelMap(labels_array(), CT_GRID))
 
 
+def files_that_hold(folder: Path, *secrets: str) -> list[tuple[str, str]]:
+    """Which files below a folder, unpacked, hold which of the texts."""
+    contents = {
+        str(f.relative_to(folder)): gzip.decompress(f.read_bytes()) if f.suffix == ".gz" else f.read_bytes()
+        for f in folder.rglob("*")
+        if f.is_file()
+    }
+    return [(name, secret) for name, held in contents.items() for secret in secrets if secret.encode() in held]
+
+
 # ---- DICOM
 
 
-def base(sop: str, at: datetime | None, patient: str = "4711", **more: object) -> FileDataset:
+def base(sop: str, at: datetime | None, patient: str = PATIENT_ID, **more: object) -> FileDataset:
     meta = FileMetaDataset()
     meta.MediaStorageSOPClassUID, meta.TransferSyntaxUID = sop, ExplicitVRLittleEndian
     meta.MediaStorageSOPInstanceUID = generate_uid()
     ds = FileDataset("", {}, file_meta=meta, preamble=b"\0" * 128)
     ds.is_little_endian, ds.is_implicit_VR = True, False
     ds.SOPClassUID, ds.SOPInstanceUID = sop, meta.MediaStorageSOPInstanceUID
-    ds.PatientID, ds.PatientName, ds.PatientBirthDate, ds.PatientSex = patient, "Doe^Jane", "19600101", "F"
+    ds.PatientID, ds.PatientName, ds.PatientBirthDate, ds.PatientSex = patient, PATIENT_NAME, "19600101", "F"
     ds.StudyInstanceUID, ds.SeriesInstanceUID = generate_uid(), generate_uid()
     ds.FrameOfReferenceUID = generate_uid()
     ds.StudyDate = ds.SeriesDate = ds.ContentDate = "20260401"  # reconstructed weeks later
     ds.StudyTime, ds.AccessionNumber, ds.ReferringPhysicianName, ds.StudyID = "120000", "", "", "1"
     if at is not None:
         ds.AcquisitionDate, ds.AcquisitionTime = at.strftime("%Y%m%d"), at.strftime("%H%M%S.%f")
-    ds.InstanceNumber, ds.SeriesNumber, ds.Manufacturer, ds.InstitutionName = 1, 1, "Maker", "St. Elsewhere"
+    ds.InstanceNumber, ds.SeriesNumber, ds.Manufacturer, ds.InstitutionName = 1, 1, "Maker", INSTITUTION
     for keyword, value in more.items():
         setattr(ds, keyword, value)
     return ds
