@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import httpx
+import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from monailabel_app.conf import STATE
@@ -114,3 +115,13 @@ def test_a_worker_that_wants_more_memory_than_it_may_have_fails_that_job_alone(t
 def test_nobody_without_a_role_reads_metrics(server):
     forwarded = httpx.get(f"{server.url}/metrics", headers={"X-Forwarded-For": "10.0.0.7"}, trust_env=False)
     assert forwarded.status_code == 401
+
+
+def test_the_server_loads_nothing_that_monai_only_offers_to_use(http, server):
+    maps = Path(f"/proc/{server.process.pid}/maps")
+    if not maps.is_file():
+        pytest.skip("needs /proc to see what a process has loaded")
+    assert http.get("/info/").status_code == 200
+    loaded = {part for line in maps.read_text().splitlines() for part in Path(line[73:]).parts}
+    assert "torch" in loaded
+    assert not loaded & {"pandas", "sklearn", "torchvision"}

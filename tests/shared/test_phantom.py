@@ -25,6 +25,15 @@ def patients(tmp_path_factory) -> dict[str, Study]:
     return dict(zip(VARIANTS, map(Study.load, folders), strict=True))
 
 
+@pytest.fixture(scope="module")
+def again(tmp_path_factory) -> tuple[Path, list[float]]:
+    """The first patient once more, alone; and the progress that was told meanwhile."""
+    told: list[float] = []
+    folder = tmp_path_factory.mktemp("again")
+    (made,) = generate(folder, patients=1, seed=11, progress=lambda stage, fraction: told.append(fraction))
+    return made, told
+
+
 def known(study: Study) -> dict:
     return json.loads((study.folder / "truth" / "truth.json").read_text())
 
@@ -35,12 +44,11 @@ def test_every_study_is_valid_and_says_that_it_is_synthetic(patients):
         assert "not a real person" in study.description
 
 
-def test_same_seed_gives_the_same_voxels_whatever_else_is_made(patients, tmp_path):
-    (again,) = generate(tmp_path, patients=1, seed=11)
-    first = patients[VARIANTS[0]].folder
+def test_same_seed_gives_the_same_voxels_whatever_else_is_made(patients, again):
+    (made, _), first = again, patients[VARIANTS[0]].folder
     for name in ("ct.nii.gz", "ct_tp3.nii.gz", "spect_tp2.nii.gz", "truth/ct_tp1.nii.gz"):
-        np.testing.assert_array_equal(read_image(again / name).array, read_image(first / name).array)
-    assert (again / "truth" / "truth.json").read_text() == (first / "truth" / "truth.json").read_text()
+        np.testing.assert_array_equal(read_image(made / name).array, read_image(first / name).array)
+    assert (made / "truth" / "truth.json").read_text() == (first / "truth" / "truth.json").read_text()
 
 
 def test_label_maps_lie_on_their_ct_and_hold_the_true_volumes(patients):
@@ -188,9 +196,8 @@ def test_the_independent_dose_agrees_with_published_sphere_s_values(mass_g, publ
     assert gy_per_mbq_h * 1000 / 3600 == pytest.approx(published_s, rel=0.02)
 
 
-def test_progress_ends_at_one_and_never_goes_back(tmp_path):
-    seen: list[float] = []
-    generate(Path(tmp_path), patients=1, seed=3, progress=lambda stage, fraction: seen.append(fraction))
+def test_progress_ends_at_one_and_never_goes_back(again):
+    _, seen = again
     assert seen == sorted(seen)
     assert seen[-1] == 1.0
 

@@ -169,9 +169,14 @@ def test_a_spect_that_lies_wrong_is_named_before_there_are_masks(folder, change,
     assert {alarm.time_point + 1 for alarm in alarms} <= set(which)
 
 
+@pytest.fixture(scope="module")
+def other(tmp_path_factory) -> Path:
+    """Another patient."""
+    return generate(tmp_path_factory.mktemp("other"), patients=1, seed=41)[0]
+
+
 @pytest.mark.parametrize("number", [2, 4])
-def test_another_patients_spect_is_named_before_there_are_masks(folder, tmp_path, number):
-    (other,) = generate(tmp_path / "other", patients=1, seed=41)
+def test_another_patients_spect_is_named_before_there_are_masks(folder, other, number):
     theirs = read_image(other / f"spect_tp{number}.nii.gz")
     rewritten(
         folder, number, lambda spect: Volume(theirs.array * (spect.array.sum() / theirs.array.sum()), theirs.geometry)
