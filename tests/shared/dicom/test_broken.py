@@ -100,7 +100,7 @@ def nan_spacing(ds, i):
 
 
 CASES = {
-    "two patients": (every("spect2*", put(PatientID="0815")), "2 patients in one folder: '0815', 'MRN-0047-11'"),
+    "two patients": (every("spect2*", put(PatientID="0815")), "2 patients in one folder: 'MRN-0047-11', '0815'"),
     "two births": (every("ct2*", put(PatientBirthDate="19700101")), "different dates of birth"),
     "no spect": (remove("spect*"), "There is no reconstructed SPECT"),
     "no ct": (lambda f: [x.unlink() for p in ("ct*", "diag*") for x in f.glob(p)], "There is no CT"),
