@@ -277,7 +277,7 @@ class _Looker:
         """The SPECT channel (1, H, W) of a slice; empty without one, as it is now and then in training."""
         if self.spect is None:
             return torch.zeros(1, *frame.size)
-        return resampled(torch.from_numpy(np.take(self.spect, index, axis))[None], frame, fill=0.0)
+        return resampled(torch.from_numpy(np.moveaxis(self.spect, axis, 0)[index].copy())[None], frame, fill=0.0)
 
 
 def _look_axial(looker: _Looker, progress: Progress) -> None:

@@ -108,9 +108,9 @@ def channel_step(profile: Profile, spacing_mm: float) -> int:
 
 def adjacent(array: np.ndarray, plane: str, index: int, channels: int, step: int) -> np.ndarray:
     """Adjacent slices (C, rows, columns) around ``index``, ``step`` apart; at the ends the last one repeats."""
-    axis = PLANES[plane]
+    along = np.moveaxis(array, PLANES[plane], 0)  # a view; np.take would copy a whole flipped volume
     wanted = index + step * (np.arange(channels) - channels // 2)
-    return np.moveaxis(np.take(array, np.clip(wanted, 0, array.shape[axis] - 1), axis=axis), axis, 0)
+    return np.stack([along[k] for k in np.clip(wanted, 0, len(along) - 1)])
 
 
 def stack(hu: np.ndarray, plane: str, index: int, channels: int, step: int) -> Tensor:
