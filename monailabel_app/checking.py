@@ -22,16 +22,16 @@ from typing import Any
 
 import numpy as np
 
-from doselabel.alarms import Alarm
+from doselabel.alarms import Alarm, finding
 from doselabel.errors import DoselabelError, LabelError, OffGridError
 from doselabel.geometry import read_image
 from doselabel.labels import LabelMap, read_labels, region, write_labels
 from doselabel.study import Study
 from monailabel_app.process import limit_memory
-from monailabel_app.refusals import Refused, explain
+from monailabel_app.refusals import Refused, explain, upload_words
 
-MAX_VOXEL_BYTES = 16
-"""What is uploaded for a CT has at most this many bytes for every voxel of it."""
+MAX_VOXEL_BYTES = 64
+"""What is uploaded for a CT has at most this many bytes for every voxel of it: eight volumes of the longest numbers."""
 MEMORY_BYTES = 6 << 30
 """Address space of a child."""
 PATIENCE_S = 300.0
@@ -141,10 +141,10 @@ def _tagged(file: Path, study: Study, upload: Upload) -> Checked:
     """What is kept under a tag may be any image that is whole; if it is a label map, what is odd about it is said."""
     try:
         return Checked({}, list(_read(file, study, upload.ct).findings))
-    except (LabelError, OffGridError):  # a dose map, a probability: an image all the same
-        pass
+    except (LabelError, OffGridError) as error:  # a dose map, a probability: an image all the same
+        why = _of_upload(error, file, upload.image_id).message.splitlines()[0]
     read_image(file, max_bytes=_most_bytes(study, upload.ct))
-    return Checked({}, [])
+    return Checked({}, [finding("label-unread", f"It is kept as an image, and not as a label map. {why}")])
 
 
 def _read(file: Path, study: Study, ct: str, **how: Any) -> LabelMap:
@@ -164,7 +164,7 @@ def _most_bytes(study: Study, ct: str) -> int:
 
 def _of_upload(error: DoselabelError, file: Path, image_id: str) -> DoselabelError:
     """What is wrong with an uploaded label map, without the name it has on this machine."""
-    message = error.message.replace(f"{file}: ", "The label map ", 1).replace("grid of its CT", f"grid of {image_id}")
+    message = upload_words(error.message, file, "The label map").replace("grid of its CT", f"grid of {image_id}")
     return (LabelError if isinstance(error, OffGridError) else type(error))(message, error.hint)
 
 

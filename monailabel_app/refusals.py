@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+from pathlib import Path
 
 from fastapi.responses import JSONResponse
 from monailabel.interfaces.exception import MONAILabelException
@@ -76,6 +77,12 @@ def explain(error: BaseException) -> tuple[int, ErrorInfo]:
         message=f"An error that should not happen: {type(error).__name__}: {error}",
         hint="The server's log has the details; please report it.",
     )
+
+
+def upload_words(message: str, file: Path, what: str) -> str:
+    """What is wrong with an uploaded file, called ``what`` instead of the name that it has on this machine."""
+    own = f"{file}: "
+    return message.replace(own, f"{what}: " if f"{own}its " in message else f"{what} ", 1)
 
 
 def answer(status: int, info: ErrorInfo, request_id: str = "", error: BaseException | None = None) -> JSONResponse:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,7 +15,9 @@ from fastapi import UploadFile
 from doselabel.errors import DoselabelError
 from doselabel.geometry import SUFFIXES
 from doselabel.images import read_header
-from monailabel_app.refusals import Refused
+from doselabel.images.header import looks_like
+from doselabel.images.stream import GZIP_MAGIC
+from monailabel_app.refusals import Refused, upload_words
 
 MAX_DECODED_BYTES = 1 << 30
 """An uploaded image that declares more (512×512×2048 voxels of a CT) is refused before a voxel is read."""
@@ -33,11 +34,14 @@ def spooled(upload: UploadFile) -> Iterator[Path]:
     """
     name = (upload.filename or "").lower()
     upload.file.seek(0)
-    suffix = kind_of(upload.file.read(_HEAD_BYTES))
+    head = upload.file.read(_HEAD_BYTES)
+    suffix = kind_of(head)
     suffix = suffix or next((s for s in SUFFIXES if name.endswith(s) and s != ".mhd"), None)
     if suffix is None:
+        looks = f" ({looks})" if (looks := looks_like(head)) else ""
         raise Refused(
-            f"The file '{name[-60:]}' is no image; expected one of {', '.join(s for s in SUFFIXES if s != '.mhd')}.",
+            f"The file '{name[-60:]}' is no image{looks}; expected one of "
+            f"{', '.join(s for s in SUFFIXES if s != '.mhd')}.",
             "Save it as NIfTI.",
         )
     upload.file.seek(0)
@@ -56,13 +60,7 @@ def kind_of(head: bytes) -> str | None:
         return ".mha"
     if _is_nifti(head):
         return ".nii"
-    if head.startswith(b"\x1f\x8b"):
-        try:
-            inside = zlib.decompressobj(wbits=31).decompress(head, _HEAD_BYTES)
-        except zlib.error:
-            return None
-        return ".nii.gz" if _is_nifti(inside) else None
-    return None
+    return ".nii.gz" if head.startswith(GZIP_MAGIC) else None
 
 
 def _is_nifti(head: bytes) -> bool:
@@ -74,7 +72,7 @@ def bounded(path: Path) -> Path:
     try:
         read_header(path, max_bytes=MAX_DECODED_BYTES)
     except DoselabelError as error:
-        raise Refused(error.message.replace(f"{path}: ", "The uploaded file ", 1), error.hint) from error
+        raise Refused(upload_words(error.message, path, "The uploaded file"), error.hint) from error
     return path
 
 

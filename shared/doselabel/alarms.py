@@ -227,6 +227,11 @@ CATALOGUE: Mapping[str, Kind] = {
     "label-volume-implausible": Kind("alarm", "A mask is too small or too large for the organ it is called.", _NAMES),
     "label-wrong-tissue": Kind("alarm", "A mask lies on air, fat or bone.", _CT_OF_MAP),
     "label-outside-body": Kind("alarm", "A mask lies outside the patient's body.", _CT_OF_MAP),
+    "label-unread": Kind(
+        "warning",
+        "What was sent under another tag than 'final' is kept as an image: it can't be read as a label map of its CT.",
+        "Nothing, if it is no label map; else mend what the sentence names, and send it again.",
+    ),
     "label-empty": Kind("alarm", "A label map shows nothing.", "Draw the organs, or leave the map out."),
     "label-volume-unusual": Kind("warning", "An organ's volume is rare in adults.", "Look at the mask."),
     "label-cut": Kind(

@@ -36,6 +36,7 @@ def _limit(text: str) -> tuple[str, float]:
 
 
 def _course(args: argparse.Namespace) -> None:
+    from doselabel.cli_dose import print_alarms
     from doselabel.dosimetry.course import course, read_cycles
     from doselabel.io.course_report import write_course
     from doselabel.labels import title
@@ -44,6 +45,7 @@ def _course(args: argparse.Namespace) -> None:
         read_cycles(args.dir), limits_gy=dict(args.limit), limits_bed_gy=dict(args.limit_bed), patient=args.patient
     )
     files = write_course(found, args.out or args.dir / "course")
+    print_alarms(found.alarms)
     print(f"{len(found.cycles)} cycles of {found.patient_id}: {', '.join(c.name for c in found.cycles)}")
     print(f"{'organ':<16}{'Gy':>8}{'± Gy':>7}{'BED Gy':>9}{'± Gy':>7}  remains")
     for name, organ in found.organs.items():

@@ -6,7 +6,7 @@ Every option of `doselabel.dosimetry.options.DoseOptions` is an argument, with t
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -14,6 +14,7 @@ from doselabel import cli_check
 from doselabel.errors import Progress, part
 
 if TYPE_CHECKING:
+    from doselabel.alarms import Alarm
     from doselabel.dosimetry.options import DoseOptions
     from doselabel.wire import DoseResults
 
@@ -117,13 +118,19 @@ def _dose(args: argparse.Namespace, progress: Progress) -> None:
     print(f"report in {report.html}")
 
 
+def print_alarms(grave: Sequence[Alarm], end: str = "") -> None:
+    """What must be known before any number; nothing when there is nothing."""
+    if grave:
+        print(f"{len(grave)} alarm(s): these doses are probably wrong until somebody has looked")
+        cli_check.print_findings(grave)
+        print(end=end)
+
+
 def print_doses(results: DoseResults) -> None:
     """Alarms, a line for each organ, and warnings."""
     from doselabel.labels import title
 
-    if grave := results.grave():
-        print(f"{len(grave)} alarm(s): these doses are probably wrong until somebody has looked")
-        cli_check.print_findings(grave)
+    print_alarms(results.grave())
     print(
         f"{'organ':<14}{'mL':>8}{'g':>8}{'TIA MBq·h':>12}{'T_eff h':>9}{'Gy':>8}{'± Gy':>7}{'Gy/GBq':>8}{'BED Gy':>8}"
     )
@@ -155,7 +162,9 @@ def _compare(args: argparse.Namespace, progress: Progress) -> None:
 
     studies = [Study.load(folder) for path in args.studies for folder in Study.find(path) or [path]]
     a, b = ([parse_side(text, name) for text in given] for given, name in ((args.a, "A"), (args.b, "B")))
-    print(compare(studies, a, b, organs=args.organs.split(","), out=args.out, progress=progress).text())
+    found = compare(studies, a, b, organs=args.organs.split(","), out=args.out, progress=progress)
+    print_alarms(found.alarms(), "\n")
+    print(found.text())
     print(f"table, CSV and figure in {args.out}")
 
 
@@ -164,7 +173,9 @@ def _sensitivity(args: argparse.Namespace, progress: Progress) -> None:
     from doselabel.study import Study
 
     study = Study.load(args.study)
-    print(sensitivity(study, args.labels, options_of(args), out=args.out, progress=progress).text())
+    found = sensitivity(study, args.labels, options_of(args), out=args.out, progress=progress)
+    print_alarms(found.alarms(), "\n")
+    print(found.text())
     print(f"table and CSV in {args.out}")
 
 

@@ -75,12 +75,17 @@ def _carried(header: Header) -> Carried:
                 f"{header.path}: its label names can't be read ({error}).", "Save the map again."
             ) from error
         return Carried(names, source="its header")
-    if any(re.fullmatch(r"Segment\d+_(Name|LabelValue)", key) for key in header.texts):
+    if is_of_segments(header):
         return _segments(header)
     for text in header.texts.values():
         if "<Label" in text and (names := _caret(header.path, text)):
             return Carried(names, atlas=True, source="its NIfTI header")
     return _beside(header.path)
+
+
+def is_of_segments(header: Header) -> bool:
+    """Whether it is Slicer's ``.seg.nrrd``, which is stored cropped to what was drawn."""
+    return any(re.fullmatch(r"Segment\d+_(Name|LabelValue)", key) for key in header.texts)
 
 
 def _segments(header: Header) -> Carried:

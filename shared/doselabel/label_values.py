@@ -87,7 +87,7 @@ def _whole(header: Header, plane: np.ndarray) -> np.ndarray:
     if low < 0 or high > 255:
         raise LabelError(
             f"{header.path}: holds values from {low:g} to {high:g}; a label map has whole numbers from 0 to 255.",
-            "Is it a CT or a dose map? Give the label map.",
+            "Give the label map (no CT, no dose map), with 0 where nothing is drawn and organs numbered from 1 to 255.",
         )
     return plane.astype(np.uint8)
 

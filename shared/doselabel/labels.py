@@ -21,7 +21,7 @@ from doselabel.geometry import Geometry, StatedGrid, Volume, write_image
 from doselabel.images import MAX_BYTES, read_header
 from doselabel.images.header import Header
 from doselabel.label_findings import contradictions, findings, lone
-from doselabel.label_names import METADATA_KEY, Carried, carried
+from doselabel.label_names import METADATA_KEY, Carried, carried, is_of_segments
 from doselabel.label_values import Values, read_values
 from doselabel.organs import NAMES, ORGANS, REGION_DENSITY_G_CM3, SEGMENTED, Organ, organ, plain_name, region, title
 from doselabel.schemes import KIDNEYS, LESIONS, SCHEMES
@@ -143,7 +143,8 @@ def read_labels(
     unnamed_is_background : bool
         Whether values without a name are left out instead of refused.
     expect : Geometry, optional
-        The CT's grid. Another grid is refused before a voxel is read, unless it is a crop of it, which is put in place.
+        The CT's grid. Another grid is refused before a voxel is read, save for Slicer's segments, which it stores
+        cropped to what was drawn: those are put in place.
     stated, within, max_bytes
         As `doselabel.images.read_image` takes them.
     ct : Volume, or callable that reads it, optional
@@ -245,7 +246,10 @@ def known_name(name: str) -> str:
 
 
 def _place_in(header: Header, expect: Geometry | None) -> tuple[int, int, int] | None:
-    """Index (z, y, x) of a crop's first voxel on the grid expected; None when there is nothing to place."""
+    """Index (z, y, x) of a crop's first voxel on the grid expected; None when there is nothing to place.
+
+    Of a map that no tool is known to have cropped, the missing slices were lost, and would count as background.
+    """
     if expect is None or header.grid.same_place(expect):
         return None
     first = expect.lps_to_index(np.asarray(header.grid.origin_mm))
@@ -258,9 +262,11 @@ def _place_in(header: Header, expect: Geometry | None) -> tuple[int, int, int] |
         and (stop <= expect.shape).all()
         and tuple(stop - start) == header.grid.shape
     )
-    if not crop:
+    if not (crop and is_of_segments(header)):
+        missing = " It is a part of it: slices or rows are missing." if crop else ""
         raise OffGridError(
-            f"{header.path}: is not on the grid of its CT: it has {header.grid.words()}; the CT {expect.words()}.",
+            f"{header.path}: is not on the grid of its CT: it has {header.grid.words()}; the CT {expect.words()}."
+            f"{missing}",
             "Draw the map on that CT, or resample it onto the CT's grid.",
         )
     return int(start[0]), int(start[1]), int(start[2])
@@ -296,8 +302,8 @@ def _unnamed(
         read_by = f"read by the numbering '{scheme}', as stated"
     return LabelError(
         f"{path}: {read_by} ({names}), it {misfit}. Found:\n{rows}\n ",
-        f"Say what it is: --label-scheme {'|'.join(SCHEMES)}, or save it with names (a .seg.nrrd from Slicer, an "
-        "ITK-SNAP label description beside it); names are believed, with an alarm.",
+        f"Say what it is: --label-scheme {'|'.join(SCHEMES)} (label_scheme in an upload's params), or save it with "
+        "names (a .seg.nrrd from Slicer, an ITK-SNAP label description beside it); names are believed, with an alarm.",
     )
 
 

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from doselabel.geometry import read_image
+from doselabel.geometry import Geometry, Volume, read_image, write_image
 from doselabel.labels import LabelMap, read_labels, write_labels
 
 IMAGE = "P-004__ct"
@@ -101,8 +101,10 @@ def test_a_small_file_of_a_huge_image_is_refused_without_being_unpacked(http, se
     assert file.stat().st_size < 1.5 * (1 << 20)
     before = peak_mb(server)
     reply = send(http, file)
-    print(f"{send.__name__}: {reply.elapsed.total_seconds():.3f} s, {peak_mb(server) - before:.0f} MB")
-    refused(reply, r"not on the grid of|GB are read|is cut off")
+    for _ in range(2):  # the quickest of three: what else the machine does is no fault of the server
+        reply = min(reply, send(http, file), key=lambda reply: reply.elapsed)
+    refused(reply, r"not on the grid of|are read here|is cut off")
+    assert reply.elapsed.total_seconds() < 1
     assert peak_mb(server) - before < 200
 
 
@@ -130,6 +132,28 @@ def test_a_header_alone_is_no_image(http, tmp_path, name):
     (tmp_path / name).write_text("NRRD0004\n")
     for send in ROUTES:
         refused(send(http, tmp_path / name), "is no image|cannot be read as an image")
+
+
+@pytest.mark.parametrize("shift_mm", [0.0, 8.0])
+def test_what_is_kept_under_a_tag_and_is_no_label_map_of_its_ct_says_so(http, boxes, tmp_path, shift_mm):
+    x, y, z = boxes.grid.origin_mm
+    moved = Geometry(boxes.grid.shape, boxes.grid.spacing_mm, (x + shift_mm, y, z))
+    array = boxes.organs() if shift_mm else boxes.organs() * np.float32(0.5)
+    (alarm,) = tagged(http, write_image(tmp_path / "odd.nii.gz", Volume(array, moved))).json()["alarms"]
+    assert alarm["code"] == "label-unread"
+    assert ("not on the grid of P-004__ct" if shift_mm else "not whole numbers") in alarm["sentence"]
+    assert "/tmp" not in alarm["sentence"]
+
+
+@pytest.mark.parametrize(
+    ("content", "looks"),
+    [(b"", "it is empty"), (b"PK\3\4", "a zip archive"), (b"<html>404</html>", "a web page"),
+     (bytes(128) + b"DICM", "a DICOM file")],
+)  # fmt: skip
+def test_a_file_that_is_no_image_is_told_by_what_it_is_whatever_its_name(http, tmp_path, content, looks):
+    (tmp_path / "label.bin").write_bytes(content)
+    for send in ROUTES:
+        refused(send(http, tmp_path / "label.bin"), f"is no image .*{looks}")
 
 
 def test_both_routes_say_what_is_odd_and_the_version_keeps_it(http, boxes, tmp_path):

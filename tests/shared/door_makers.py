@@ -46,11 +46,11 @@ def body() -> np.ndarray:
     return ct
 
 
-def make_study(folder: Path) -> Study:
-    """One patient, three scans; activity decays with 50 h."""
+def make_study(folder: Path, times_h: tuple[float, ...] = (4.0, 24.0, 72.0)) -> Study:
+    """One patient, a scan at each time; activity decays with 50 h."""
     points = []
     write_image(folder / "ct.nii.gz", Volume(body(), GRID))
-    for number, time_h in enumerate((4.0, 24.0, 72.0), 1):
+    for number, time_h in enumerate(times_h, 1):
         write_image(folder / f"ct_tp{number}.nii.gz", Volume(body(), GRID))
         activity = np.where(organs() > 0, 1e6 * 0.5 ** (time_h / 50), 0).astype(np.float32)
         write_image(folder / f"spect_tp{number}.nii.gz", Volume(activity, GRID))
@@ -78,7 +78,7 @@ def segment(folder: Path, capsys: pytest.CaptureFixture[str]) -> tuple[int, str]
 
 def dose(folder: Path, capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:
     labels = folder / "truth" / "ct.nii.gz"
-    quickly = ["--voi", "margin", "--margin-mm", "0", "--registration", "stored"]
+    quickly = ["--voi", "margin", "--margin-mm", "0", "--registration", "stored", "--organs", "left_kidney"]
     code = main(["dose", str(folder), "--labels", str(labels), "--out", str(folder / "dose"), *quickly])
     return code, capsys.readouterr().err
 

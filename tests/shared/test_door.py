@@ -79,7 +79,7 @@ from tests.shared.door_makers import (
 
 @pytest.fixture(scope="module")
 def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_study(tmp_path_factory.mktemp("good") / "P-1").folder
+    return make_study(tmp_path_factory.mktemp("good") / "P-1", times_h=(4.0, 24.0)).folder
 
 
 @pytest.fixture

@@ -109,6 +109,12 @@ def elsewhere(folder: Path) -> Path:
     return write_labels(folder / "map.nii.gz", LabelMap(organs(), moved))
 
 
+def shorter(folder: Path) -> Path:
+    """With its names, its last two slices lost."""
+    grid = Geometry((GRID.shape[0] - 2, *GRID.shape[1:]), GRID.spacing_mm, GRID.origin_mm)
+    return write_labels(folder / "map.nii.gz", LabelMap(organs()[:-2], grid))
+
+
 TOTAL = {1: "spleen", 2: "kidney_right", 3: "kidney_left", 5: "liver", 6: "stomach"}
 OURS = {1: "left_kidney", 2: "right_kidney", 3: "liver", 4: "spleen"}
 NAMED = {"Left kidney": (1, 0), "right kidney": (2, 0), "Liver": (3, 0), "spleen": (4, 0)}
@@ -170,6 +176,8 @@ LABELS = [
     Labels("half values", stored(organs() * np.float32(0.5)), "not whole numbers.*nearest"),
     Labels("a CT", stored(body()), "-1000"),
     Labels("on another grid", elsewhere, "not on the grid of its CT"),
+    Labels("of two slices fewer", shorter, "not on the grid.*22×48×48.*24×48×48.*slices or rows are missing"),
+    Labels("Slicer's own names, cropped", segments({f"Segment_{v}": (v, 0) for v in (1, 2, 3, 4)}, [organs()], crop=3)),
 ]  # fmt: skip
 
 

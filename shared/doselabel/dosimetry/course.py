@@ -151,6 +151,7 @@ def course(
             for c in cycles
         ],
         organs=organs,
+        alarms=[alarm.of_file(c.name) for c in cycles for alarm in c.results.grave()],
         warnings=warnings,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
     )

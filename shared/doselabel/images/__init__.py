@@ -125,12 +125,17 @@ def read_header(
         else:
             header = metaimage.read_header(path, stated, inside)
     if header.byte_count > max_bytes:
+        several = f" with {header.channels} values per voxel" if header.channels > 1 else ""
         raise GeometryError(
-            f"{path}: declares {header.byte_count / 1e9:.1f} GB of voxels ({header.grid.words()}); at most "
-            f"{max_bytes / 1e9:.1f} GB are read.",
-            "Is it the right file? Crop or resample it.",
+            f"{path}: declares {_size(header.byte_count)} of voxels ({header.grid.words()}){several}; at most "
+            f"{_size(max_bytes)} are read here.",
+            "Is it the right file? If it is, save it with one value per voxel, of a smaller type, or crop it.",
         )
     return header
+
+
+def _size(byte_count: int) -> str:
+    return f"{byte_count / 1e9:.1f} GB" if byte_count >= 1e8 else f"{byte_count / 1e6:.1f} MB"
 
 
 @contextmanager

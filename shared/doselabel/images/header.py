@@ -105,25 +105,29 @@ _LOOKS_LIKE: tuple[tuple[bytes, str], ...] = (
 
 def headless(path: Path, kind: str, head: bytes) -> GeometryError:
     """The error for a file that does not begin with the header its name promises: says what it looks like instead."""
+    looks = looks_like(head)
+    return broken(path, f"it does not begin with {kind} header" + (f"; {looks}" if looks else ""))
+
+
+def looks_like(head: bytes) -> str:
+    """What a file is by its first bytes, as half a sentence; empty when they tell nothing."""
     start = head[:64].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     if not head:
-        looks = "it is empty"
-    elif head[128:132] == b"DICM":
-        looks = "it looks like a DICOM file"
-    elif head[344:347] in (b"n+1", b"ni1"):
+        return "it is empty"
+    if head[128:132] == b"DICM":
+        return "it looks like a DICOM file"
+    if head[344:347] in (b"n+1", b"ni1"):
         size = int.from_bytes(head[:4], "little")
-        looks = "it looks like a NIfTI file" if size == 348 else f"it states a header of {size} bytes, expected 348"
-    elif start.startswith((b"<!doctype html", b"<html")):
-        looks = "it looks like a web page"
-    elif found := next((words for magic, words in _LOOKS_LIKE if head.startswith(magic)), None):
-        looks = f"it looks like {found}"
-    elif not head.strip(b"\0"):
-        looks = "it begins with zeros only"
-    elif all(9 <= byte <= 13 or 32 <= byte < 127 for byte in head[:64]):
-        looks = f"it begins with the text {head[:20].decode().strip()!r}"
-    else:
-        looks = ""
-    return broken(path, f"it does not begin with {kind} header" + (f"; {looks}" if looks else ""))
+        return "it looks like a NIfTI file" if size == 348 else f"it states a header of {size} bytes, expected 348"
+    if start.startswith((b"<!doctype html", b"<html")):
+        return "it looks like a web page"
+    if found := next((words for magic, words in _LOOKS_LIKE if head.startswith(magic)), None):
+        return f"it looks like {found}"
+    if not head.strip(b"\0"):
+        return "it begins with zeros only"
+    if all(9 <= byte <= 13 or 32 <= byte < 127 for byte in head[:64]):
+        return f"it begins with the text {head[:20].decode().strip()!r}"
+    return ""
 
 
 def whole_numbers(path: Path, name: str, text: str) -> list[int]:
@@ -156,8 +160,8 @@ def unplaced(path: Path, missing: str) -> GeometryError:
     """The error for a file that does not say where its voxels are."""
     return GeometryError(
         f"{path}: does not say where its voxels are in the patient ({missing}); left and right would be a guess.",
-        "Export it again with its orientation, or state orientation and spacing: `doselabel study place STUDY FILE "
-        "--orientation LPS --spacing-mm X Y Z` keeps them in study.json.",
+        "Export it again with its orientation. Of an image that a study names, orientation and spacing can be stated: "
+        "`doselabel study place STUDY FILE --orientation LPS --spacing-mm X Y Z` keeps them in study.json.",
     )
 
 

@@ -18,9 +18,11 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import FigureBase
 
+from doselabel.alarms import Alarm, ordered
 from doselabel.dosimetry.options import DoseOptions
 from doselabel.io.document import STYLE, Block, Column, Document, Figure, Heading, Note, Table, new_figure, to_html
 from doselabel.io.numerals import fixed, percent, significant
+from doselabel.io.report_tables import alarm_notes
 from doselabel.io.words import SMALL_PRINT
 from doselabel.labels import title
 from doselabel.study import Study
@@ -100,6 +102,16 @@ class Comparison:
             self.table("D30", "D30", "Gy", 2),
         ]
 
+    def alarms(self) -> list[Alarm]:
+        """What says that these doses are probably wrong; what both sides of a patient are told, once."""
+        found: list[Alarm] = []
+        for a, b in zip(self.results_a, self.results_b, strict=True):
+            told = [(self.a, alarm) for alarm in a.grave()] + [(self.b, alarm) for alarm in b.grave()]
+            for side, alarm in told:
+                of_both = alarm in a.grave() and alarm in b.grave()
+                found.append(alarm.of_file(a.patient_id if of_both else f"{a.patient_id}, {side}"))
+        return ordered(alarm for alarm in found if alarm.code != "organ-failed")  # those are `failures`
+
     def failures(self) -> list[str]:
         """What could not be computed, and why: an organ shown as absent that the patient does have."""
         return [
@@ -132,6 +144,10 @@ class Sensitivity:
     base: Variant
     variants: tuple[Variant, ...]
     organs: tuple[str, ...]
+
+    def alarms(self) -> list[Alarm]:
+        """What says that these doses are probably wrong: of the base, since the images and masks are the same."""
+        return self.base.results.grave() if self.base.results is not None else []
 
     def table(self) -> Table:
         """Mean dose per organ and its difference from the base."""
@@ -252,8 +268,9 @@ def write_comparison(comparison: Comparison, sides: Sequence[Side], out: Path) -
         canvas = new_figure(figure.width_mm, figure.height_mm)
         figure.draw(canvas)
         canvas.savefig(out / "compare.png", dpi=170)
-    blocks: list[Block] = [Note(side.words()) for side in sides]
+    blocks: list[Block] = [*alarm_notes(comparison.alarms())]
     blocks += [Note(text, "alarm") for text in comparison.failures()]
+    blocks += [Note(side.words()) for side in sides]
     for quantity, table in zip(("Masses", "Mean absorbed doses", "DVH-70", "DVH-30"), comparison.tables(), strict=True):
         blocks += [Heading(quantity), table]
     blocks += [Heading("Dose-volume histograms"), figure]
@@ -276,7 +293,8 @@ def write_sensitivity(result: Sensitivity, study: Study, out: Path) -> None:
             numbers = [_plain(dose), _plain(100 * (dose / base - 1)), _plain(tia)]
             writer.writerow([variant.group, variant.name, name, *numbers, variant.remark])
     (out / "sensitivity.csv").write_text(stream.getvalue(), encoding="utf-8")
-    document = Document("Sensitivity of the absorbed dose", f"Patient {study.patient_id}", SMALL_PRINT, [table])
+    blocks: list[Block] = [*alarm_notes(result.alarms()), table]
+    document = Document("Sensitivity of the absorbed dose", f"Patient {study.patient_id}", SMALL_PRINT, blocks)
     (out / "sensitivity.html").write_text(to_html(document), encoding="utf-8")
 
 

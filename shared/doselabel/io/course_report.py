@@ -12,6 +12,7 @@ from doselabel.io.document import Block, Column, Document, Facts, Figure, Headin
 from doselabel.io.figures import INK, SOFT, organ_color
 from doselabel.io.numerals import NOTHING, fixed, percent, plus_minus, significant
 from doselabel.io.pdf import to_pdf
+from doselabel.io.report_tables import alarm_notes
 from doselabel.io.words import SMALL_PRINT
 from doselabel.labels import title
 from doselabel.wire import Constraint, CourseResults, OrganCourse
@@ -45,7 +46,7 @@ def write_course(found: CourseResults, out: str | Path) -> CourseFiles:
 
 def build(found: CourseResults) -> Document:
     """The report's blocks."""
-    blocks: list[Block] = []
+    blocks: list[Block] = [*alarm_notes(found.alarms)]
     if near := _near(found):
         blocks.append(Note("A limit is reached, or within one standard uncertainty.", "alarm", near))
     if found.warnings:

@@ -31,7 +31,6 @@ from doselabel.reading import read_spect
 from doselabel.study import Study
 from doselabel.wire import DoseResults
 
-ALARMED = "Probably wrong until somebody has looked:"
 NOT_REVIEWED = (
     "THE ORGAN MASKS HAVE NOT BEEN REVIEWED BY ANYBODY. Look at every contour and correct it before any number "
     "of this report is used."
@@ -180,9 +179,7 @@ def read_truth(truth: str | Path | Mapping[str, Any]) -> Mapping[str, Mapping[st
 
 
 def _banners(results: DoseResults) -> list[Block]:
-    blocks: list[Block] = []
-    if grave := results.grave():
-        blocks.append(Note(ALARMED, "alarm", [f"{reader(a.sentence)} ({a.code}) → {a.what_to_do}" for a in grave]))
+    blocks: list[Block] = [*tables.alarm_notes(results.grave())]
     if not results.reviewed:
         blocks.append(Note(NOT_REVIEWED, "alarm"))
     if warnings := tables.all_warnings(results):

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from doselabel.alarms import Alarm
 from doselabel.io.document import FLAG, Column, Facts, Heading, Note, Table
 from doselabel.io.numerals import NOTHING, fixed, percent, plus_minus, significant
-from doselabel.io.words import ENGINES, hours, injected, say, software_of, split_unit
+from doselabel.io.words import ENGINES, hours, injected, reader, say, software_of, split_unit
 from doselabel.labels import title
 from doselabel.study import Study
 from doselabel.wire import DoseResults, OrganDose
 
 LARGEST_ENGINE_SPREAD_PERCENT = 5.0
+ALARMED = "Probably wrong until somebody has looked:"
 SOURCES_OF_ERROR = {
     "volume": "Contour (volume)",
     "contours": "Contours on other CTs",
@@ -34,6 +36,12 @@ def created(results: DoseResults) -> str:
     """When the results were made, without fractions of a second."""
     text = str(results.provenance.get("created", ""))
     return text.replace("T", " ")[:16]
+
+
+def alarm_notes(alarms: Sequence[Alarm]) -> list[Note]:
+    """What must be known before any number, with what to do; nothing when there is nothing."""
+    lines = [f"{reader(alarm.sentence)} ({alarm.code}) → {alarm.what_to_do}" for alarm in alarms]
+    return [Note(ALARMED, "alarm", lines)] if lines else []
 
 
 def all_warnings(results: DoseResults) -> list[str]:

@@ -177,5 +177,7 @@ class CourseResults(Frozen):
     nuclide: str
     cycles: list[CourseCycle]
     organs: dict[str, OrganCourse]
+    alarms: list[Alarm] = Field(default_factory=list)
+    """Of the cycles: their doses, and so the sums, are probably wrong until somebody has looked."""
     warnings: list[str] = Field(default_factory=list)
     created: str = ""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 
 import pytest
 
+from doselabel.alarms import finding
 from doselabel.cli import main
 from doselabel.dosimetry.course import course, read_cycles, summed_sd
 from doselabel.errors import DoseError
@@ -119,6 +121,20 @@ def test_an_empty_folder_and_a_damaged_file_are_named(tmp_path: Path) -> None:
     (tmp_path / "c1" / "results.json").write_text("{}", encoding="utf-8")
     with pytest.raises(DoseError, match="can't be read as a cycle's results"):
         read_cycles(tmp_path)
+
+
+def test_an_alarm_of_a_cycle_stands_first_in_the_course(four: Path, capsys: pytest.CaptureFixture) -> None:
+    file = read_cycles(four)[1].file
+    results = DoseResults.model_validate_json(file.read_text("utf-8"))
+    told = [finding("activity-in-kilobecquerel", "The totals fit if values are kBq/mL.")]
+    file.write_text(results.model_copy(update={"alarms": told}).model_dump_json(by_alias=True), "utf-8")
+    assert main(["course", str(four)]) == 0
+    said, name = capsys.readouterr().out, file.parent.name
+    assert said.startswith("1 alarm(s)"), said
+    assert f"{name}: The totals fit" in said
+    page = (four / "course" / "report.html").read_text("utf-8")
+    assert page.index("The totals fit") < page.index("Over all cycles</h")
+    assert json.loads((four / "course" / "results.json").read_text())["alarms"][0]["code"] == told[0].code
 
 
 def test_the_command_writes_report_and_results_and_can_be_repeated(four: Path, capsys: pytest.CaptureFixture) -> None:

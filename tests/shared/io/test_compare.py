@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import io
+from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,13 +13,23 @@ from scipy import ndimage
 from scipy.ndimage import gaussian_filter
 
 from doselabel import cli
+from doselabel.alarms import finding
 from doselabel.dosimetry import pipeline
 from doselabel.dosimetry.options import DoseOptions
 from doselabel.dosimetry.results import read_vois, voi_name
 from doselabel.errors import DoseError, LabelError, VoiError
 from doselabel.geometry import Geometry, Volume, write_image
 from doselabel.io.compare import compare, labels_of, parse_side, sensitivity
-from doselabel.io.comparison import ABSENT, differences_percent, paper_table, to_text
+from doselabel.io.comparison import (
+    ABSENT,
+    Sensitivity,
+    Variant,
+    differences_percent,
+    paper_table,
+    to_text,
+    write_comparison,
+    write_sensitivity,
+)
 from doselabel.labels import LabelMap, read_labels, write_labels
 from doselabel.study import Study
 
@@ -187,6 +199,24 @@ def test_the_files_hold_the_numbers_the_figure_and_the_page(compared):
     assert "data:image/svg+xml;base64," in page
 
 
+def test_alarms_stand_before_the_tables_and_say_whose_they_are(compared, tmp_path):
+    comparison, _ = compared
+    (a, *_), (b, *_) = comparison.results_a, comparison.results_b
+    mine, shared = finding("label-sides-exchanged", "Exchanged."), finding("activity-in-kilobecquerel", "Too little.")
+    odd = replace(
+        comparison,
+        results_a=(a.model_copy(update={"alarms": [shared]}),),
+        results_b=(b.model_copy(update={"alarms": [mine, shared]}),),
+    )
+    assert [alarm.sentence for alarm in odd.alarms()] == ["P-1: Too little.", "P-1, AI: Exchanged."]
+    write_comparison(odd, [], tmp_path)
+    page = (tmp_path / "compare.html").read_text("utf-8")
+    assert page.index("P-1, AI: Exchanged.") < page.index("Masses</h")
+    variant = Variant("Base", "as chosen", odd.results_a[0])
+    write_sensitivity(Sensitivity(variant, (), ()), SimpleNamespace(patient_id="P-1"), tmp_path)
+    assert "Too little." in (tmp_path / "sensitivity.html").read_text("utf-8")
+
+
 def test_an_error_names_patient_and_side(studies):
     good = parse_side("labels=truth", "A")
     with pytest.raises(LabelError, match="P-1, other: Labels 'nowhere'"):
@@ -213,7 +243,8 @@ def test_one_command_makes_tables_3_and_4_of_two_experts_and_the_network(studies
     ]  # fmt: skip
     assert cli.main(command) == 0
     text = capsys.readouterr().out
-    masses, doses = text.split("\n\n")[:2]
+    alarms, masses, doses = text.split("\n\n")[:3]
+    assert "P-1: time_points[1].spect" in alarms  # these phantoms have no noise
     for table, label, unit in ((masses, "Mass", "g"), (doses, "Mean dose", "Gy")):
         assert table.splitlines()[0].split("  ")[0] == f"{label} / patient"
         assert [line.split("  ")[0] for line in table.splitlines()[2:]] == [

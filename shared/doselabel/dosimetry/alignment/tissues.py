@@ -94,13 +94,14 @@ class Lattice:
         array = self.spect if spect is None else spect
         near = np.ix_(*[np.arange(-REACH, REACH + 1)] * 3)
 
-        def sums(of: NDArray[np.complex128], values: Array) -> Array:
-            return fft.irfftn(of * fft.rfftn(values, self._padded), self._padded)[near]
+        def sums(of: NDArray[np.complex128], values: NDArray[np.complex128]) -> Array:
+            return fft.irfftn(of * values, self._padded)[near]
 
         *basis, there = self._transforms
-        squares = sums(there, array**2)
-        spread = squares - sums(there, array) ** 2 / self.there.sum()
-        left = squares - sum(sums(column, array) ** 2 for column in basis)
+        plain = fft.rfftn(array, self._padded)
+        squares = sums(there, fft.rfftn(array**2, self._padded))
+        spread = squares - sums(there, plain) ** 2 / self.there.sum()
+        left = squares - sum(sums(column, plain) ** 2 for column in basis)
         return float(1 - np.min(left / spread, where=spread > LEAST_SPREAD * spread.max(), initial=1.0))
 
     def mirrored(self, axes: tuple[int, ...]) -> float:
