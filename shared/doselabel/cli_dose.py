@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 from doselabel import cli_check
-from doselabel.errors import Progress, part
+from doselabel.errors import Progress
 
 if TYPE_CHECKING:
     from doselabel.alarms import Alarm
@@ -35,7 +35,7 @@ def add(command: Callable[..., argparse.ArgumentParser], commands: Any, terminal
         help="results.json of an earlier cycle of the patient: half-lives for a cycle of a single scan",
     )  # fmt: skip
     dose.add_argument("--store-registration", action="store_true", help="keep the transforms found in study.json")
-    _option_arguments(dose)
+    option_arguments(dose)
 
     report = command(
         commands, "report", lambda args: _report(args, terminal()), "write the report of a finished dose again"
@@ -62,10 +62,10 @@ def add(command: Callable[..., argparse.ArgumentParser], commands: Any, terminal
     )  # fmt: skip
     sensitivity.add_argument("study", type=Path)
     sensitivity.add_argument("--out", type=Path, default=Path("sensitivity"))
-    _option_arguments(sensitivity)
+    option_arguments(sensitivity)
 
 
-def _option_arguments(parser: argparse.ArgumentParser) -> None:
+def option_arguments(parser: argparse.ArgumentParser) -> None:
     """Whose masks, and an argument for every option of the dose calculation."""
     from doselabel.dosimetry.options import DoseOptions
 
@@ -89,33 +89,28 @@ def options_of(args: argparse.Namespace) -> DoseOptions:
 
 
 def _dose(args: argparse.Namespace, progress: Progress) -> None:
-    from doselabel.dosimetry import pipeline
     from doselabel.dosimetry.priors import with_earlier_cycles
-    from doselabel.dosimetry.results import read_results, read_vois, store_registration, write_dose
+    from doselabel.dosimetry.results import read_results, read_vois, store_registration
     from doselabel.io.compare import labels_of, vois_of
-    from doselabel.io.report import write_report
+    from doselabel.io.study_dose import dose_study
     from doselabel.study import Study
 
     study, options = Study.load(args.study), options_of(args)
     if args.half_life_from:
         options = with_earlier_cycles(options, [read_results(path) for path in args.half_life_from], study.nuclide)
-    done = pipeline.compute(
+    results = dose_study(
         study,
         labels_of(study, args.labels),
         options,
-        cache=args.cache or args.out / ".cache",
+        args.out,
+        cache=args.cache,
         edited_vois=read_vois(vois_of(study, args.vois), study) if args.vois else None,
-        progress=part(progress, 0.0, 0.8),
-    )
-    write_dose(done, study, args.out)
-    truth = _truth(study.folder)
-    report = write_report(
-        done.results, study, done.labels, done.dose, args.out, truth=truth, progress=part(progress, 0.8, 1.0)
+        progress=progress,
     )
     if args.store_registration:
-        store_registration(study, done.results)
-    print_doses(done.results)
-    print(f"report in {report.html}")
+        store_registration(study, results)
+    print_doses(results)
+    print(f"report in {args.out / 'report.html'}")
 
 
 def print_alarms(grave: Sequence[Alarm], end: str = "") -> None:
@@ -149,10 +144,11 @@ def print_doses(results: DoseResults) -> None:
 
 def _report(args: argparse.Namespace, progress: Progress) -> None:
     from doselabel.io.report import write_report_of
+    from doselabel.io.study_dose import truth_of
     from doselabel.study import Study
 
     study = Study.load(args.study)
-    report = write_report_of(args.dir, study, truth=_truth(study.folder), progress=progress)
+    report = write_report_of(args.dir, study, truth=truth_of(study), progress=progress)
     print(f"report in {report.html}")
 
 
@@ -177,8 +173,3 @@ def _sensitivity(args: argparse.Namespace, progress: Progress) -> None:
     print_alarms(found.alarms(), "\n")
     print(found.text())
     print(f"table and CSV in {args.out}")
-
-
-def _truth(study: Path) -> Path | None:
-    truth = study / "truth" / "truth.json"
-    return truth if truth.is_file() else None

@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -103,6 +104,38 @@ def compute(
     progress: Progress = no_progress,
 ) -> DoseComputation:
     """Compute a study's doses; parameters as for `run`. An organ that can't be computed does not stop the others."""
+    case = _read(study, labels, options, cache, edited_vois, progress)
+    return compute_case(case, progress)
+
+
+def register(
+    study: Study,
+    labels: str | Path,
+    options: DoseOptions | None = None,
+    *,
+    cache: str | Path | None = None,
+    progress: Progress = no_progress,
+) -> list[dict[str, Any]]:
+    """Only bring every SPECT onto its CT; parameters as for `run`. `compute` with the same cache goes on from there.
+
+    Returns
+    -------
+    list of dict
+        What `results.json` will say of each time point's registration.
+    """
+    case = _read(study, labels, options, cache, None, progress)
+    uptakes, _ = with_the_rest(case.asked, case.missing, lambda o: measured(case, o, Failures(), [], progress))
+    return [uptake.registration() for uptake in uptakes]
+
+
+def _read(
+    study: Study,
+    labels: str | Path,
+    options: DoseOptions | None,
+    cache: str | Path | None,
+    edited_vois: Mapping[int, LabelMap] | None,
+    progress: Progress,
+) -> Case:
     options, images = options or DoseOptions(), Images(study)
     progress("reading", 0.0)
     checked = check(study, images)
@@ -114,7 +147,7 @@ def compute(
             "Volumes of interest were corrected by hand, and the method 'gtm' has none that could be.",
             "Choose the method they were made with (voi threshold, margin or gaussian), or leave them out.",
         )
-    return compute_case(case, progress)
+    return case
 
 
 def compute_case(case: Case, progress: Progress = no_progress) -> DoseComputation:

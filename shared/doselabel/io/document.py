@@ -81,6 +81,18 @@ class Column:
     align: Literal["left", "right"] = "right"
 
 
+class Link(str):
+    """A table cell that leads somewhere, on a page."""
+
+    href: str
+
+    def __new__(cls, text: str, href: str) -> Link:
+        """A text with its target."""
+        made = super().__new__(cls, text)
+        made.href = href
+        return made
+
+
 @dataclass(frozen=True)
 class Table:
     """Rows of ready-made texts; ``strong`` lists rows to emphasise, ``mono`` columns set in typewriter."""

@@ -78,6 +78,33 @@ def resolve(
     GeometryError
         When a map is not on its CT's grid.
     """
+    files, origin, reviewed = where(study, labels, drawn_anew=drawn_anew)
+    maps: dict[str, LabelMap] = {}
+    findings: list[Alarm] = []
+    images = images or Images(study)
+    fields = {name: field for field, name in study.files()}
+    for name, file in files.items():
+        ct = images.read(fields[name], name)
+        maps[name] = read_labels(
+            file,
+            scheme=scheme,
+            expect=ct.geometry,
+            stated=study.stated_place(name),
+            within=study.folder if file.resolve().is_relative_to(study.folder) else None,
+            ct=ct,
+        )
+        findings += _named(maps[name], name)
+    return LabelSet(maps, files, origin, reviewed, tuple(findings))
+
+
+def where(study: Study, labels: str | Path, *, drawn_anew: bool = False) -> tuple[dict[str, Path], str, bool]:
+    """Find a study's label maps as `resolve` does, and read none: files by CT, their origin, and if all are approved.
+
+    Raises
+    ------
+    LabelError
+        When there are none for the diagnostic CT.
+    """
     text = str(labels)
     tagged = study.folder / "labels" / text
     path = Path(labels)
@@ -103,22 +130,7 @@ def resolve(
             f"{', '.join(sorted(p.name for p in files.values())) or 'none'}.",
             f"Organ masses come from that CT: name its label map '{_stem(study, study.ct)}.nii.gz'.",
         )
-    maps: dict[str, LabelMap] = {}
-    findings: list[Alarm] = []
-    images = images or Images(study)
-    fields = {name: field for field, name in study.files()}
-    for name, file in files.items():
-        ct = images.read(fields[name], name)
-        maps[name] = read_labels(
-            file,
-            scheme=scheme,
-            expect=ct.geometry,
-            stated=study.stated_place(name),
-            within=study.folder if file.resolve().is_relative_to(study.folder) else None,
-            ct=ct,
-        )
-        findings += _named(maps[name], name)
-    return LabelSet(maps, files, origin, reviewed, tuple(findings))
+    return files, origin, reviewed
 
 
 def with_drafts(given: LabelSet, drafts: Mapping[str, LabelMap]) -> LabelSet:
