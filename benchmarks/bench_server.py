@@ -231,7 +231,8 @@ def start(root: Path, *, conf: Json | None = None) -> Json:
         client.post("/infer/kidney_liver", params={"image": "P-001__ct", "output": "json"}).raise_for_status()
         first_s = time.monotonic() - began
         own = psutil.Process(server.process.pid)
-        processes = [own, *own.children(recursive=True)]
+        children = [child for child in own.children(recursive=True) if child.status() != psutil.STATUS_ZOMBIE]
+        processes = [own, *children]
         spent = {" ".join(p.cmdline()[2:3]): round(sum(p.cpu_times()[:2]), 1) for p in processes}
         memory = {" ".join(p.cmdline()[2:3]): _memory_mb(p.pid) for p in processes}
     return {

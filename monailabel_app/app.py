@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-import sys
 import tempfile
 from collections.abc import Mapping
 from contextlib import suppress
@@ -32,6 +31,7 @@ from monailabel_app.datastore import StudyDatastore
 from monailabel_app.infers.draft_dose import DRAFTS
 from monailabel_app.jobs.batch import Batch
 from monailabel_app.jobs.manager import JobManager
+from monailabel_app.jobs.starting import FIRST, worker_command
 from monailabel_app.logs import keep_logs
 from monailabel_app.oidc import Issuer, accounts
 from monailabel_app.process import limit_memory
@@ -127,15 +127,15 @@ class DoselabelApp(MONAILabelApp):
         self.jobs = JobManager(
             self.options.state / "jobs",
             self.tasks.lanes,
-            self._worker_command,
-            keep=("infer",),
+            partial(worker_command, self.options),
+            keep=(FIRST,),
             finish=self._finish,
             grace_s=self.options.grace_s,
             gives_way={"train": ("infer", "dose")} if self.options.pauses_training else None,
             width=dict.fromkeys(("infer", "dose", "draft"), self.options.parallel),
         )
         self.batch = Batch(self.jobs)
-        self.jobs.start("infer")
+        self.jobs.start(FIRST)
         if self.options.score_at:
             schedule.every().day.at(self.options.score_at).do(self._score_at_night)  # run by MONAI Label's own loop
         users = accounts(self.options)
@@ -156,11 +156,6 @@ class DoselabelApp(MONAILabelApp):
                 "DOSELABEL: OPEN to every program and every person on this machine, CLOSED to all others. "
                 "Others can log in once there are users: doselabel users add STUDIES NAME."
             )
-
-    def _worker_command(self, lane: str) -> list[str]:
-        worker = ["-m", "monailabel_app.jobs.worker", "--conf", self.options.to_json(), "--lane", lane]
-        elsewhere = ["-m", "monailabel_app.jobs.remote", self.options.workers] if self.options.workers else []
-        return [sys.executable, *elsewhere, *worker]
 
     # ---- requests
 

@@ -6,13 +6,16 @@ import sys
 
 OFFERED = (
     "IPython",
+    "gdown",
     "ignite",
-    "matplotlib.pyplot",
+    "matplotlib",
     "mlflow",
     "pandas",
+    "scipy.optimize",
     "scipy.signal",
     "skimage",
     "sklearn",
+    "tifffile",
     "torch.utils.tensorboard",
     "torchvision",
     "transformers",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 import time
 
@@ -31,6 +32,10 @@ def main() -> None:
     """Watch the launcher, then serve."""
     if parent := os.environ.get(PARENT):
         end_with(int(parent))
+
+    from monailabel_app.jobs.starting import start_first
+
+    start_first(sys.argv[1:])
 
     from monailabel_app.lean import import_monai
     from monailabel_app.startup import mark

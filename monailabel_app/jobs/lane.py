@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import queue
 import signal
 import subprocess
@@ -13,6 +12,7 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 from doselabel.wire import JobStatus
+from monailabel_app.jobs import starting
 from monailabel_app.jobs.job import Job
 from monailabel_app.refusals import explain
 
@@ -187,17 +187,8 @@ class Lane:
     def _worker(self) -> subprocess.Popen[str]:
         with self._lock:
             if self._process is None or self._process.poll() is not None:
-                environment = os.environ.copy()
-                environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // 2)))
                 self._ready = False
-                self._process = subprocess.Popen(
-                    self._command,
-                    stdin=subprocess.PIPE,
-                    stdout=subprocess.PIPE,
-                    text=True,
-                    encoding="utf-8",
-                    env=environment,
-                )
+                self._process = starting.worker(self._command)
                 self._signal()
             return self._process
 

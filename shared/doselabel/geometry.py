@@ -5,11 +5,11 @@ The one place that other rooms ask for grids (`doselabel.grid`) and images (`dos
 
 from __future__ import annotations
 
+from itertools import permutations
 from typing import Literal
 
 import numpy as np
 import SimpleITK as sitk
-from scipy.optimize import linear_sum_assignment
 
 from doselabel.errors import GeometryError
 from doselabel.grid import SAME_PLACE_TOL_MM, Geometry, StatedGrid, Volume, float3, int3
@@ -47,8 +47,8 @@ def oriented(volume: Volume) -> Volume:
     geometry = volume.geometry
     grid = np.reshape(geometry.direction, (3, 3))
     # Which of our axes (x to the left, y to posterior, z to inferior) each of its axes lies along most closely.
-    ours = {int(patient): int(axis) for axis, patient in zip(*linear_sum_assignment(-np.abs(grid.T)), strict=True)}
-    axes = [ours[patient] for patient in range(3)]  # our x, y, z → its axis
+    along = np.abs(grid)
+    axes = max(permutations(range(3)), key=lambda axes: along[range(3), axes].sum())  # our x, y, z → its axis
     backwards = [grid[patient, axes[patient]] * (-1 if patient == 2 else 1) < 0 for patient in range(3)]
     array = volume.array.transpose([2 - axes[2 - k] for k in range(3)])
     array = np.flip(array, [k for k in range(3) if backwards[2 - k]])

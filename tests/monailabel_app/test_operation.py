@@ -2,12 +2,15 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
+from datetime import datetime
 from pathlib import Path
 
 import httpx
+import psutil
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -125,3 +128,12 @@ def test_the_server_loads_nothing_that_monai_only_offers_to_use(http, server):
     loaded = {part for line in maps.read_text().splitlines() for part in Path(line[73:]).parts}
     assert "torch" in loaded
     assert sorted(loaded & {"pandas", "sklearn", "transformers"}) == []
+
+
+def test_one_worker_loads_beside_the_server_from_its_first_moment(http, server):
+    assert http.get("/info/").status_code == 200
+    children = psutil.Process(server.process.pid).children(recursive=True)
+    (worker,) = [child for child in children if child.cmdline()[-2:] == ["--lane", "infer"]]
+    first_line = re.search(r"\[(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d)", server.log.read_text("utf-8"))
+    assert first_line, "the server says something once it has imported its libraries"
+    assert worker.create_time() < datetime.fromisoformat(first_line[1]).timestamp()

@@ -7,8 +7,10 @@ gives differs from torch's by rounding. The rest (proposals, heads) stays in tor
 from __future__ import annotations
 
 import copy
+import importlib
 import importlib.util
 import os
+import sys
 import tempfile
 import warnings
 from collections import OrderedDict
@@ -20,11 +22,11 @@ import numpy as np
 import torch
 from platformdirs import user_cache_path
 from torch import Tensor, nn
-from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
 
 from doselabel.errors import ModelError
 from doselabel.model.checkpoint import Checkpoint
 from doselabel.model.network import bf16_pays
+from doselabel.model.vision import GeneralizedRCNN
 
 Engine = Literal["auto", "torch", "openvino"]
 
@@ -92,8 +94,7 @@ class _Unnamed(nn.Module):
 
 def _compile(backbone: nn.Module, ready: Checkpoint) -> Any:
     """Convert and compile; what was converted is kept among the user's cached files, since converting takes seconds."""
-    import openvino
-
+    openvino = _openvino()
     core = openvino.Core()
     kept = (
         user_cache_path("doselabel") / "openvino" / f"{ready.sha256[:16]}-{openvino.__version__.partition('-')[0]}.xml"
@@ -108,6 +109,12 @@ def _compile(backbone: nn.Module, ready: Checkpoint) -> Any:
     return core.compile_model(
         network, "CPU", {"INFERENCE_NUM_THREADS": 1, "NUM_STREAMS": 1, "INFERENCE_PRECISION_HINT": precision}
     )
+
+
+def _openvino() -> Any:
+    """Import OpenVINO without its telemetry, which would tell its makers' statistics, from a process of its own."""
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # "not installed": it has a stub
+    return importlib.import_module("openvino")
 
 
 def _converted(openvino: Any, channels: int, backbone: nn.Module) -> Any:

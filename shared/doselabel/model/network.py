@@ -16,20 +16,27 @@ from typing import cast
 
 import torch
 import torch.nn.functional as F
-import torchvision
 from torch import Tensor, nn
-from torchvision.models.detection.anchor_utils import AnchorGenerator
-from torchvision.models.detection.backbone_utils import BackboneWithFPN
-from torchvision.models.detection.faster_rcnn import FastRCNNPredictor
-from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
-from torchvision.models.detection.image_list import ImageList
-from torchvision.models.detection.mask_rcnn import MaskRCNNHeads
-from torchvision.models.detection.roi_heads import RoIHeads
-from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
-from torchvision.ops import FrozenBatchNorm2d, MultiScaleRoIAlign, batched_nms, box_iou, clip_boxes_to_image
 
 from doselabel.errors import ModelError
 from doselabel.model.profiles import Profile
+from doselabel.model.vision import (
+    AnchorGenerator,
+    BackboneWithFPN,
+    FastRCNNPredictor,
+    FrozenBatchNorm2d,
+    GeneralizedRCNN,
+    ImageList,
+    MaskRCNNHeads,
+    MultiScaleRoIAlign,
+    RegionProposalNetwork,
+    RoIHeads,
+    RPNHead,
+    batched_nms,
+    box_iou,
+    clip_boxes_to_image,
+    torchvision,
+)
 
 TRAIN_PROPOSALS = (256, 96)
 """Proposals before and after non-maximum suppression while training: more than in use, for enough negatives."""

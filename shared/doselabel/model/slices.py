@@ -157,7 +157,9 @@ def blurred(image: Tensor, sigma: Sequence[float]) -> Tensor:
         taps = np.exp(-0.5 * (np.arange(-reach, reach + 1) / s) ** 2)
         padded = F.pad(image, (0, 0, reach, reach) if axis == 1 else (reach, reach))
         length = image.shape[axis]
-        image = sum(padded.narrow(axis, k, length) * float(tap) for k, tap in enumerate(taps / taps.sum()))  # type: ignore[assignment]
+        image = torch.zeros_like(image)
+        for k, tap in enumerate(taps / taps.sum()):
+            image.add_(padded.narrow(axis, k, length), alpha=float(tap))
     return image
 
 

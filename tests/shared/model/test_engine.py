@@ -36,6 +36,9 @@ def test_openvino_finds_the_same_organs_now_and_from_its_cache(starter, patient,
     expected = segment(patient[0], starter, engine="torch").labels
     found = segment(patient[0], starter).labels
     assert list((tmp_path / "doselabel" / "openvino").glob("*.xml"))
+    from openvino.tools.ovc import telemetry_utils
+
+    assert telemetry_utils.tm.__name__ == "openvino.tools.ovc.telemetry_stub"  # it tells nobody of its use
     again = segment(patient[0], checkpoints.load(checkpoints.starter_path())).labels
     for name in expected.names.values():
         a, b = expected.mask(name), found.mask(name)

@@ -1,6 +1,8 @@
 """Both profiles: pyramid levels, shapes, and a paste that is right to the index."""
 
 import dataclasses
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -120,3 +122,18 @@ def test_a_profile_survives_its_own_dictionary():
     assert Profile.from_dict(json.loads(json.dumps(PAPER.to_dict()))) == PAPER
     with pytest.raises(ModelError, match="unknown fields"):
         Profile.from_dict({"name": "x", "colour": 1})
+
+
+def test_the_network_does_without_the_compiler_until_somebody_asks():
+    code = """
+import sys
+import doselabel.model.network
+from torchvision.ops import roi_align
+assert not any(name.startswith("torch._dynamo") for name in sys.modules)
+asked = sys.modules["torchvision.ops.roi_align"].is_compile_supported("cpu")
+from torch._dynamo.utils import is_compile_supported
+assert asked == is_compile_supported("cpu")
+import torch._dynamo
+assert torch._dynamo.utils.__file__
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
