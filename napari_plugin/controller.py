@@ -9,7 +9,7 @@ The whole flow can be driven without a person::
     controller.connect("http://127.0.0.1:8000");       info = controller.wait("connect", 30)
     controller.next_case("first");                     case = controller.wait("case", 60)
     controller.segment();                              result = controller.wait("segment", 600)
-    controller.tool("keep_largest", organ="liver")     # at once; `controller.undo()` takes it back
+    controller.tool("keep_largest", organ="liver")     # waits; `controller.undo()` takes it back
     controller.submit(author="me", comment="edges");   version = controller.wait("submit", 60)
     controller.train(steps=20);                        result = controller.wait("train", 1800)
     controller.dose();                                 results = controller.wait("dose", 900)
@@ -51,6 +51,7 @@ from napari_plugin.session.recovery import Recovery
 from napari_plugin.session.settings import Settings
 from napari_plugin.session.state import Session
 from napari_plugin.tasks import Tasks
+from napari_plugin.tooling import Tooling
 
 TRAIN_TASK = "train"
 
@@ -67,7 +68,7 @@ class Controller(QObject):
 
     Attributes
     ----------
-    connection, editing, segmenting, handing, dosing, following
+    connection, editing, tooling, segmenting, handing, dosing, following
         The parts that do the work; each has signals of its own.
 
     Signals
@@ -95,6 +96,7 @@ class Controller(QObject):
         scratch = Path(self._scratch.name)
         self.tasks = Tasks(self)
         self.editing = Editing(viewer, self.tasks, self)
+        self.tooling = Tooling(self.editing, self.tasks, self)
         self.connection = Connection(self.tasks, self)
         self.segmenting = Segmenting(self.editing, self.tasks, self._job_file, self)
         folders = (self.settings.recovery_folder, self.settings.outbox_folder, scratch)
@@ -106,7 +108,7 @@ class Controller(QObject):
         self.segmented, self.dose_ready, self.dose_outdated = (
             self.segmenting.segmented, self.dosing.ready, self.dosing.outdated,
         )  # fmt: skip
-        for part in (self.editing, self.segmenting, self.handing, self.dosing):
+        for part in (self.editing, self.tooling, self.segmenting, self.handing, self.dosing):
             part.status.connect(self.status)
         self.connection.watched = lambda: self.session.case.image_id if self.session else None
         self.connection.set(user=self.settings.author)
@@ -257,24 +259,24 @@ class Controller(QObject):
         self.segmenting.keep_mine()
 
     def tool(self, name: str, organ: str | None = None, **params: Any) -> int:
-        """Apply a correction tool at once, as one undo step.
+        """Apply a correction tool as one undo step, and wait until it is done.
 
         Parameters
         ----------
         name : str
-            A function of `napari_plugin.tools`: "fill_between_slices", "keep_largest", "remove_small", "smooth",
-            "fill_holes", "margin", "limit_to_hu", "clear", "swap", "mirror".
+            A key of `napari_plugin.tools.TOOLS`; ``params`` as the tool takes them, for example ``margin_mm=-2``.
         organ : str, optional
             Organ it works on (for "mirror" the kidney to copy); the selected one by default.
-        **params
-            As the tool takes them, for example ``margin_mm=-2``.
 
         Returns
         -------
         int
-            Number of voxels changed.
+            Number of voxels changed; 0 too when it could not work, which ``status`` says.
         """
-        return self.editing.tool(name, organ, **params)
+        try:
+            return self.tooling.wait() if self.tooling.start(name, organ, **params) else 0
+        except DoselabelError:
+            return 0
 
     def undo(self) -> None:
         """Undo the last edit; where the labels come from goes back with it."""

@@ -20,6 +20,7 @@ from napari_plugin.questions import Questions
 from napari_plugin.session.case import Case
 from napari_plugin.session.settings import Settings
 from napari_plugin.shortcuts import Shortcuts
+from napari_plugin.tools import Click
 from napari_plugin.views.case import CaseView
 from napari_plugin.views.connect import ConnectView
 from napari_plugin.views.display import DisplayView
@@ -166,7 +167,9 @@ class DoselabelDock(QWidget):
         self.case_view.next_wanted.connect(lambda strategy: leave(lambda: to.next_case(strategy)))
         self.case_view.open_wanted.connect(lambda image_id: leave(lambda: to.open_case(image_id)))
         self.segment_view.segment_wanted.connect(lambda params: to.segment(**params))
-        self.palette_view.tool_wanted.connect(lambda name, params: to.tool(name, **params))
+        self.palette_view.tool_wanted.connect(lambda name, params: to.tooling.start(name, **params))
+        self.palette_view.pointing_wanted.connect(to.editing.pointing.choose)
+        to.editing.pointing.clicked.connect(self._on_click)
         brush, planes = to.editing.brush, to.editing.planes
         self.planes_view.plane_wanted.connect(planes.show)
         self.planes_view.fit_wanted.connect(planes.fit)
@@ -192,6 +195,10 @@ class DoselabelDock(QWidget):
         self.dose_view.follow_wanted.connect(to.following.set_wanted)
         self.dose_view.versions.compare_wanted.connect(to.following.compare)
         self.footer.cancelled.connect(to.cancel)
+
+    def _on_click(self, name: str, voxel: tuple[int, int, int], belongs: bool) -> None:
+        params = self.palette_view.forms[name].params
+        self.controller.tooling.click(name, Click(voxel, belongs), **params)
 
     def _discard(self) -> None:
         session = self.controller.session
@@ -241,6 +248,7 @@ class DoselabelDock(QWidget):
         of.following.compared.connect(self.dose_view.versions.set_compared)
         of.connection.versions.connect(lambda _, versions: self.dose_view.versions.set_versions(versions))
         of.editing.brush.mode_changed.connect(self.palette_view.set_mode)
+        of.editing.pointing.chosen.connect(self.palette_view.set_pointing)
         of.editing.closed.connect(self._on_closed)
         of.started.connect(self._on_started)
         of.progressed.connect(self.footer.report)

@@ -21,7 +21,8 @@ from napari_plugin.display import Display
 from napari_plugin.guard import LayerGuard
 from napari_plugin.layers import CaseLayers
 from napari_plugin.planes import Planes
-from napari_plugin.session.case import Case
+from napari_plugin.pointing import Pointing
+from napari_plugin.session.case import Case, SpectFrame
 from napari_plugin.session.measure import measure
 from napari_plugin.session.recovery import Recovery
 from napari_plugin.session.state import Session, Snapshot
@@ -42,10 +43,14 @@ class Editing(QObject):
         Its layers.
     brush : Brush
         How they are painted.
+    pointing : Pointing
+        Clicks on them for the tools that work at clicks.
     planes : Planes
         Which plane of them is on screen.
     display : Display
         How CT and SPECT are shown.
+    edits : int
+        Rises with every change of the labels: the same number, the same labels.
 
     Signals
     -------
@@ -69,8 +74,10 @@ class Editing(QObject):
         self.session: Session | None = None
         self.layers: CaseLayers | None = None
         self.brush = Brush(self)
+        self.pointing = Pointing(self)
         self.planes = Planes(viewer, self.plane_changed.emit)
         self.display = Display(viewer, self.display_changed.emit)
+        self.edits = 0
         self.caption: Callable[[], str] = lambda: ""
         self._tasks = tasks
         self._guard = LayerGuard(viewer, self._on_layer)
@@ -79,6 +86,7 @@ class Editing(QObject):
         self._autosave_timer = self._single_shot(AUTOSAVE_AFTER_MS, self._autosave)
         viewer.dims.events.current_step.connect(self._on_slice)
         self.brush.changed.connect(lambda *_: self._on_slice())
+        self.pointing.chosen.connect(lambda _: self._on_slice())
 
     def _single_shot(self, interval_ms: int, slot: Callable[[], None]) -> QTimer:
         timer = QTimer(self)
@@ -99,6 +107,7 @@ class Editing(QObject):
         labels.events.labels_update.connect(self._on_painting)
         self._guard.watch(self.layers.all())
         self.brush.hold(labels)
+        self.pointing.hold(labels)
         self.planes.hold(self.layers)
         self.display.hold(self.layers)
         self.labels_changed.emit()
@@ -110,6 +119,7 @@ class Editing(QObject):
         self.keep_work()
         self.session = None
         self.brush.let_go()
+        self.pointing.let_go()
         self.planes.let_go()
         self.display.let_go()
         self._guard.let_go()
@@ -188,28 +198,19 @@ class Editing(QObject):
             return True
         return not (self.session.by_hand or self.layers.labels.painting)
 
-    def tool(self, name: str, organ: str | None = None, **params: Any) -> int:
-        """Apply a correction tool at once, as one undo step; see `Controller.tool`."""
+    @property
+    def why_not(self) -> str:
+        """Why the labels can't be changed by a tool; "" when they can."""
         if self.session is None or self.layers is None:
-            self.status.emit("Open a case first.", "warning")
-            return 0
+            return "Open a case first."
         if self.layers.labels in self._guard.missing:
-            self.status.emit("The organs' layer was removed from the list; put it back first.", "warning")
-            return 0
-        spoken = name.replace("_", " ").capitalize()
-        value = int(self.layers.labels.selected_label) if organ is None else _value(organ)
-        try:
-            change = tools.by_name(name, self.session.array, value, self.session.case.ct, params)
-        except DoselabelError as error:
-            self.status.emit(str(error), "error")
-            return 0
-        if change is None:
-            self.status.emit(f"{spoken}: nothing to change.", "info")
-            return 0
-        self.layers.labels.apply(change)
-        volume_ml = change.voxels * self.session.case.ct.geometry.voxel_volume_ml
-        self.status.emit(f"{spoken}: {volume_ml:.1f} mL changed. Ctrl+Z undoes it.", "info")
-        return change.voxels
+            return "The organs' layer was removed from the list; put it back first."
+        return ""
+
+    @property
+    def frame(self) -> SpectFrame | None:
+        """The SPECT on screen."""
+        return None if self.session is None else scene.spect_at(self.session.case, self.viewer)
 
     def undo(self) -> None:
         """Undo the last edit."""
@@ -243,7 +244,7 @@ class Editing(QObject):
         if self._tasks.running("measure"):
             self._measure_timer.start()
             return
-        frame = scene.spect_at(session.case, self.viewer)
+        frame = self.frame
         self._measured_frame = frame
         spect = None if frame is None else frame.volume
         self._tasks.run("measure", lambda _: measure(session.array, session.case.ct, spect), self.measured.emit)
@@ -259,6 +260,7 @@ class Editing(QObject):
     # ---- what happens in the viewer
 
     def _on_edited(self, event: Any) -> None:
+        self.edits += 1
         if self.session is None:
             return
         {"edit": self.session.edited, "undo": self.session.undone, "redo": self.session.redone}[event.how]()
@@ -278,13 +280,13 @@ class Editing(QObject):
         if self.session is None or self.layers is None:
             return
         parts = []
-        frame = scene.spect_at(self.session.case, self.viewer)
+        frame = self.frame
         if frame is not None and self.layers.spect is not None and self.layers.spect.visible:
             doubt = "" if frame.registered else "\n(not registered to this CT)"
             parts.append(f"SPECT {frame.time_h:g} h p.i., kBq/mL{doubt}")
         if frame is not self._measured_frame:
             self._measure_timer.start()
-        parts += [self.caption(), self.brush.words]
+        parts += [self.caption(), self.brush.words, self.pointing.words]
         text = self.viewer.canvas.overlays.text
         text.font_size = 8
         text.position = "bottom_left"  # in lines: the letters of the planes are at the middle of each edge

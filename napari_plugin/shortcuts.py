@@ -21,6 +21,7 @@ KEYS: Mapping[str, tuple[str, str]] = {
     "W": ("next_organ", "next organ"),
     "I": ("hu_mask", "HU mask of the brush on and off"),
     "D": ("brush_3d", "2D or 3D brush"),
+    "A": ("clicks", "correct by clicks: left belongs to the organ, right (or Ctrl) does not"),
     "G": ("fill_between_slices", "fill between slices"),
     "K": ("keep_largest", "keep the largest part"),
     "O": ("outline", "outlines or filled organs"),

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, get_type_hints
 
 import numpy as np
 
 from doselabel.errors import DoselabelError, LabelError
-from doselabel.geometry import Volume
+from doselabel.geometry import Volume, resample
+from doselabel.grid import Geometry, int3
 from doselabel.labels import organ
-from napari_plugin.tools.crop import Change
+from napari_plugin.tools.clicks import correct
+from napari_plugin.tools.crop import Box, Change
+from napari_plugin.tools.grow import grow_from_seeds, threshold_spect
 from napari_plugin.tools.islands import keep_largest, remove_small
-from napari_plugin.tools.shape import clear, fill_holes, limit_to_hu, margin, smooth
+from napari_plugin.tools.shape import clear, closed, fill_holes, limit_to_hu, margin, opened, smooth
 from napari_plugin.tools.sides import mirror, swap
 from napari_plugin.tools.slices import fill_between_slices
 
@@ -28,13 +31,18 @@ class Tool:
     Attributes
     ----------
     function : callable
-        Called with ``labels, value``, then with ``spacing_mm`` or ``ct_hu`` where it has such an argument, then with
-        its own parameters, which are those after the ``*``.
+        Called with ``labels, value``, then with ``spacing_mm``, ``ct_hu``, ``spect_in`` or ``clicks`` where it has such
+        an argument, then with its own parameters, which are those after the ``*``.
     """
 
     title: str
     tip: str
     function: Callable[..., Change | None]
+
+    @property
+    def pointed(self) -> bool:
+        """Whether it works at clicks into the image."""
+        return "clicks" in inspect.signature(self.function).parameters
 
     @property
     def parameters(self) -> dict[str, inspect.Parameter]:
@@ -57,6 +65,14 @@ def mirror_kidney(labels: np.ndarray, value: int, ct_hu: np.ndarray) -> Change |
 
 
 TOOLS: Mapping[str, Tool] = {
+    "correct": Tool(
+        "Clicks",
+        "Click what belongs to the organ; with the right button, or Ctrl, what does not (key A)",
+        correct,
+    ),
+    "grow_from_seeds": Tool(
+        "Grow from seeds", "Draw a few strokes, grow them over the CT up to its edges", grow_from_seeds
+    ),
     "fill_between_slices": Tool(
         "Fill between slices", "Draw some slices, get those between (key G)", fill_between_slices
     ),
@@ -64,8 +80,13 @@ TOOLS: Mapping[str, Tool] = {
     "keep_largest": Tool("Keep largest part", "Remove all but the largest connected part (key K)", keep_largest),
     "remove_small": Tool("Remove small parts", "Remove connected parts below a volume", remove_small),
     "smooth": Tool("Smooth", "Smooth the surface with a Gaussian of this σ, keep the volume", smooth),
+    "open": Tool("Open", "Remove spikes and bridges thinner than this", opened),
+    "close": Tool("Close", "Fill notches and gaps narrower than this", closed),
     "margin": Tool("Margin", "Grow (+) or shrink (−) by a distance", margin),
     "limit_to_hu": Tool("Limit to HU", "Remove the organ's voxels outside this range of HU", limit_to_hu),
+    "threshold_spect": Tool(
+        "SPECT", "Make the organ the SPECT's voxels above a percentage of the highest near it", threshold_spect
+    ),
     "mirror": Tool("Mirror kidney", "Copy the chosen kidney to the other side as a first guess", mirror_kidney),
     "swap": Tool("Swap left and right", "Exchange left and right kidney", swap_kidneys),
     "clear": Tool("Clear organ", "Remove the chosen organ altogether", clear),
@@ -73,7 +94,15 @@ TOOLS: Mapping[str, Tool] = {
 """Name → tool, in the order of the palette."""
 
 
-def by_name(name: str, labels: np.ndarray, value: int, ct: Volume, params: Mapping[str, Any]) -> Change | None:
+def by_name(
+    name: str,
+    labels: np.ndarray,
+    value: int,
+    ct: Volume,
+    params: Mapping[str, Any],
+    *,
+    spect: Volume | None = None,
+) -> Change | None:
     """Change that a tool makes to an organ.
 
     Parameters
@@ -82,6 +111,10 @@ def by_name(name: str, labels: np.ndarray, value: int, ct: Volume, params: Mappi
         On the CT's grid.
     value : int
         The organ; for "mirror" the kidney to copy.
+    params : mapping
+        The tool's own parameters, and ``clicks`` for one that works at clicks.
+    spect : Volume, optional
+        The SPECT on screen, in the CT's frame.
 
     Raises
     ------
@@ -91,6 +124,17 @@ def by_name(name: str, labels: np.ndarray, value: int, ct: Volume, params: Mappi
     if name not in TOOLS:
         raise DoselabelError(f"There is no tool '{name}'.", f"There are {', '.join(TOOLS)}.")
     tool = TOOLS[name]
-    there = {"spacing_mm": ct.geometry.spacing_mm, "ct_hu": ct.array}
+
+    def spect_in(box: Box) -> np.ndarray | None:
+        return None if spect is None else resample(spect, _part(ct.geometry, box)).array
+
+    there = {"spacing_mm": ct.geometry.spacing_mm, "ct_hu": ct.array, "spect_in": spect_in}
     wanted = inspect.signature(tool.function).parameters
     return tool.function(labels, value, **{key: there[key] for key in there if key in wanted}, **params)
+
+
+def _part(grid: Geometry, box: Box) -> Geometry:
+    """Grid of a box of voxels."""
+    start = np.array([s.start for s in box], dtype=float)
+    x, y, z = (float(at) for at in grid.index_to_lps(start))
+    return replace(grid, shape=int3([s.stop - s.start for s in box]), origin_mm=(x, y, z))

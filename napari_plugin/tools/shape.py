@@ -1,4 +1,4 @@
-"""The outline of an organ: smooth, fill holes, grow or shrink by millimetres, cut by HU, clear; on its crop."""
+"""The outline of an organ: smooth, open, close, fill holes, grow or shrink by mm, cut by HU, clear; on its crop."""
 
 from __future__ import annotations
 
@@ -46,6 +46,34 @@ def fill_holes(labels: np.ndarray, value: int) -> Change | None:
     for plane in mask:
         plane[:] = ndimage.binary_fill_holes(plane)
     return reshape_organ(labels, box, value, mask)
+
+
+def opened(labels: np.ndarray, value: int, spacing_mm: Spacing, *, radius_mm: Width = 3.0) -> Change | None:
+    """Remove what is thinner than a ball of ``radius_mm``: spikes, and bridges to a neighbour."""
+    box = box_of(labels, value, voxels_for(radius_mm, spacing_mm))
+    if box is None:
+        return None
+    core = ndimage.distance_transform_edt(labels[box] == value, sampling=spacing_mm) > radius_mm
+    if not core.any():
+        return clear(labels, value)
+    return reshape_organ(labels, box, value, _within(core, radius_mm, spacing_mm) & (labels[box] == value))
+
+
+def closed(labels: np.ndarray, value: int, spacing_mm: Spacing, *, radius_mm: Width = 3.0) -> Change | None:
+    """Fill what a ball of ``radius_mm`` does not fit into: clefts, notches and narrow gaps."""
+    box = box_of(labels, value, voxels_for(2 * radius_mm, spacing_mm))
+    if box is None:
+        return None
+    mask = labels[box] == value
+    around = _within(mask, radius_mm, spacing_mm)
+    return reshape_organ(
+        labels, box, value, mask | (ndimage.distance_transform_edt(around, sampling=spacing_mm) > radius_mm)
+    )
+
+
+def _within(mask: np.ndarray, distance_mm: float, spacing_mm: Spacing) -> np.ndarray:
+    """Voxels not farther than a distance from a mask."""
+    return ndimage.distance_transform_edt(~mask, sampling=spacing_mm) <= distance_mm
 
 
 def margin(labels: np.ndarray, value: int, spacing_mm: Spacing, *, margin_mm: Distance = 1.0) -> Change | None:

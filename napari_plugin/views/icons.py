@@ -18,6 +18,12 @@ SHAPES = {
     "protect": '<path d="M12 3l7 3v5c0 5-3 8-7 10-4-2-7-5-7-10V6z"/>',
     "hu": '<path d="M4 18l5-9 4 5 3-6 4 10M4 21h16"/>',
     "outline": '<circle cx="12" cy="12" r="8" stroke-dasharray="4 3"/>',
+    "correct": '<path d="M4 4l6 14 2-6 6-2zM17 15v6M14 18h6"/>',
+    "grow_from_seeds": '<circle cx="12" cy="12" r="2.5" fill="{c}"/>'
+    '<path d="M12 7V3M12 21v-4M7 12H3M21 12h-4M8.5 8.5l-3-3M18.5 18.5l-3-3M8.5 15.5l-3 3M18.5 5.5l-3 3"/>',
+    "open": '<path d="M3 12c0-5 6-6 8-2M3 12c0 5 6 6 8 2M21 12c0-5-6-6-8-2M21 12c0 5-6 6-8 2"/>',
+    "close": '<path d="M3 12c0-6 7-7 9-3 2-4 9-3 9 3s-7 7-9 3c-2 4-9 3-9-3z"/>',
+    "threshold_spect": '<path d="M2 20c4 0 5-15 10-15s6 15 10 15"/><path stroke-dasharray="3 2" d="M2 13h20"/>',
     "fill_between_slices": '<path d="M5 6c4-3 10-3 14 0M5 20c4-3 10-3 14 0M12 7v9M9 10l3-3 3 3M9 13l3 3 3-3"/>',
     "fill_holes": '<circle cx="12" cy="12" r="9"/><circle cx="12" cy="12" r="4" fill="{c}"/>',
     "keep_largest": '<circle cx="10" cy="13" r="7" fill="{c}" fill-opacity=".4"/><path d="M18 3l4 4M22 3l-4 4"/>',

@@ -50,6 +50,7 @@ class ToolPalette(QWidget):
 
     mode_wanted = Signal(str)
     tool_wanted = Signal(str, dict)
+    pointing_wanted = Signal(str)
     brush_changed = Signal(float)
     brush_3d_changed = Signal(bool)
     hu_range_changed = Signal(object)
@@ -58,6 +59,7 @@ class ToolPalette(QWidget):
 
     def __init__(self) -> None:
         super().__init__()
+        self._mode, self._pointed = "pan_zoom", ""
         self.modes = {name: _icon_button(f"{words} ({key})") for name, (words, key) in MODES.items()}
         self.ways = {name: _icon_button(tip) for name, tip in WAYS.items()}
         self.tools = {name: _icon_button(f"{tool.title}. {tool.tip}") for name, tool in TOOLS.items()}
@@ -95,7 +97,10 @@ class ToolPalette(QWidget):
         self.ways["hu"].toggled.connect(self._hu_changed)
         self.ways["hu"].clicked.connect(lambda: self._lines.setCurrentWidget(self._brush))
         for name, asked in self.tools.items():
-            asked.clicked.connect(lambda _=False, name=name: self._choose_tool(name))
+            asked.clicked.connect(lambda _=False, name=name: self.choose(name))
+            if TOOLS[name].pointed:
+                asked.setCheckable(True)
+                group.addButton(asked)
             self.forms[name].apply_wanted.connect(lambda params, name=name: self.tool_wanted.emit(name, params))
 
     def _brush_line(self) -> QWidget:
@@ -123,8 +128,17 @@ class ToolPalette(QWidget):
 
     def set_mode(self, mode: str) -> None:
         """Show the mode of the labels layer."""
-        if mode in self.modes:
+        self._mode = mode
+        if mode in self.modes and not self._pointed:
             self.modes[mode].setChecked(True)
+
+    def set_pointing(self, name: str) -> None:
+        """Show which tool waits for clicks, if one does."""
+        self._pointed = name
+        if name:
+            self.tools[name].setChecked(True)
+        else:
+            self.set_mode(self._mode)
 
     def set_colours(self, colour: str, chosen: str) -> None:
         """Draw the icons in a theme's colour, and what is chosen on the other one."""
@@ -169,12 +183,17 @@ class ToolPalette(QWidget):
 
     def _choose_mode(self, name: str) -> None:
         self._lines.setCurrentWidget(self._brush)
+        self.pointing_wanted.emit("")
         self.mode_wanted.emit(name)
 
-    def _choose_tool(self, name: str) -> None:
-        """Show its parameters; one that has none is applied at once."""
+    def choose(self, name: str) -> None:
+        """Choose a tool: its parameters are shown; one that has none is applied at once, one that points waits."""
+        if not self.tools[name].isEnabled():
+            return
         self._lines.setCurrentWidget(self.forms[name])
-        if not self.forms[name].fields:
+        if TOOLS[name].pointed:
+            self.pointing_wanted.emit(name)
+        elif not self.forms[name].fields:
             self.forms[name].ask()
 
     def _hu_changed(self, _: object = None) -> None:
@@ -200,15 +219,25 @@ class ToolForm(QWidget):
             field.native.setKeyboardTracking(False)
             if len(self.fields) > 1:
                 narrow(field.native, 62)
+        title = QLabel(tool.title)
         self.apply = button("Apply" if self.fields else "Again", tool.tip)
         self.apply.clicked.connect(self.ask)
-        line = row(QLabel(tool.title), *(field.native for field in self.fields.values()), self.apply)
+        if tool.pointed:
+            title.setText("+ left, − right")
+            title.setToolTip(tool.tip)
+            self.apply.hide()
+        line = row(title, *(field.native for field in self.fields.values()), self.apply)
         line.layout().setStretch(0, 1)
         self.setLayout(line.layout())
 
+    @property
+    def params(self) -> dict[str, Any]:
+        """The parameters shown."""
+        return {name: field.value for name, field in self.fields.items()}
+
     def ask(self) -> None:
         """Ask for the tool with the parameters shown."""
-        self.apply_wanted.emit({name: field.value for name, field in self.fields.items()})
+        self.apply_wanted.emit(self.params)
 
 
 def _icon_button(tip: str) -> QToolButton:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -97,8 +98,15 @@ def make_patient() -> Callable[[Path, str], Study]:
     return make
 
 
+@pytest.fixture(scope="session")
+def torch_first() -> None:
+    """Load torch's compiler before any window: it and software GL each bring an LLVM, and crash in the other order."""
+    with contextlib.suppress(ImportError):
+        import torchvision  # noqa: F401
+
+
 @pytest.fixture
-def window(qapp) -> Iterator:
+def window(torch_first, qapp) -> Iterator:
     """A real napari window."""
     if not os.environ.get("DISPLAY"):
         pytest.skip("needs a display: image layers can't be drawn without GL; run under xvfb-run")

@@ -10,6 +10,8 @@ from napari_plugin.editing import AUTOSAVE_AFTER_MS, Editing
 from napari_plugin.organ_labels import OrganLabels
 from napari_plugin.session.recovery import Recovery
 from napari_plugin.tasks import Tasks
+from napari_plugin.tooling import Tooling
+from napari_plugin.tools import Click
 
 
 @pytest.fixture
@@ -20,6 +22,11 @@ def editing(qapp, tmp_path, make_case, truth):
     yield editing
     editing.cleanup()
     tasks.cleanup()
+
+
+@pytest.fixture
+def tooling(editing):
+    return Tooling(editing, editing._tasks)
 
 
 def paint(editing: Editing, value: int = 4, y: int = 10) -> None:
@@ -138,12 +145,12 @@ def test_inputs_and_labels_are_locked_and_one_removed_all_the_same_is_offered_ba
     assert not editing.session.dirty
 
 
-def test_tools_refuse_while_the_labels_are_not_on_screen(editing):
+def test_tools_refuse_while_the_labels_are_not_on_screen(editing, tooling):
     said = []
-    editing.status.connect(lambda text, level: said.append(text))
+    tooling.status.connect(lambda text, level: said.append(text))
     editing.layers.labels.locked = False
     editing.viewer.layers.remove(editing.layers.labels)
-    assert editing.tool("keep_largest", "liver") == 0
+    assert not tooling.start("keep_largest", "liver")
     assert "put it back" in said[-1]
 
 
@@ -156,3 +163,57 @@ def test_a_renamed_layer_is_noticed_and_gets_its_name_back(editing):
     assert editing.layers.labels.name == "Organs"
     editing.close()
     assert len(lost) == 1
+
+
+def test_tools_work_one_after_another_on_what_the_one_before_left(editing, tooling, truth):
+    assert tooling.start("margin", "liver", margin_mm=5.0)
+    assert tooling.start("clear", "liver")
+    assert editing._tasks.running("tool")
+    tooling.wait(60)
+    assert np.array_equal(editing.session.array, np.where(truth == 3, 0, truth))
+    editing.undo()
+    assert np.count_nonzero(editing.session.array == 3) > np.count_nonzero(truth == 3)
+    editing.undo()
+    assert np.array_equal(editing.session.array, truth)
+
+
+def test_a_tool_begun_before_an_edit_sees_the_edit(editing, tooling, truth):
+    tooling.start("keep_largest", "liver")
+    paint(editing, 3, y=2)  # while its thread works on the labels of before
+    tooling.wait(60)
+    assert np.array_equal(editing.session.array, truth)
+    editing.undo()
+    assert editing.session.array[2, 2, 4] == 3
+
+
+def test_a_tool_waits_for_the_stroke_under_way(editing, tooling):
+    labels = editing.layers.labels
+    with labels.block_history():
+        labels.paint((2, 2, 4), 3)
+        tooling.start("keep_largest", "liver")
+        assert not editing._tasks.running("tool")
+    tooling._again.timeout.emit()
+    tooling.wait(60)
+    assert editing.session.array[2, 2, 4] == 0
+
+
+def test_earlier_clicks_stay_true_until_something_else_changes_the_labels(editing, tooling, truth):
+    seen = []
+    editing.layers.labels.selected_label = 1
+    clear = np.argwhere(truth == 1)
+    for belongs, at in ((False, clear[0]), (False, clear[-1])):
+        tooling.click("correct", Click(tuple(int(i) for i in at), belongs), reach_mm=6.0)
+        tooling.wait(60)
+        seen.append(len(tooling._clicks[editing.session.moment.token, 1]))
+    assert seen == [1, 2]
+    editing.undo()
+    assert len(tooling._clicks[editing.session.moment.token, 1]) == 1  # undo takes the click back too
+    paint(editing)
+    assert (editing.session.moment.token, 1) not in tooling._clicks
+
+
+def test_a_tool_of_a_case_that_has_left_changes_nothing(editing, tooling, make_case, tmp_path, truth):
+    tooling.start("clear", "liver")
+    editing.show(make_case(labels=truth, image_id="P-002__ct"), Recovery(tmp_path, "http://a"))
+    editing._tasks.wait("tool", 60)
+    assert np.array_equal(editing.session.array, truth)

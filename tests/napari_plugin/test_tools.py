@@ -164,3 +164,117 @@ def test_the_flat_brush_stays_in_its_slice_and_inside_the_image():
     assert min(indices[1]) == 0
     assert max(indices[1]) == 4
     assert all(i.size == 0 for i in tools.brush_indices((40, 0, 0), 6.0, SPACING, (10, 20, 20), (1, 2)))
+
+
+# ---- clicks, growing, opening and closing
+
+
+def scene(noise_hu: float = 10.0) -> tuple[np.ndarray, np.ndarray]:
+    """A kidney-like ball (value 1) in fat, a spleen-like ball (4) that touches it, and their CT."""
+    kidney = ball((40, 80, 80), (60, 60, 55), 28)
+    spleen = ball((40, 80, 80), (60, 60, 100), 25) & ~kidney
+    hu = np.select([kidney, spleen], [160.0, 115.0], -100.0)
+    rng = np.random.default_rng(3)
+    return np.where(kidney, 1, np.where(spleen, 4, 0)).astype(np.uint8), hu + rng.normal(0, noise_hu, hu.shape)
+
+
+@pytest.mark.parametrize("noise_hu", [5.0, 25.0])
+def test_a_click_brings_back_a_missing_pole(noise_hu):
+    truth, hu = scene(noise_hu)
+    labels = truth.copy()
+    labels[23:][labels[23:] == 1] = 0
+    before = labels.copy()
+    labels = applied(labels, tools.correct(labels, 1, SPACING, hu, [tools.Click((26, 40, 37), True)]))
+    assert dice(before == 1, truth == 1) < 0.85
+    assert dice(labels == 1, truth == 1) > 0.97
+    assert np.array_equal(labels == 4, before == 4)
+
+
+def test_a_click_takes_a_leak_away_and_leaves_the_organ():
+    truth, hu = scene()
+    leak = (truth == 4) & ball(truth.shape, (60, 60, 55), 45)
+    labels = ((truth == 1) | leak).astype(np.uint8)
+    assert dice(labels == 1, truth == 1) < 0.9
+    labels = applied(labels, tools.correct(labels, 1, SPACING, hu, [tools.Click((20, 40, 62), False)]))
+    assert dice(labels == 1, truth == 1) > 0.97
+
+
+def test_without_any_step_of_hu_a_leak_is_cut_at_its_neck():
+    truth, _ = scene()
+    flat = np.where(truth > 0, 40.0, -100.0) + np.random.default_rng(5).normal(0, 15, truth.shape)
+    labels = (truth > 0).astype(np.uint8)
+    labels = applied(labels, tools.correct(labels, 1, SPACING, flat, [tools.Click((20, 40, 68), False)]))
+    assert dice(labels == 1, truth == 1) > 0.9
+
+
+@pytest.mark.parametrize("belongs", [True, False])
+def test_a_click_changes_nothing_beyond_its_reach(belongs):
+    truth, hu = scene()
+    labels = np.where(truth == 4, 1, truth).astype(np.uint8) if not belongs else np.zeros_like(truth)
+    at = (20, 40, 66 if not belongs else 37)
+    change = tools.correct(labels, 1, SPACING, hu, [tools.Click(at, belongs)], reach_mm=10.0)
+    away_mm = np.sqrt(sum(((i - a) * s) ** 2 for i, a, s in zip(change.indices, at, SPACING, strict=True)))
+    assert change.voxels > 50
+    assert away_mm.max() <= 10.0
+
+
+def test_an_earlier_click_stays_true():
+    truth, hu = scene()
+    labels = np.where(truth == 1, 1, 0).astype(np.uint8)
+    labels[:, :, 30:] = 0
+    no, yes = tools.Click((20, 40, 50), False), tools.Click((20, 40, 36), True)
+    alone = applied(labels, tools.correct(labels, 1, SPACING, hu, [yes]))
+    both = applied(labels, tools.correct(labels, 1, SPACING, hu, [no, yes]))
+    assert alone[20, 40, 50] == 1
+    assert both[20, 40, 50] == 0
+
+
+def test_clicks_on_another_organ_or_on_nothing_of_ones_own_change_nothing():
+    truth, hu = scene()
+    assert tools.correct(truth, 1, SPACING, hu, [tools.Click((20, 40, 66), True)]) is None
+    assert tools.correct(truth, 1, SPACING, hu, [tools.Click((2, 2, 2), False)]) is None
+
+
+def test_finer_voxels_are_walked_on_coarsely_with_the_same_outcome():
+    spacing = (1.5, 0.7, 0.7)
+    truth = ball((60, 100, 100), (45, 35, 35), 24, spacing).astype(np.uint8)
+    hu = np.where(truth, 150.0, -100.0) + np.random.default_rng(1).normal(0, 15, truth.shape)
+    labels = truth.copy()
+    labels[36:] = 0
+    labels = applied(labels, tools.correct(labels, 1, spacing, hu, [tools.Click((40, 50, 50), True)]))
+    assert dice(labels == 1, truth == 1) > 0.97
+
+
+def test_seeds_grow_to_the_edges_of_the_ct_and_not_into_others():
+    truth, hu = scene()
+    labels = np.where(truth == 4, 4, 0).astype(np.uint8)
+    labels[14:27, 32:49, 28:46] = 1
+    grown = applied(labels, tools.grow_from_seeds(labels, 1, SPACING, hu, reach_mm=25.0))
+    assert dice(grown == 1, truth == 1) > 0.95
+    assert np.array_equal(grown == 4, truth == 4)
+
+
+def test_opening_removes_a_spike_and_closing_fills_a_cleft(organ):
+    spiked, cleft = organ.copy(), organ.copy()
+    spiked[14:16, 29:31, 46:56] = 1
+    cleft[:, 29:31, 40:] = 0
+    assert dice(applied(spiked, tools.opened(spiked, 1, SPACING, radius_mm=4.0)) == 1, organ == 1) > 0.985
+    assert applied(spiked, tools.opened(spiked, 1, SPACING, radius_mm=4.0))[15, 30, 52] == 0
+    filled = applied(cleft, tools.closed(cleft, 1, SPACING, radius_mm=4.0))
+    assert dice(filled == 1, organ == 1) > dice(cleft == 1, organ == 1)
+    assert filled[15, 30, 42] == 1
+    assert np.all(filled[cleft == 1] == 1)
+
+
+def test_a_threshold_takes_what_lies_above_a_percentage_of_the_highest_near_the_organ():
+    x = np.linspace(-45, 45, 60)
+    hot = 100 * np.exp(-0.5 * (x / 12.0) ** 2)  # 42 % at 1.317 σ = 15.8 mm
+    spect = np.broadcast_to(hot, (30, 60, 60)) * np.ones((30, 60, 1))
+    labels = np.zeros((30, 60, 60), np.uint8)
+    labels[10:20, 20:40, 25:35], labels[:, :, 38:] = 1, 2
+    change = tools.threshold_spect(labels, 1, SPACING, lambda box: spect[box], search_mm=40.0)
+    now = applied(labels, change)
+    assert np.all(now[labels == 2] == 2)
+    line = np.flatnonzero(now[15, 30] == 1)
+    assert x[line[0]] == pytest.approx(-12 * np.sqrt(2 * np.log(1 / 0.42)), abs=1.6)
+    assert line[-1] == 37  # up to the other organ
