@@ -259,19 +259,11 @@ class Controller(QObject):
         self.segmenting.keep_mine()
 
     def tool(self, name: str, organ: str | None = None, **params: Any) -> int:
-        """Apply a correction tool as one undo step, and wait until it is done.
+        """Apply a correction tool as one undo step, wait until it is done, and say how many voxels it changed.
 
-        Parameters
-        ----------
-        name : str
-            A key of `napari_plugin.tools.TOOLS`; ``params`` as the tool takes them, for example ``margin_mm=-2``.
-        organ : str, optional
-            Organ it works on (for "mirror" the kidney to copy); the selected one by default.
-
-        Returns
-        -------
-        int
-            Number of voxels changed; 0 too when it could not work, which ``status`` says.
+        ``name`` is a key of `napari_plugin.tools.TOOLS`, ``params`` are as the tool takes them (``margin_mm=-2``);
+        ``organ`` (for "mirror" the kidney to copy) is the selected one by default. 0 too when it could not work, which
+        ``status`` says.
         """
         try:
             return self.tooling.wait() if self.tooling.start(name, organ, **params) else 0
