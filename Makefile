@@ -1,6 +1,7 @@
 # make demo   the main job from first to last on sample patients; ends in demo/report.html
 # make test   the whole test suite (WORKERS=2: by two processes side by side)
-# Both do all the set-up first; a second run finds it done.
+# make docs   the documentation site, in site/
+# They do all the set-up first; a second run finds it done.
 
 SHELL := /bin/bash
 VENV := .venv
@@ -10,7 +11,7 @@ DISPLAY_RUN := .ci/with-display
 WORKERS ?= 0
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint constraints clean
+.PHONY: help setup demo test lint docs constraints clean
 
 help:
 	@sed -n 's/^# //p' Makefile
@@ -29,9 +30,12 @@ test: $(READY)
 lint: $(READY)
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
 
+docs: $(READY)
+	$(BIN)/mkdocs build --quiet
+
 constraints: $(READY)
 	$(BIN)/uv pip compile pyproject.toml --all-extras --python-version 3.11 \
 		--no-header --no-annotate --upgrade --quiet --output-file constraints.txt
 
 clean:
-	rm -rf $(VENV) demo build dist
+	rm -rf $(VENV) demo build dist site

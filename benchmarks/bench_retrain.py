@@ -30,9 +30,10 @@ from monailabel_app.datastore import StudyDatastore
 from monailabel_app.models import ModelStore
 from monailabel_app.trainers.kidney_liver import TrainKidneyLiver
 from monailabel_app.trainers.split import VALIDATION
-from sample_data.anatomy import Anatomy, Tissue, labels_of
+from sample_data.anatomy import Anatomy
 from sample_data.ct import Protocol, axes_of, hounsfield, take
 from sample_data.plan import Plan
+from sample_data.tissues import Tissue, labels_of
 
 CORRECTED, DECIDING, UNSEEN = 6, 5, 4
 THICK = Protocol((50, 112, 112), (6.0, 3.5, 3.5), 14.0, 1.5, False)

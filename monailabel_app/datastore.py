@@ -12,7 +12,6 @@ import logging
 import tempfile
 import threading
 import time
-from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -23,14 +22,7 @@ from doselabel.alarms import Alarm
 from doselabel.errors import LabelError
 from doselabel.study import Study
 from doselabel.versions import FINAL, ORIGINAL, check_tag
-from doselabel.wire import (
-    LabelEvent,
-    LabelReview,
-    LabelSubmission,
-    LabelVersion,
-    Reopening,
-    StudyInfo,
-)
+from doselabel.wire import LabelEvent, LabelReview, LabelSubmission, LabelVersion, Reopening, StudyInfo
 from monailabel_app.cases import Case, cases_of, suffix_of
 from monailabel_app.checking import Check, Upload, check
 from monailabel_app.conf import STATE
@@ -383,11 +375,7 @@ class StudyDatastore(Datastore):
         self._recount_if_late()
         seen, changes = self._patients.now(), self._overview.changes
         if self._summed is None or self._summed[0] is not seen or self._summed[1] != changes:
-            known = [self._overview.of(case) for case in seen.cases.values()]
-            tags = Counter(tag for row in known for tag in row.tags)
-            completed = sum(row.submitted > 0 for row in known)
-            found = {"total": len(known), "completed": completed, "label_tags": dict(tags)}
-            self._summed = (seen, changes, found)
+            self._summed = (seen, changes, self._overview.counts(seen.cases.values()))
         return copy.deepcopy(self._summed[2])
 
     def patients(self) -> int:
@@ -403,10 +391,8 @@ class StudyDatastore(Datastore):
                 tag: {"ext": suffix_of(case.labels.tagged(tag) or Path()), "info": case.labels.tag_info(tag)}
                 for tag in known.tags
             }
-            objects[case.image_id] = {
-                "image": {"ext": suffix_of(case.path), "info": self._images.info(case)},
-                "labels": labels,
-            }
+            image = {"ext": suffix_of(case.path), "info": self._images.info(case)}
+            objects[case.image_id] = {"image": image, "labels": labels}
         return {"name": self.name(), "description": self.description(), "objects": objects}
 
 

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import os
 import threading
+from collections import Counter
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from doselabel.files import too_new
 from doselabel.wire import LabelState
@@ -85,6 +87,13 @@ class Overview:
         with self._lock:
             row = self._patients.get(case.study.folder)
         return row.known.get(case.image_id, Known()) if row else _known(case)
+
+    def counts(self, cases: Iterable[Case]) -> dict[str, Any]:
+        """How many CTs there are, and how many of each tag, as MONAI Label's `status` says it."""
+        known = [self.of(case) for case in cases]
+        tags = Counter(tag for row in known for tag in row.tags)
+        completed = sum(row.submitted > 0 for row in known)
+        return {"total": len(known), "completed": completed, "label_tags": dict(tags)}
 
 
 def _known(case: Case) -> Known:

@@ -9,127 +9,17 @@ organ gains or loses volume by breathing.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from enum import IntEnum
 
 import numpy as np
 
+from sample_data.canvas import Canvas
 from sample_data.plan import Kidney, Plan
-from sample_data.shapes import Axes, Points, Waves, both, capsule, either, ellipse, ellipsoid
+from sample_data.shapes import Axes, Points, both, capsule, either, ellipse, ellipsoid
+from sample_data.tissues import Tissue
 
 SLAB_VOXELS = 1_500_000
 """Grids are rendered a few slices at a time, so that 512×512 CTs need no more memory than small ones."""
-
-
-class Tissue(IntEnum):
-    """What a point of the body is made of."""
-
-    AIR = 0
-    SKIN = 1
-    FAT = 2
-    MUSCLE = 3
-    VISCERAL_FAT = 4
-    CORTICAL_BONE = 5
-    SPONGIOSA = 6
-    DISC = 7
-    CORD = 8
-    LUNG = 9
-    HEART = 10
-    AORTA = 11
-    CAVA = 12
-    BOWEL_WALL = 13
-    BOWEL_CONTENT = 14
-    GAS = 15
-    STOMACH_CONTENT = 16
-    PANCREAS = 17
-    SPLEEN = 18
-    LIVER = 19
-    LIVER_VESSEL = 20
-    LIVER_LESION = 21
-    GALLBLADDER = 22
-    RENAL_FAT = 23
-    RENAL_ARTERY = 24
-    RENAL_VEIN = 25
-    TABLE = 26
-    LEFT_CORTEX = 30
-    LEFT_MEDULLA = 31
-    LEFT_PELVIS = 32
-    LEFT_CYST = 33
-    RIGHT_CORTEX = 40
-    RIGHT_MEDULLA = 41
-    RIGHT_PELVIS = 42
-    RIGHT_CYST = 43
-
-
-LABEL_OF: dict[Tissue, int] = {
-    Tissue.LEFT_CORTEX: 1,
-    Tissue.LEFT_MEDULLA: 1,
-    Tissue.LEFT_CYST: 1,
-    Tissue.RIGHT_CORTEX: 2,
-    Tissue.RIGHT_MEDULLA: 2,
-    Tissue.RIGHT_CYST: 2,
-    Tissue.LIVER: 3,
-    Tissue.LIVER_VESSEL: 3,
-    Tissue.LIVER_LESION: 3,
-    Tissue.SPLEEN: 4,
-}
-"""Kidney labels are parenchyma: pelvis, sinus, artery and vein are left out (Nazari et al. 2021, dataset 3);
-cysts and lesions count as organ."""
-
-
-def labels_of(tissue: np.ndarray) -> np.ndarray:
-    """Label map (uint8) of a tissue map."""
-    table = np.zeros(256, np.uint8)
-    for which, label in LABEL_OF.items():
-        table[which] = label
-    return table[tissue]
-
-
-Level = Callable[[Points], np.ndarray]
-EVERYWHERE = ((-1e4, -1e4, -1e4), (1e4, 1e4, 1e4))
-
-
-class _Canvas:
-    """Tissue and Hounsfield arrays of some slices, painted shape over shape."""
-
-    def __init__(self, axes: Axes, warp: tuple[Waves, Waves, Waves], breathing_mm: float, hu: np.ndarray) -> None:
-        self.axes, self.hu = axes, hu
-        self.edge_mm = float(np.mean(axes.spacing_mm[1:]))
-        self.tissue = np.zeros(axes.shape, np.uint8)
-        self.image = np.full(axes.shape, hu[Tissue.AIR], np.float32)
-        self.still_axes, self.moving_axes = axes, axes.shifted(dz=-breathing_mm)
-        self.still, self.moving = (_warped(a, warp) for a in (self.still_axes, self.moving_axes))
-        self.frame, self.frame_axes = self.still, self.still_axes
-
-    def move(self) -> None:
-        """From here on, shapes move with the breath."""
-        self.frame, self.frame_axes = self.moving, self.moving_axes
-
-    def box(self, low: tuple[float, ...], high: tuple[float, ...], margin_mm: float = 14.0) -> tuple[slice, ...]:
-        """Slices (z, y, x) that hold a box given by corners (x, y, z)."""
-        ends = zip((self.frame_axes.x, self.frame_axes.y, self.frame_axes.z), low, high, strict=True)
-        return tuple(slice(*np.searchsorted(a, (lo - margin_mm, hi + margin_mm)).tolist()) for a, lo, hi in ends)[::-1]
-
-    def paint(self, level: Level, *tissues: Tissue, box: tuple = EVERYWHERE) -> None:
-        """Paint a shape; with several tissues, the level function gives one level per tissue, outermost first."""
-        where = self.box(*box)
-        if any(s.start >= s.stop for s in where):
-            return
-        levels = level(self.frame[where])
-        for tissue, d in zip(tissues, (levels,) if len(tissues) == 1 else levels, strict=True):
-            weight = np.clip(0.5 + d / self.edge_mm, 0, 1).astype(np.float32)
-            image = self.image[where]
-            image += weight * (self.hu[tissue] - image)
-            self.tissue[where][d > 0] = tissue
-
-
-def _warped(axes: Axes, warp: tuple[Waves, Waves, Waves]) -> Points:
-    return Points(
-        axes.x[None, None, :].astype(np.float32) + warp[0](axes),
-        axes.y[None, :, None].astype(np.float32) + warp[1](axes),
-        axes.z[:, None, None].astype(np.float32) + warp[2](axes),
-    )
 
 
 @dataclass(frozen=True)
@@ -167,7 +57,7 @@ class Anatomy:
         step = max(1, SLAB_VOXELS // (ny * nx))
         parts = []
         for first in range(0, nz, step):
-            canvas = _Canvas(axes.slab(slice(first, first + step)), self.plan.warp, breathing_mm, hu)
+            canvas = Canvas(axes.slab(slice(first, first + step)), self.plan.warp, breathing_mm, hu)
             self._paint_frame(canvas)
             canvas.move()
             self._paint_bowels(canvas)
@@ -190,7 +80,7 @@ class Anatomy:
         plan = self.plan
         return self._outline(p) - plan.fat_mm * (1 + 0.25 * np.clip(p.y / 80, -1, 1)) - plan.wall_mm
 
-    def _paint_frame(self, c: _Canvas) -> None:
+    def _paint_frame(self, c: Canvas) -> None:
         plan, yv = self.plan, self.plan.spine_y_mm
         bottom = plan.half_depth_mm + 4
         c.paint(
@@ -285,7 +175,7 @@ class Anatomy:
     def _middle(self, p: Points) -> np.ndarray:
         return ellipse(p.x - 2, p.y - self.plan.spine_y_mm + 4, 34, 44)
 
-    def _paint_bowels(self, c: _Canvas) -> None:
+    def _paint_bowels(self, c: Canvas) -> None:
         plan, yv = self.plan, self.plan.spine_y_mm
         c.paint(
             lambda p: both(both(p.z - self._dome(p), self._cavity(p) - 1.5), -self._middle(p), 4),
@@ -372,7 +262,7 @@ class Anatomy:
                 level = either(level, _bean(kidney, *_local(kidney, p)) + margin_mm)
         return level
 
-    def _paint_solid_organs(self, c: _Canvas) -> None:
+    def _paint_solid_organs(self, c: Canvas) -> None:
         plan, yv = self.plan, self.plan.spine_y_mm
         s, g = plan.liver_scale, plan.gallbladder
 
@@ -421,7 +311,7 @@ class Anatomy:
 
     # ---- kidneys
 
-    def _paint_kidney(self, c: _Canvas, k: Kidney) -> None:
+    def _paint_kidney(self, c: Canvas, k: Kidney) -> None:
         left = k.side == "left"
         reach = max(k.radii) + 12
         box = (tuple(np.subtract(k.centre, reach)), tuple(np.add(k.centre, reach)))

@@ -8,8 +8,9 @@ import numpy as np
 from scipy import ndimage
 
 from doselabel.geometry import Geometry, Volume
-from sample_data.anatomy import Anatomy, Tissue
+from sample_data.anatomy import Anatomy
 from sample_data.shapes import Axes, Waves
+from sample_data.tissues import Tissue
 
 _PLAIN = {
     "AIR": -1000, "SKIN": 20, "FAT": -105, "MUSCLE": 54, "VISCERAL_FAT": -102, "CORTICAL_BONE": 620,

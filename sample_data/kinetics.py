@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sample_data.anatomy import Tissue
+from sample_data.tissues import Tissue
 
 HALF_LIFE_H = 159.528
 """177Lu, ICRP-107."""

@@ -19,7 +19,7 @@ from doselabel.geometry import Geometry, Volume, write_image
 from doselabel.labels import ORGANS, LabelMap, write_labels
 from doselabel.study import Study, TimePoint
 from sample_data import truth
-from sample_data.anatomy import LABEL_OF, Anatomy, Tissue, labels_of
+from sample_data.anatomy import Anatomy
 from sample_data.ct import (
     DIAGNOSTIC,
     DIAGNOSTIC_FULL,
@@ -35,6 +35,7 @@ from sample_data.kinetics import Kinetics
 from sample_data.plan import VARIANTS, Plan
 from sample_data.shapes import Axes
 from sample_data.spect import Camera, acquire, grid_around
+from sample_data.tissues import LABEL_OF, Tissue, labels_of
 
 TIMES_H = (0.5, 6.0, 24.0, 72.0)
 FINE_MM = 2.4

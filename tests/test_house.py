@@ -1,8 +1,7 @@
-"""The house rules that a machine can check: who imports whom, what importing costs, what a wheel holds."""
+"""The house rules that a machine can check: what importing costs, what a wheel holds."""
 
 from __future__ import annotations
 
-import ast
 import shutil
 import subprocess
 import sys
@@ -21,87 +20,8 @@ def run(*command: str) -> str:
     return done.stdout
 
 
-def imported_by(file: Path) -> set[str]:
-    names: set[str] = set()
-    for node in ast.walk(ast.parse(file.read_text("utf-8"))):
-        if isinstance(node, ast.Import):
-            names |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
-            names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
-    return names
-
-
-def files(room: str) -> list[Path]:
-    found = sorted((ROOT / room).rglob("*.py"))
-    assert found, room
-    return found
-
-
-@pytest.mark.parametrize(
-    ("room", "forbidden"),
-    [
-        ("shared/doselabel", {"monailabel", "monailabel_app", "napari", "napari_plugin", "qtpy"}),
-        ("shared/doselabel/dosimetry", {"torch", "torchvision", "monai"}),
-        ("shared/doselabel/io", {"torch", "torchvision", "monai"}),
-        ("monailabel_app", {"napari", "napari_plugin", "qtpy"}),
-        ("napari_plugin", {"torch", "torchvision", "monai", "monailabel", "monailabel_app"}),
-        ("napari_plugin/client", {"qtpy", "napari", "PySide6"}),
-        ("napari_plugin/session", {"qtpy", "napari", "PySide6"}),
-        ("napari_plugin/tools", {"qtpy", "napari", "PySide6"}),
-        ("sample_data", {"torch", "monailabel_app", "napari_plugin", "qtpy"}),
-    ],
-)
-def test_imports_point_down_only(room, forbidden):
-    for file in files(room):
-        roots = {name.split(".")[0] for name in imported_by(file)}
-        assert not roots & forbidden, file
-
-
-@pytest.mark.parametrize("room", ["doselabel.study", "doselabel.geometry", "doselabel.labels", "doselabel.alarms"])
-def test_the_foundations_do_not_look_up(room):
-    file = ROOT / "shared" / (room.replace(".", "/") + ".py")
-    upper = ("doselabel.model", "doselabel.dosimetry", "doselabel.io", "doselabel.cli", "doselabel.wire")
-    assert not [name for name in imported_by(file) if name.startswith(upper)]
-
-
-DOSIMETRY = (
-    {"options", "cache", "failures"},
-    {"physics"},
-    {"alignment"},
-    {"uptake"},
-    {"curves"},
-    {"dose"},
-    {"uncertainty"},
-    {"results", "priors", "course"},
-    {"organ_results", "marrow"},
-    {"pipeline"},
-    {"session"},
-)
-"""The rooms and modules of `doselabel.dosimetry` in the order in which a patient's data pass through them."""
-
-
-def test_the_dose_chain_runs_one_way():
-    level = {name: i for i, names in enumerate(DOSIMETRY) for name in names}
-    home = ROOT / "shared" / "doselabel" / "dosimetry"
-    found = {path.stem for path in home.iterdir() if path.suffix == ".py" or path.is_dir()}
-    assert set(level) == found - {"__init__", "__pycache__"}
-    for file in files("shared/doselabel/dosimetry"):
-        room = file.relative_to(home).parts[0].removesuffix(".py")
-        for name in imported_by(file):
-            if name.startswith("doselabel.dosimetry.") and (other := name.split(".")[2]) != room:
-                assert level[other] < level[room], f"{file} imports {name}"
-
-
-def test_a_module_of_the_dose_chain_fits_in_the_head():
-    for file in files("shared/doselabel/dosimetry"):
-        assert len(file.read_text("utf-8").splitlines()) <= 400, file
-
-
-def test_importing_doselabel_is_light_and_quick():
-    code = (
-        "import time; t = time.perf_counter(); import doselabel; t = time.perf_counter() - t; import sys;"
-        f"heavy = {HEAVY} & set(sys.modules); assert not heavy, heavy; assert t < 1, t"
-    )
+def test_importing_doselabel_is_light():
+    code = f"import doselabel; import sys; heavy = {HEAVY} & set(sys.modules); assert not heavy, heavy"
     run(sys.executable, "-c", code)
 
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one subcommand; bad input prints what was found and what to do, never a traceback."""
-    args = _parser().parse_args(argv)
+    args = build_parser().parse_args(argv)
     try:
         return int(args.run(args) or 0)
     except DoselabelError as error:
@@ -160,7 +160,8 @@ def _demo(args: argparse.Namespace) -> int:
 # ---- the parser
 
 
-def _parser() -> argparse.ArgumentParser:
+def build_parser() -> argparse.ArgumentParser:
+    """The command line of `doselabel`, with all its commands."""
     parser = argparse.ArgumentParser(
         prog="doselabel",
         description="Organ contours and patient-specific dosimetry on SPECT/CT. Research use only.",

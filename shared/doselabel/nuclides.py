@@ -2,8 +2,8 @@
 
 Knows numbers of the decay, nothing of tissue, voxels or patients.
 
-To add a nuclide: add a `Nuclide` to `NUCLIDES` below with the source of every number, put its radial dose-point
-kernel in ``data/`` and list that file in ``data/index.json`` (its ``PROVENANCE.md`` says how ours were made).
+To add a nuclide: add a `Nuclide` to `NUCLIDES` below with the source of every number, put its radial dose-point kernel
+in ``dosimetry/physics/data/`` and list that file in ``index.json`` there (``PROVENANCE.md`` says how ours were made).
 The kernel is refused unless the energy it deposits equals the energy given here. A `Nuclide` made by the caller
 is accepted wherever a name is; it then serves everything that needs no dose-point kernel.
 """

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from doselabel.cli import _parser, main
+from doselabel.cli import build_parser, main
 from doselabel.cli_dose import options_of
 from doselabel.dosimetry.options import DoseOptions
 from doselabel.errors import DoseError
@@ -57,12 +57,12 @@ def test_labels_prints_the_table(capsys):
      (["--consensus", "vote", "--score", "0.9", "--fill", "linear"], (0.9, "vote", "linear"))],
 )  # fmt: skip
 def test_segment_leaves_to_the_model_what_is_not_said(options, expected):
-    args = _parser().parse_args(["segment", "ct.nii.gz", "--out", "x.nii.gz", *options])
+    args = build_parser().parse_args(["segment", "ct.nii.gz", "--out", "x.nii.gz", *options])
     assert (args.score, args.consensus, args.fill) == expected
 
 
 def test_every_option_of_a_dose_is_an_argument_with_its_own_words(capsys):
-    args = _parser().parse_args(
+    args = build_parser().parse_args(
         ["dose", "P-1", "--out", "x", "--preset", "expert2", "--organ-density-g-cm3", "liver:1.06/tumour:1.00",
          "--alpha-beta-gy", "liver:2.5", "--repair-half-life-h", "1.5", "--psf-fwhm-mm", "12/11/11", "--reference", "2"]
     )  # fmt: skip

@@ -71,9 +71,10 @@ def _case(out: Path, number: int) -> TrainCase:
 
 
 def _made(kind: str, number: int) -> tuple[Volume, LabelMap]:
-    from sample_data.anatomy import Anatomy, Tissue, labels_of
+    from sample_data.anatomy import Anatomy
     from sample_data.ct import DIAGNOSTIC, LOW_DOSE, PHASES, axes_of, hounsfield, take
     from sample_data.plan import VARIANTS, Plan
+    from sample_data.tissues import Tissue, labels_of
 
     rng = np.random.default_rng([SEED, number])
     anatomy = Anatomy(Plan.draw(rng, VARIANTS[number // len(KINDS) % len(VARIANTS)]))

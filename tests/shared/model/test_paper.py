@@ -26,9 +26,10 @@ from doselabel.model.profiles import FAST, PAPER, PROFILES
 from doselabel.model.settings import Settings, Stage
 from doselabel.model.slices import stack, windowed
 from doselabel.model.train import train
-from sample_data.anatomy import Anatomy, Tissue
+from sample_data.anatomy import Anatomy
 from sample_data.ct import DIAGNOSTIC, LOW_DOSE, axes_of, hounsfield, take
 from sample_data.plan import Plan
+from sample_data.tissues import Tissue
 
 SMALL = dataclasses.replace(
     FAST, classes=FAST.organs, decoys=(), in_slices=3, pixel_mm=5.0, anchors_px=((8, 12), (18, 26), (36, 48))

@@ -9,9 +9,10 @@ from doselabel.model import checkpoint as checkpoints
 from doselabel.model.evaluate import compare
 from doselabel.model.predict import segment
 from doselabel.model.profiles import FAST
-from sample_data.anatomy import Anatomy, labels_of
+from sample_data.anatomy import Anatomy
 from sample_data.ct import DIAGNOSTIC, axes_of, hounsfield, take
 from sample_data.plan import Plan
+from sample_data.tissues import labels_of
 
 
 def test_the_card_names_data_attribution_metrics_and_limits():
