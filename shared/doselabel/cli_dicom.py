@@ -73,7 +73,7 @@ def _import(args: argparse.Namespace, progress: Progress) -> int:
     from doselabel.dicom.answers import Answers
     from doselabel.dicom.plan import planned
     from doselabel.dicom.pseudonym import Key
-    from doselabel.dicom.series import sorted_series
+    from doselabel.dicom.series import refuse_damaged, sorted_series
     from doselabel.dicom.sort import gathered
     from doselabel.dicom.studies import import_study, write_images
     from doselabel.errors import DicomError, DoselabelError
@@ -91,6 +91,7 @@ def _import(args: argparse.Namespace, progress: Progress) -> int:
         if not args.dry_run:
             used = (s for s in series if s.kind != "left out" and s.number not in answers.leave_out)
             found.usable({i.name for s in used for i in s.instances})
+            refuse_damaged(found.broken, series, answers.leave_out)
         try:
             plan = planned(series, answers)
         except DicomError:
@@ -147,8 +148,8 @@ def _print_series(series: list[Series], fate: dict[int, str], found: Gathered) -
         at = started(each)
         when = f"{at:%Y-%m-%d %H:%M}" if at is not None else "–"
         print(f"{each.number:>3}  {when:<16} {each.planes:>6}  {fate.get(each.number) or each.kind.upper()}")
-    for name, why in found.broken:
-        print(f"damaged: {name}: {why}")
+    for broken in found.broken:
+        print(f"damaged: {broken.name}: {broken.why}")
     for word in found.words:
         print(f"note: {word}")
     if found.others:

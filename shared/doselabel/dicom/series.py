@@ -6,19 +6,17 @@ By SOP class and ImageType; Modality is what a vendor wrote (real SPECTs say OT 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
 
 from doselabel.dicom.need import Dataset
-from doselabel.dicom.sort import Instance
+from doselabel.dicom.sort import CT, ENHANCED_CT, LEGACY_CT, NM, VOLUMES, Broken, Instance
+from doselabel.errors import DicomError
 
 Kind = Literal["ct", "spect", "rtstruct", "seg", "left out"]
 
-CT, ENHANCED_CT, LEGACY_CT = (f"1.2.840.10008.5.1.4.1.1.2{end}" for end in ("", ".1", ".2"))
-NM = "1.2.840.10008.5.1.4.1.1.20"
-PET, LEGACY_PET, ENHANCED_PET = (f"1.2.840.10008.5.1.4.1.1.{end}" for end in ("128", "128.1", "130"))
 SEG, RTSTRUCT = "1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.481.3"
 _OTHER = {
     "1.2.840.10008.5.1.4.1.1.7": "a secondary capture: a picture of a screen or a conversion, without place or unit",
@@ -129,6 +127,37 @@ def sorted_series(instances: Sequence[Instance]) -> list[Series]:
     return [Series(n, kind, reason, tuple(part)) for n, (kind, reason, part) in enumerate(rows, start=1)]
 
 
+def refuse_damaged(broken: Sequence[Broken], series: Sequence[Series], left_out: Container[int]) -> None:
+    """Damaged files of other objects are passed over; one that may be a part of a CT or SPECT is not.
+
+    Raises
+    ------
+    DicomError
+        Naming the file, and the series that is incomplete without it.
+    """
+    for name, why, header in broken:
+        if header is not None and header.get("SOPClassUID") and str(header.SOPClassUID) not in VOLUMES:
+            continue
+        uid = str(header.get("SeriesInstanceUID") or "") if header is not None else ""
+        own = [each for each in series if each.uid == uid and each.kind in ("ct", "spect")]
+        if own and all(each.number in left_out for each in own):
+            continue
+        others = [each for each in series if each.uid == uid]
+        if others and not own:  # of a series that is left out anyhow
+            continue
+        raise DicomError(
+            f"{name} is damaged: {why}. "
+            + (
+                f"{own[0].words().capitalize()} is not whole without it."
+                if own
+                else "It may be a part of a CT or SPECT."
+            ),
+            f"Copy or export it again, or go without the series: --leave-out {own[0].number}."
+            if own
+            else "Copy or export it again, or take it away.",
+        )
+
+
 def _image_type(header: Dataset) -> list[str]:
     value = header.get("ImageType") or []
     parts = [value] if isinstance(value, str) else list(value)
@@ -149,7 +178,7 @@ def _judge(header: Dataset) -> tuple[Kind, str]:
         return "left out", "a structured report"
     if sop.startswith("1.2.840.10008.5.1.4.1.1.4"):
         return "left out", "an MR image"
-    if sop not in (CT, ENHANCED_CT, LEGACY_CT, NM, PET, LEGACY_PET, ENHANCED_PET):
+    if sop not in VOLUMES:
         return "left out", f"of a class that is no CT, SPECT or drawn organ ({_sop_name(header)})"
     picture = _not_a_volume(header, kind)
     if picture:

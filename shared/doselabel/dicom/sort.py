@@ -11,12 +11,18 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import NamedTuple
 
-from doselabel.dicom.need import Dataset, pydicom
+from doselabel.dicom.need import Dataset, pydicom, read_partial
 from doselabel.errors import DicomError, Progress, no_progress
 from doselabel.files import file_sha256
 
 _MOST_UNPACKED = 64 << 30
+CT, ENHANCED_CT, LEGACY_CT = (f"1.2.840.10008.5.1.4.1.1.2{end}" for end in ("", ".1", ".2"))
+NM = "1.2.840.10008.5.1.4.1.1.20"
+PET, LEGACY_PET, ENHANCED_PET = (f"1.2.840.10008.5.1.4.1.1.{end}" for end in ("128", "128.1", "130"))
+VOLUMES = {CT, ENHANCED_CT, LEGACY_CT, NM, PET, LEGACY_PET, ENHANCED_PET}
+_SERIES = 0x0020000E
 _DICOMDIR = "1.2.840.10008.1.3.10"
 _KNOWN_OTHERS = {".txt", ".json", ".xml", ".html", ".htm", ".pdf", ".jpg", ".png", ".exe", ".inf", ".ini", ".md", ".gz",
                  ".csv", ".nii", ".nrrd", ".log", ".dll", ".ds_store", ".yaml", ".yml", ".py"}  # fmt: skip
@@ -35,24 +41,27 @@ class Instance:
         return str(self.header.get(keyword) or "").strip()
 
 
+class Broken(NamedTuple):
+    """A damaged file, why, and as much of its header as can be read."""
+
+    name: str
+    why: str
+    header: Dataset | None = None
+
+
 @dataclass
 class Gathered:
-    """What was found: instances, and what is no part of any (name, why)."""
+    """What was found: instances, and what is no part of any."""
 
     instances: list[Instance] = field(default_factory=list)
-    broken: list[tuple[str, str]] = field(default_factory=list)
+    broken: list[Broken] = field(default_factory=list)
     clashes: list[tuple[Instance, Instance]] = field(default_factory=list)
     """Pairs that state one SOPInstanceUID and differ: harmless as long as neither is used."""
     words: list[str] = field(default_factory=list)
     others: int = 0
 
     def usable(self, used: Container[str]) -> None:
-        """Raise DicomError when files are damaged, or one of the named instances has a twin that differs."""
-        if self.broken:
-            raise DicomError(
-                f"{len(self.broken)} file(s) are damaged, the first {self.broken[0][0]}: {self.broken[0][1]}.",
-                "Copy or export them again, or take them away.",
-            )
+        """Raise DicomError when one of the named instances has a twin that differs."""
         for a, b in self.clashes:
             if a.name in used or b.name in used:
                 raise DicomError(
@@ -96,7 +105,7 @@ def _gather(source: Path, scratch: Path, progress: Progress) -> Gathered:
             seen[f"{uid} of {name}"] = instance
     found.instances = list(seen.values())
     if not found.instances:
-        broken = "; ".join(f"{name}: {why}" for name, why in found.broken[:3])
+        broken = "; ".join(f"{b.name}: {b.why}" for b in found.broken[:3])
         raise DicomError(
             f"{source}: holds no DICOM object that can be read ({len(files)} file(s) looked at"
             + (f"; {broken}" if broken else "")
@@ -159,16 +168,20 @@ def _instance(path: Path, name: str, found: Gathered) -> Instance | None:
             warnings.simplefilter("ignore")
             with path.open("rb") as file:
                 marked = file.read(132)[128:] == b"DICM"
-            if not marked and path.stat().st_size < 132:
-                found.others += 1
-                return None
-            header = pydicom.dcmread(path, stop_before_pixels=True, force=not marked)
+                if not marked and path.stat().st_size < 132:
+                    found.others += 1
+                    return None
+                file.seek(0)
+                header = pydicom.dcmread(file, stop_before_pixels=True, force=not marked)
+                left = path.stat().st_size - file.tell()
             # Values are parsed when they are asked for: a damaged one shows here, not in the middle of the work.
             uid, made = header.get("SOPClassUID"), header.get("SOPInstanceUID")
             series = header.get("SeriesInstanceUID")
     except Exception as error:  # pydicom raises whatever a damaged file makes it raise
         if _looks_like_dicom(path):
-            found.broken.append((name, f"its header can't be read ({type(error).__name__}: {error})"))
+            found.broken.append(
+                Broken(name, f"its header can't be read ({type(error).__name__}: {error})", _begin(path))
+            )
         else:
             found.others += 1
         return None
@@ -181,14 +194,25 @@ def _instance(path: Path, name: str, found: Gathered) -> Instance | None:
             missing = next(
                 k for k, v in (("SOPClassUID", uid), ("SOPInstanceUID", made), ("Series UID", series)) if not v
             )
-            found.broken.append((name, f"it has no {missing}"))
+            found.broken.append(Broken(name, f"it has no {missing}", header))
         else:
             found.others += 1
         return None
-    if (short := _cut_off(path, header)) is not None:
-        found.broken.append((name, short))
+    if (short := _cut_off(left, header)) is not None:
+        found.broken.append(Broken(name, short, header))
         return None
     return Instance(path, name, header)
+
+
+def _begin(path: Path) -> Dataset | None:
+    """A header up to the series it belongs to, where it is damaged behind that."""
+    try:
+        with warnings.catch_warnings(), path.open("rb") as file:
+            warnings.simplefilter("ignore")
+            begin = read_partial(file, stop_when=lambda tag, vr, length: tag > _SERIES)
+            return begin if begin.get("SOPClassUID") and begin.get("SeriesInstanceUID") else None
+    except Exception:  # damaged before that, too
+        return None
 
 
 def _looks_like_dicom(path: Path) -> bool:
@@ -196,8 +220,10 @@ def _looks_like_dicom(path: Path) -> bool:
         return file.read(132)[128:] == b"DICM"
 
 
-def _cut_off(path: Path, header: Dataset) -> str | None:
-    """Why a file can't hold the voxels that it states; None when it can."""
+def _cut_off(left: int, header: Dataset) -> str | None:
+    """Why the bytes behind a header can't be the voxels that it states; None when they can."""
+    if left <= 0 and str(header.get("SOPClassUID")) in VOLUMES:
+        return "it ends within its header"
     meta = getattr(header, "file_meta", None)
     syntax = str(meta.get("TransferSyntaxUID", "")) if meta is not None else ""
     packed = syntax.startswith("1.2.840.10008.1.2.4") or syntax in ("1.2.840.10008.1.2.5", "1.2.840.10008.1.2.1.99")
@@ -207,8 +233,8 @@ def _cut_off(path: Path, header: Dataset) -> str | None:
     except (TypeError, ValueError):
         return "its rows, columns or frames are no numbers"
     wanted = values * bits // 8
-    if not packed and wanted > path.stat().st_size:
-        return f"it is cut off: {wanted} bytes of voxels are stated, the file has {path.stat().st_size}"
+    if not packed and wanted > left:
+        return f"it is cut off: {wanted} bytes of voxels are stated, {max(0, left)} are there"
     return None
 
 

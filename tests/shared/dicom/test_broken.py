@@ -63,6 +63,14 @@ def cut_in_header(folder):
     file.write_bytes(file.read_bytes()[:600])
 
 
+def cut_slice(shorter):
+    def broken(folder):
+        file = folder / "ct2_029.dcm"  # the last one: no gap tells of it
+        file.write_bytes(shorter(file.read_bytes()))
+
+    return broken
+
+
 def duplicate(folder):
     ds = pydicom.dcmread(folder / "ct2_005.dcm")
     ds.SOPInstanceUID = ds.file_meta.MediaStorageSOPInstanceUID = pydicom.uid.generate_uid()
@@ -132,7 +140,10 @@ CASES = {
     "displaced": (every("ct2_00[2-5]*", lambda ds, i: ds.ImagePositionPatient.__setitem__(0, 95.0)), "which no gantry's tilt is"),
     "no rescale": (lambda f: [every(p, gone("RescaleSlope"))(f) for p in ("ct*", "diag*")], "without RescaleSlope and RescaleIntercept"),
     "cut off": (cut, "it is cut off"),
-    "cut off in the header": (cut_in_header, "damaged"),
+    "cut off in the header": (cut_in_header, "spect2_000.dcm is damaged"),
+    "a slice cut off": (cut_slice(lambda content: content[:-500]), "ct2_029.dcm is damaged: it is cut off"),
+    "a slice cut off in the header": (cut_slice(lambda content: content[:-3900]), "is not whole without it"),
+    "a slice of which nothing is left": (cut_slice(lambda content: content[:140]), "It may be a part of a CT or SPECT"),
     "no time": (every("spect2*", gone("AcquisitionTime")), "does not state when it was acquired"),
     "dose 0": (every("spect*", drug(RadionuclideTotalDose=0)), "state no injected activity (0 or nothing)"),
     "dose impossible": (every("spect*", drug(RadionuclideTotalDose=7.4)), "no therapy's activity in Bq or MBq"),
@@ -184,3 +195,37 @@ def test_a_broken_addition_leaves_the_study_as_it_was(source, run, tmp_path):
     code, said, _ = run(second)
     assert code == 2, said
     assert {p.name: p.read_bytes() for p in folder.iterdir()} == before
+
+
+def test_a_damaged_file_that_nothing_needs_is_named_and_the_others_are_imported(source, run, tmp_path):
+    folder = tmp_path / "src"
+    shutil.copytree(source, folder)
+    whole = make.base(
+        "1.2.840.10008.5.1.4.1.1.7",
+        make.start_of(4.0),
+        Rows=64,
+        Columns=64,
+        BitsAllocated=8,
+        SamplesPerPixel=1,
+        PixelData=bytes(64 * 64),
+    )
+    make.save(folder, [whole], "picture")
+    (picture,) = folder.glob("picture*")
+    picture.write_bytes(picture.read_bytes()[:-1000])
+    code, said, studies = run(folder)
+    assert code == 0, said
+    assert f"damaged: {picture.name}: it is cut off" in said
+    (study,) = Study.find(studies)
+    assert len(Study.load(study).time_points) == 3
+
+
+def test_a_series_with_a_damaged_slice_may_be_left_out(source, run, tmp_path):
+    folder = tmp_path / "src"
+    shutil.copytree(source, folder)
+    cut_slice(lambda content: content[:-500])(folder)
+    code, said, _ = run(folder)
+    assert code == 2
+    number = said.split("--leave-out ")[1].split(".")[0]
+    _, said, _ = run(folder, "--leave-out", number)
+    assert "is not whole" not in said
+    assert "left out as stated" in said
