@@ -82,8 +82,8 @@ def main() -> None:
     with TemporaryDirectory() as scratch:
         home = Path(scratch)
         made = generate(home / "made", patients=2, seed=5)
-        few = cohort(made, home / "few", args.compare)
-        for workers in (1, 2):
+        few = cohort(made, home / "few", args.compare) if args.compare else None
+        for workers in (1, 2) if few else ():
             print(json.dumps(measure(few, home / f"by-{workers}", workers)), flush=True)
         many = cohort(made, home / "many", args.patients)
         print(json.dumps(measure(many, home / "all", 2)), flush=True)

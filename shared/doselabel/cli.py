@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from doselabel import __version__, cli_batch, cli_check, cli_dicom, cli_dose, cli_scores, cli_train
+from doselabel import __version__, cli_batch, cli_check, cli_dicom, cli_dose, cli_pacs, cli_scores, cli_train
 from doselabel.cli_calibrate import add_calibrate
 from doselabel.cli_course import add_course
 from doselabel.cli_data import consensus_argument, reading_arguments
@@ -229,6 +229,7 @@ def build_parser() -> argparse.ArgumentParser:
 
     cli_dose.add(_command, commands, _terminal)
     cli_dicom.add(_command, commands, _terminal)
+    cli_pacs.add(_command, commands, _terminal)
     cli_batch.add(_command, commands, _terminal)
     add_course(commands)
     add_calibrate(commands)
