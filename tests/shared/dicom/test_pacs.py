@@ -1,4 +1,4 @@
-"""A real Orthanc with DICOMweb that the tests start: loopback, passwords, an empty storage, nothing of the machine's."""
+"""A real Orthanc with DICOMweb that the tests start: loopback, passwords, empty storage, nothing of the machine's."""
 
 from __future__ import annotations
 
