@@ -30,6 +30,9 @@ SMALLEST_SHARE = ((1.0, 0.06), (4.0, 0.04), (24.0, 0.03), (72.0, 0.02), (168.0, 
 TRUNK_MM = 280.0
 TYPICAL_SHARE, TYPICAL_HOT_PER_ML = 0.15, 6e-5
 """Share of the injected activity in the field, and per mL of the hottest 200 mL: what a slip of units is named by."""
+EXPLAINED, RARE = 0.9, 0.75
+"""How far (logarithm) a slip may leave both from typical, for it to be named: patients differ by a factor of 2.5; and by
+how much a slip that is hardly ever made must explain better than a usual one."""
 UNUSUAL_HOT_PER_ML, UNUSUAL_WARM_PER_ML = 1e-4, 3e-5
 """Two kidneys of 0.9 Gy/GBq hold the former; published means are 0.37 to 0.6. Tumours reach it, so it is a warning;
 where also the hottest 1.2 L, most of them liver, hold the latter (a liver of 0.3 Gy/GBq), it is the calibration or a
@@ -143,9 +146,9 @@ def _slip(
         if share / factor <= LARGEST_SHARE and (factor > 1) == above:
             off = abs(math.log(max(share / factor, 1e-12) / TYPICAL_SHARE))
             scores[code] = 0.5 * (off + abs(math.log(max(per_ml / factor, 1e-18) / TYPICAL_HOT_PER_ML)))
-    best = min(scores, key=lambda code: scores[code], default="")
-    named = best if name_it and best and scores[best] < 0.9 else ""
-    likely = [slips[c][0] for c in sorted(scores, key=lambda c: scores[c]) if scores[c] < scores[best] + 0.35]
+    ranked = sorted(scores, key=lambda code: scores[code] + (RARE if code == "activity-in-microcurie" else 0.0))
+    named = ranked[0] if name_it and ranked and scores[ranked[0]] < EXPLAINED else ""
+    likely = [slips[code][0] for code in ranked if scores[code] < EXPLAINED]
     what = f" It fits if the values are {', or '.join(likely)}." if named else ""
     if not above and all(s.whole for s in scans):
         what = " All values are whole numbers: counts, or stored values whose rescale slope was not applied?" + what

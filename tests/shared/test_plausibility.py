@@ -121,6 +121,26 @@ def test_each_situation_has_its_own_alarm_with_numbers(patient, spects, spoil, c
     assert alarm.what_to_do
 
 
+@pytest.mark.parametrize(
+    ("factor", "cause"),
+    [
+        (1e-3, "kBq/mL"),
+        (0.1106, "Bq per voxel"),
+        (1 / 60, "60 times too small"),
+        (0.37, "0.37 times too small"),
+        (1 / 27.03, "27 times too small"),
+        (37.0, "37 times too large"),
+        (60.0, "60 times too large"),
+    ],
+)
+def test_of_a_patient_of_lower_uptake_the_true_slip_is_still_named(patient, spects, factor, cause):
+    (alarm,) = judged(patient, spects, times(0.7 * factor))
+    assert cause in alarm.sentence
+    assert alarm.sentence.count(" too ") <= 2  # and not all that there are
+    if cause == "Bq per voxel":
+        assert alarm.code == "activity-in-becquerel-per-voxel"
+
+
 @pytest.mark.parametrize("factor", [60, 1 / 24])
 def test_times_in_another_unit_are_named(patient, spects, factor):
     (alarm,) = judged(patient, spects, times(1.0), tuple(factor * t for t in TIMES_H))

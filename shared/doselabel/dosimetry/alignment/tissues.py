@@ -102,7 +102,8 @@ class Lattice:
         squares = sums(there, fft.rfftn(array**2, self._padded))
         spread = squares - sums(there, plain) ** 2 / self.there.sum()
         left = squares - sum(sums(column, plain) ** 2 for column in basis)
-        return float(1 - np.min(left / spread, where=spread > LEAST_SPREAD * spread.max(), initial=1.0))
+        enough = spread > LEAST_SPREAD * spread.max()
+        return float(1 - np.min(left[enough] / spread[enough], initial=1.0))
 
     def mirrored(self, axes: tuple[int, ...]) -> float:
         """`explained` with the SPECT's voxels in reverse order along some axes."""
@@ -157,7 +158,7 @@ def likeness(a: Array, b: Array) -> float:
     shared = sums(a, b) - a_sum * b_sum / count
     enough = (count > LEAST_SHARED * min(a.size, b.size)) & (shared > 0)
     enough &= (a_spread > LEAST_SPREAD * a_spread.max()) & (b_spread > LEAST_SPREAD * b_spread.max())
-    return float(np.max(shared**2 / np.maximum(a_spread * b_spread, 1e-300), where=enough, initial=0.0))
+    return float(np.max(shared[enough] ** 2 / (a_spread[enough] * b_spread[enough]), initial=0.0))
 
 
 def _body(hu: NDArray[np.floating]) -> NDArray[np.bool_]:
