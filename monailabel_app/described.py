@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from doselabel.errors import StudyError
+from doselabel.errors import DoselabelError, StudyError
+from doselabel.reading import bq_ml_per_value
 from doselabel.study import Study
 from doselabel.wire import ErrorInfo, ImageInfo, LabelReview, StudyInfo, TimePointInfo
 from monailabel_app.cases import cases_of
@@ -40,11 +41,19 @@ def study_info(study: Study, known: Mapping[str, Known]) -> StudyInfo:
                 spect=point.spect,
                 exclude=point.exclude,
                 spect_to_ct=point.spect_to_ct,
+                bq_ml_per_value=_bq_ml_per_value(study, index),
             )
             for index, point in enumerate(study.time_points)
         ],
         organs_absent=list(study.organs_absent),
     )
+
+
+def _bq_ml_per_value(study: Study, index: int) -> float | None:
+    try:
+        return bq_ml_per_value(study, index)
+    except DoselabelError:  # what is wrong is said by whoever computes with it
+        return None
 
 
 def broken_info(name: str, error: StudyError) -> StudyInfo:

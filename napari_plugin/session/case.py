@@ -14,8 +14,9 @@ import numpy as np
 
 from doselabel.errors import Progress, StudyError, no_progress
 from doselabel.geometry import Geometry, Volume, canonical, read_image, restore
+from doselabel.image_values import check_hu, check_spect
 from doselabel.labels import LabelMap, read_labels
-from doselabel.wire import ImageInfo, LabelVersion, StudyInfo
+from doselabel.wire import ImageInfo, LabelVersion, StudyInfo, TimePointInfo
 from napari_plugin.client import Client, inside
 from napari_plugin.session.placement import onto_frame
 from napari_plugin.session.recovery import Draft, Recovery, content_of
@@ -151,12 +152,13 @@ def open_case(
         )
     progress("reading the CT", 0.8)
     native_ct = read_image(paths[0])
+    check_hu(native_ct.array, f"{study.patient_id}, {image.file}")
     ct = canonical(native_ct)
     progress("reading the SPECT", 0.85)
     spects = []
     for point, path in zip(wanted, paths[1:], strict=True):
         matrix = np.asarray(point.spect_to_ct.matrix)
-        volume = onto_frame(read_image(path), ct.geometry, matrix)
+        volume = onto_frame(_in_bq_ml(read_image(path), point, study.patient_id), ct.geometry, matrix)
         own = image.role == "time_point"
         spects.append(SpectFrame(point.time_h, point.spect, volume, registered=own))
     progress("fetching the labels", 0.92)
@@ -167,6 +169,18 @@ def open_case(
         image_id, study, image, ct, native_ct.geometry, tuple(spects), versions=tuple(versions),
         server_url=client.url, **start,
     )  # fmt: skip
+
+
+def _in_bq_ml(stored: Volume, point: TimePointInfo, patient: str) -> Volume:
+    """A SPECT in the unit that it is shown in, as everybody else reads it."""
+    check_spect(stored, f"{patient}, {point.spect}")
+    if point.bq_ml_per_value is None:
+        raise StudyError(
+            f"{patient}, {point.spect}: its values can't be brought to Bq/mL.", "`doselabel study check` says why."
+        )
+    if point.bq_ml_per_value == 1.0:
+        return stored
+    return Volume((stored.array * point.bq_ml_per_value).astype(np.float32), stored.geometry)
 
 
 def _spects_of(study: StudyInfo, image: ImageInfo) -> list:

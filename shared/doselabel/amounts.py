@@ -31,8 +31,8 @@ TRUNK_MM = 280.0
 TYPICAL_SHARE, TYPICAL_HOT_PER_ML = 0.15, 6e-5
 """Share of the injected activity in the field, and per mL of the hottest 200 mL: what a slip of units is named by."""
 EXPLAINED, RARE = 0.9, 0.75
-"""How far (logarithm) a slip may leave both from typical, for it to be named: patients differ by a factor of 2.5; and by
-how much a slip that is hardly ever made must explain better than a usual one."""
+"""How far (logarithm) a slip may leave both from typical, for it to be named: patients differ by a factor of 2.5; and
+by how much a slip that is hardly ever made must explain better than a usual one."""
 UNUSUAL_HOT_PER_ML, UNUSUAL_WARM_PER_ML = 1e-4, 3e-5
 """Two kidneys of 0.9 Gy/GBq hold the former; published means are 0.37 to 0.6. Tumours reach it, so it is a warning;
 where also the hottest 1.2 L, most of them liver, hold the latter (a liver of 0.3 Gy/GBq), it is the calibration or a

@@ -49,15 +49,28 @@ def read_spect(study: Study, index: int, stored: Volume | None = None) -> Volume
     volume = stored or read_field(study, f"time_points[{index}].spect", point.spect)
     if study.spect_unit == "Bq/mL":
         return volume if decay == 1.0 else Volume((volume.array * decay).astype(np.float32), volume.geometry)
-    camera = study.camera_file()
+    factor = _bq_ml_per_count(study, index, volume.geometry.voxel_volume_ml)
+    return Volume((volume.array * factor * decay).astype(np.float32), volume.geometry)
+
+
+def bq_ml_per_value(study: Study, index: int) -> float:
+    """What `read_spect` multiplies a time point's stored values by; no voxels are read. Raises as it does."""
+    decay, spect = study.decay_factor(index), study.time_points[index].spect
+    if study.spect_unit == "Bq/mL":
+        return decay
+    return _bq_ml_per_count(study, index, study.grid(spect).voxel_volume_ml) * decay
+
+
+def _bq_ml_per_count(study: Study, index: int, voxel_volume_ml: float) -> float:
+    point, camera = study.time_points[index], study.camera_file()
     assert camera is not None  # or `camera_file` raised
     assert camera.sensitivity is not None
     assert point.scan_duration_min is not None
-    factor = camera.sensitivity.bq_ml_per_count(60 * point.scan_duration_min, volume.geometry.voxel_volume_ml)
+    factor = camera.sensitivity.bq_ml_per_count(60 * point.scan_duration_min, voxel_volume_ml)
     if camera.dead_time is not None and point.count_rate_cps is not None:
         try:
             factor *= camera.dead_time.factor(point.count_rate_cps)
         except DoselabelError as error:
             field = f"time_points[{index}].count_rate_cps"
             raise StudyError(f"{study.folder / MANIFEST}: field '{field}': {error.message}", error.hint) from error
-    return Volume((volume.array * factor * decay).astype(np.float32), volume.geometry)
+    return factor

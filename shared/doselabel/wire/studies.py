@@ -127,6 +127,8 @@ class TimePointInfo(Frozen):
     spect: str
     exclude: dict[str, str] = Field(default_factory=dict)
     spect_to_ct: Registration = Field(default_factory=Registration)
+    bq_ml_per_value: float | None = 1.0
+    """What the SPECT's stored values are to be multiplied by; None: the study does not say enough to tell."""
 
 
 class StudyInfo(Frozen):
