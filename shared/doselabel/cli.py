@@ -31,13 +31,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return int(args.run(args) or 0)
     except DoselabelError as error:
-        print(f"doselabel: {error.message}", file=sys.stderr)
-        if error.hint:
-            print(f"  → {error.hint}", file=sys.stderr)
-        return 2
+        return _refused(error)
+    except ModuleNotFoundError as error:
+        from doselabel.doctor import missing
+
+        if not error.name or error.name.startswith("doselabel"):
+            raise
+        return _refused(missing(error.name))
     except KeyboardInterrupt:
         print("\ndoselabel: interrupted", file=sys.stderr)
         return 130
+
+
+def _refused(error: DoselabelError) -> int:
+    print(f"doselabel: {error.message}", file=sys.stderr)
+    if error.hint:
+        print(f"  → {error.hint}", file=sys.stderr)
+    return 2
 
 
 # ---- subcommands
@@ -117,6 +127,9 @@ def _study_place(args: argparse.Namespace) -> None:
 
 
 def _serve(args: argparse.Namespace) -> int:
+    from doselabel.doctor import need
+
+    need("monailabel")
     command = [sys.executable, "-m", "monailabel_app.launch", "--studies", str(args.studies)]
     command += ["--host", args.host, "--port", str(args.port)]
     for key, value in args.conf or []:
@@ -134,6 +147,9 @@ def _serve(args: argparse.Namespace) -> int:
 
 
 def _users(args: argparse.Namespace) -> int:
+    from doselabel.doctor import need
+
+    need("monailabel")
     command = [sys.executable, "-m", "monailabel_app.users", args.what, str(args.studies)]
     command += [args.name] if args.name else []
     command += ["--role", args.role] if args.what == "add" else []

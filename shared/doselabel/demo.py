@@ -19,6 +19,7 @@ from pathlib import Path
 
 import httpx
 
+from doselabel.doctor import need
 from doselabel.errors import DoselabelError, ServerError
 from doselabel.wire import DoseResults
 
@@ -30,6 +31,7 @@ KIDNEY_TOLERANCE_PERCENT = 15.0
 
 def run(out: Path, *, patients: int = 2, seed: int = 0, steps: int = 6) -> int:
     """Run the demo into ``out`` (made anew); 0 when every step worked and the kidney doses are near the truth."""
+    need("monailabel", "napari")
     out = _fresh(out)
     studies = out / "studies"
     _say(1, f"sample patients → {studies}")

@@ -6,6 +6,7 @@ import importlib.metadata
 import importlib.util
 import os
 import platform
+import re
 import shutil
 import socket
 import subprocess
@@ -15,8 +16,10 @@ from pathlib import Path
 from typing import Literal
 
 from doselabel import __version__
+from doselabel.errors import DoselabelError
 
 State = Literal["ok", "absent", "broken"]
+_EXTRA = re.compile(r"""extra\s*==\s*['"]([\w-]+)""")
 _SETUP = "run `make setup` in the checkout, or install with `-c constraints.txt`"
 
 
@@ -71,6 +74,29 @@ def version_of(name: str) -> str | None:
         return importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
         return None
+
+
+def need(*modules: str) -> None:
+    """Raise DoselabelError when a module of an extra is not installed."""
+    for module in modules:
+        if importlib.util.find_spec(module) is None:
+            raise missing(module)
+
+
+def missing(module: str) -> DoselabelError:
+    """Say that a module is not installed, and which extra of doselabel brings it."""
+    name = module.partition(".")[0]
+    rows = (row.partition(";") for row in importlib.metadata.requires("doselabel") or [])
+    extras = [
+        extra[1]
+        for needed, _, marker in rows
+        if re.split(r"[\[<>=!~ ]", needed)[0].lower() == name.lower() and (extra := _EXTRA.search(marker))
+    ]
+    first = extras[0] if extras else "server"
+    return DoselabelError(
+        f"This needs '{name}', which is not installed.",
+        f"pip install 'doselabel[{first}]'; `doselabel doctor` says more.",
+    )
 
 
 def _python() -> Finding:

@@ -83,3 +83,23 @@ def test_a_preset_gives_way_to_what_is_stated():
     assert DoseOptions.read({"preset": "expert1", "voi": "gtm", "gaussian_sigma_mm": 5}).voi == "gtm"
     with pytest.raises(DoseError, match="'preset'"):
         DoseOptions.read({"preset": "expert3"})
+
+
+@pytest.mark.parametrize(
+    ("absent", "extra", "words"),
+    [
+        ("torch", "server", ["segment", "ct.nii.gz", "--out", "labels.nii.gz"]),
+        ("monailabel", "server", ["serve", "."]),
+        ("monailabel", "server", ["users", "list", "."]),
+        ("napari", "napari", ["demo", "--out", "demo"]),
+        ("pydicom", "dicom", ["import", ".", "studies"]),
+    ],
+)
+def test_a_part_that_is_not_installed_is_named_with_its_extra(absent, extra, words, tmp_path):
+    code = f"import sys; sys.modules[{absent!r}] = None; from doselabel.cli import main; sys.exit(main({words!r}))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert f"'{absent}'" in done.stderr
+    assert f"doselabel[{extra}]" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not list(tmp_path.iterdir())
