@@ -104,7 +104,7 @@ def _client(scheduler: str | None, workers: int | None) -> Iterator[Any]:
                 threads_per_worker=1,
                 memory_limit=MEMORY,
                 host="127.0.0.1",
-                dashboard_address=None,
+                dashboard_address="127.0.0.1:0",
                 silence_logs="ERROR",
             ) as cluster,
             Client(cluster, set_as_default=False) as client,
