@@ -98,7 +98,7 @@ def check(upload: Upload) -> Checked:
             raise wrong[0]
         labels = labels.renumbered()
     except DoselabelError as error:
-        raise _of_upload(error, file, upload.image_id) from error
+        raise of_upload(error, file, upload.image_id) from error
     write_labels(Path(upload.out), labels)
     volumes = {name: round(labels.volume_ml(name), 3) for name in labels.present()}
     return Checked(volumes, list(labels.findings), _changed(labels, upload.prediction))
@@ -142,7 +142,7 @@ def _tagged(file: Path, study: Study, upload: Upload) -> Checked:
     try:
         return Checked({}, list(_read(file, study, upload.ct).findings))
     except (LabelError, OffGridError) as error:  # a dose map, a probability: an image all the same
-        why = _of_upload(error, file, upload.image_id).message.splitlines()[0]
+        why = of_upload(error, file, upload.image_id).message.splitlines()[0]
     read_image(file, max_bytes=_most_bytes(study, upload.ct))
     return Checked({}, [finding("label-unread", f"It is kept as an image, and not as a label map. {why}")])
 
@@ -162,7 +162,7 @@ def _most_bytes(study: Study, ct: str) -> int:
     return MAX_VOXEL_BYTES * math.prod(study.grid(ct).shape)
 
 
-def _of_upload(error: DoselabelError, file: Path, image_id: str) -> DoselabelError:
+def of_upload(error: DoselabelError, file: Path, image_id: str) -> DoselabelError:
     """What is wrong with an uploaded label map, without the name it has on this machine."""
     message = upload_words(error.message, file, "The label map").replace("grid of its CT", f"grid of {image_id}")
     return (LabelError if isinstance(error, OffGridError) else type(error))(message, error.hint)

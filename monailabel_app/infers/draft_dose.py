@@ -11,12 +11,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from doselabel.errors import Progress, part
+from doselabel.errors import DoselabelError, Progress, part
 from doselabel.labels import LabelMap, read_labels
 from doselabel.study import Study, image_id
 from doselabel.versions import FINAL
 from doselabel.wire import DoseResults
 from monailabel_app.cases import Case
+from monailabel_app.checking import of_upload
 from monailabel_app.infers.dosimetry import missing, not_reviewed, study_folder
 from monailabel_app.infers.kidney_liver import KidneyLiver
 from monailabel_app.request import choice, plain
@@ -61,7 +62,7 @@ class DraftDose:
         given = {key: value for key, value in request.items() if key not in (DRAFTS, "image", "labels", "map")}
         session, kept = self._session(where, DoseOptions.read(given))
         drawn = {
-            name: read_labels(file, expect=study.grid(name))
+            name: _read(file, study, name)
             for name in study.cts().values()
             for file in Path(request[DRAFTS]).glob(f"{image_id(study.patient_id, name)}.*")
         }
@@ -103,6 +104,13 @@ class DraftDose:
 
 _Predicted = dict[tuple[str, int], LabelMap]
 """By CT, and when it was written."""
+
+
+def _read(file: Path, study: Study, ct: str) -> LabelMap:
+    try:
+        return read_labels(file, expect=study.grid(ct))
+    except DoselabelError as error:
+        raise of_upload(error, file, image_id(study.patient_id, ct)) from error
 
 
 def _key(case: Case) -> tuple[str, int]:

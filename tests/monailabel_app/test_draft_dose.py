@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from doselabel.errors import LabelError, no_progress
+from doselabel.geometry import Geometry
 from doselabel.labels import LabelMap, write_labels
 from doselabel.versions import LabelStore
 from doselabel.wire import DoseResults, LabelSubmission
@@ -58,6 +59,13 @@ def test_a_draft_has_a_dose_that_says_it_is_one(ask, boxes):
     assert found.labels_origin.startswith("draft, not submitted")
     assert not found.reviewed
     assert sorted(ask.folder.rglob("*")) == before
+
+
+def test_a_draft_that_is_no_label_map_of_its_ct_is_refused_without_the_servers_own_paths(ask, boxes, tmp_path):
+    shorter = Geometry((boxes.grid.shape[0] - 2, *boxes.grid.shape[1:]), boxes.grid.spacing_mm, boxes.grid.origin_mm)
+    with pytest.raises(LabelError, match="The label map is not on the grid of P-001__ct") as caught:
+        ask({"ct.nii.gz": LabelMap(boxes.organs()[:-2], shorter)})
+    assert str(tmp_path) not in caught.value.message
 
 
 def test_the_next_draft_is_answered_by_the_same_session(ask, boxes):
