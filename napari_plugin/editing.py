@@ -168,9 +168,10 @@ class Editing(QObject):
         """
         assert self.session is not None
         now = self.session.array
-        values = [_value(name) for name in organs]
-        kept = (now > 0) & ~np.isin(now, values)
-        new = np.where(np.isin(array, values), array, 0) if set(organs) != set(SEGMENTED) else array
+        keep = np.ones(256, bool)
+        keep[[0, *(_value(name) for name in organs)]] = False
+        kept = keep[now]
+        new = np.where(keep[array], 0, array) if set(organs) != set(SEGMENTED) else array
         return tools.difference(now, tools.whole(now), np.where(kept, now, new))
 
     def replace(self, array: np.ndarray, model_sha256: str) -> None:

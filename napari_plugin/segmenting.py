@@ -17,7 +17,9 @@ from doselabel.wire import JobRequest, JobResult, SegmentationSummary
 from napari_plugin.client import Client
 from napari_plugin.editing import Editing
 from napari_plugin.session.case import Case, to_canonical
+from napari_plugin.session.state import Session
 from napari_plugin.tasks import Tasks
+from napari_plugin.tools import Change
 
 SEGMENT_TASK = "kidney_liver"
 OFFERS_KEPT = 3
@@ -36,6 +38,15 @@ class Offer:
     def organs(self) -> tuple[str, ...]:
         """What the model found."""
         return self.labels.present()
+
+
+@dataclass(frozen=True)
+class _Ready:
+    """What a model's labels change, found while a session's labels had seen so many edits."""
+
+    session: Session
+    edits: int
+    change: Change | None
 
 
 class Segmenting(QObject):
@@ -73,22 +84,23 @@ class Segmenting(QObject):
         assert session is not None
         case = session.case
 
-        def work(progress: Progress) -> tuple[SegmentationSummary | None, LabelMap]:
+        def work(progress: Progress) -> tuple[SegmentationSummary | None, LabelMap, _Ready | None]:
             request = JobRequest(image_id=case.image_id, user=user, params=params)
             result = client.run_job(SEGMENT_TASK, request, progress, patience_s=math.inf)
             path = self._fetch(client, result, "labels", progress)
             labels = read_labels(path, expect=case.native, ct=case.native_ct)
-            return result.segmentation, to_canonical(labels, case.native, "the server's segmentation")
+            found = to_canonical(labels, case.native, "the server's segmentation")
+            return result.segmentation, found, self._ready(case, found.array)
 
-        def then(found: tuple[SegmentationSummary | None, LabelMap]) -> Any:
-            summary, labels = found
+        def then(found: tuple[SegmentationSummary | None, LabelMap, _Ready | None]) -> Any:
+            summary, labels, ready = found
             offer = Offer(case, labels, summary)
             session = self._editing.session
             if session is None or session.case.image_id != case.image_id:
                 self._keep(offer)
                 self.status.emit(f"The model's result for {case.title} is ready: open it to take it.", "warning")
             elif self._editing.untouched:
-                self._apply(offer)
+                self._apply(offer, ready=ready)
             else:
                 self._keep(offer)
                 self.offered.emit(offer)
@@ -133,12 +145,22 @@ class Segmenting(QObject):
         for image_id in list(self._offers)[:-OFFERS_KEPT]:
             del self._offers[image_id]
 
-    def _apply(self, offer: Offer, organs: Sequence[str] | None = None) -> None:
+    def _ready(self, case: Case, array: np.ndarray) -> _Ready | None:
+        """Find in the thread what changes on screen: on a large CT it takes longer than a window may stall."""
+        session, edits = self._editing.session, self._editing.edits
+        if session is None or session.case is not case:
+            return None
+        return _Ready(session, edits, self._editing.change_to(array))
+
+    def _apply(self, offer: Offer, organs: Sequence[str] | None = None, ready: _Ready | None = None) -> None:
         array, summary, session = offer.labels.array, offer.summary, self._editing.session
         assert session is not None
         sha256 = summary.model_sha256 if summary else ""
         if organs is None:
-            self._editing.replace(array, sha256)
+            if ready is not None and ready.session is session and ready.edits == self._editing.edits:
+                self._editing.take(ready.change, "model", sha256, array)
+            else:
+                self._editing.replace(array, sha256)
         else:
             start = session.moment.start
             change = self._editing.change_to(array, organs)

@@ -8,7 +8,7 @@ from napari_plugin.tools.brush import brush_indices
 from napari_plugin.tools.clicks import Click, correct
 from napari_plugin.tools.crop import Change, difference, whole
 from napari_plugin.tools.grow import grow_from_seeds, threshold_spect
-from napari_plugin.tools.islands import keep_largest, remove_small
+from napari_plugin.tools.islands import keep_largest, part_given, remove_small
 from napari_plugin.tools.names import TOOLS, Tool, by_name
 from napari_plugin.tools.shape import clear, closed, fill_holes, limit_to_hu, margin, opened, smooth
 from napari_plugin.tools.sides import mirror, swap
@@ -33,6 +33,7 @@ __all__ = [
     "margin",
     "mirror",
     "opened",
+    "part_given",
     "remove_small",
     "smooth",
     "swap",

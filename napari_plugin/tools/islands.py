@@ -7,7 +7,7 @@ from typing import Annotated
 import numpy as np
 from scipy import ndimage
 
-from napari_plugin.tools.crop import Box, Change, Spacing, box_of, reshape_organ
+from napari_plugin.tools.crop import Box, Change, Spacing, box_of, difference, reshape_organ
 
 Millilitres = Annotated[float, {"min": 0.1, "max": 500.0, "step": 0.5}]
 
@@ -31,6 +31,16 @@ def remove_small(
     box, components, sizes = found
     kept = sizes * (np.prod(spacing_mm) / 1000.0) >= smallest_ml
     return reshape_organ(labels, box, value, kept[components])
+
+
+def part_given(labels: np.ndarray, at: tuple[int, ...], value: int) -> Change | None:
+    """Give the connected part of an organ that a voxel lies in to another organ, or to the background (0)."""
+    box = box_of(labels, int(labels[at]))
+    if box is None:
+        return None
+    parts, _ = ndimage.label(labels[box] == labels[at])
+    mine = parts[tuple(i - span.start for i, span in zip(at, box, strict=True))]
+    return difference(labels, box, np.where(parts == mine, value, labels[box]).astype(labels.dtype))
 
 
 def _components(labels: np.ndarray, value: int) -> tuple[Box, np.ndarray, np.ndarray] | None:

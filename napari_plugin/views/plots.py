@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from matplotlib.backends.backend_qtagg import FigureCanvasQTAgg
 from matplotlib.figure import Figure
+from qtpy.QtGui import QShowEvent
 
 from doselabel.labels import region, title
 from doselabel.wire import DoseResults
@@ -26,6 +27,16 @@ class Plot(FigureCanvasQTAgg):
         self.axes = self.figure.add_subplot()
         self.setFixedHeight(height_px)
         self._redraw()
+
+    def draw_idle(self) -> None:
+        """Draw soon, but only what is seen: a plot behind another tab would stall the window for a quarter second."""
+        if self.isVisible():
+            super().draw_idle()
+
+    def showEvent(self, event: QShowEvent) -> None:
+        """Draw what was not drawn while nobody saw it."""
+        super().showEvent(event)
+        self.draw_idle()
 
     def set_colours(self, colours: Colours) -> None:
         """Follow a change of theme."""

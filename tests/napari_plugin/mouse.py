@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from qtpy.QtCore import QEvent, QPointF, Qt
@@ -39,10 +39,13 @@ def click(canvas: QWidget, at: QPointF, button=LEFT, keys=None) -> None:
     send(canvas, QEvent.Type.MouseButtonRelease, at, button, keys=keys)
 
 
-def drag(canvas: QWidget, points: Sequence[QPointF], button=LEFT) -> None:
-    """Press at the first, move through the others, release at the last."""
+def drag(canvas: QWidget, points: Sequence[QPointF], button=LEFT, each: Callable[[], object] = lambda: None) -> None:
+    """Press at the first, move through the others, release at the last; ``each`` is called after every event."""
     send(canvas, QEvent.Type.MouseMove, points[0], NONE)
     send(canvas, QEvent.Type.MouseButtonPress, points[0], button, button)
     for point in points[1:]:
+        each()
         send(canvas, QEvent.Type.MouseMove, point, NONE, button)
+    each()
     send(canvas, QEvent.Type.MouseButtonRelease, points[-1], button)
+    each()
