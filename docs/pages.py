@@ -23,6 +23,7 @@ def on_files(files: Files, config: Any) -> Files:
     pages = {
         "reference/cli.md": command_line(),
         "reference/alarms.md": alarms(),
+        "examples.md": examples(),
         "contributing.md": (ROOT / "CONTRIBUTING.md").read_text("utf-8"),
     }
     for name, text in pages.items():
@@ -45,6 +46,18 @@ def _commands(of: argparse.ArgumentParser, name: str) -> Iterator[tuple[str, arg
         if isinstance(action, argparse._SubParsersAction):
             for word, command in action.choices.items():
                 yield from _commands(command, f"{name} {word}")
+
+
+def examples() -> str:
+    """The worked examples: what each is for, and its diff."""
+    parts = [
+        "# Worked examples\n\nEach diff applies to the code as it is; the tests apply it to a copy and run its own.\n"
+    ]
+    for path in sorted((ROOT / "docs" / "examples").glob("*.patch")):
+        words, _, diff = path.read_text("utf-8").partition("diff --git")
+        title, _, text = words.partition("\n")
+        parts.append(f"## {title.rstrip('.')}\n{text}\n```diff\ndiff --git{diff}```\n")
+    return "\n".join(parts)
 
 
 def alarms() -> str:
