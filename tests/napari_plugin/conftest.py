@@ -102,7 +102,7 @@ def make_patient() -> Callable[[Path, str], Study]:
 def torch_first() -> None:
     """Load torch's compiler before any window: it and software GL each bring an LLVM, and crash in the other order."""
     with contextlib.suppress(ImportError):
-        import torchvision  # noqa: F401
+        import torch._dynamo  # noqa: F401
 
 
 @pytest.fixture
