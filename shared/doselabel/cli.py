@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from doselabel import __version__, cli_batch, cli_check, cli_dicom, cli_dose, cli_pacs, cli_scores, cli_train
 from doselabel.cli_calibrate import add_calibrate
 from doselabel.cli_course import add_course
-from doselabel.cli_data import consensus_argument, reading_arguments
+from doselabel.cli_data import consensus_argument, planes_of, reading_arguments
 from doselabel.errors import DoselabelError, Progress
 
 if TYPE_CHECKING:
@@ -74,12 +74,11 @@ def _segment(args: argparse.Namespace) -> None:
     from doselabel.model.predict import segment
     from doselabel.reading import read_of_study
 
-    planes = ("axial", "coronal", "sagittal") if args.consensus is not None else ("axial",)
     found = segment(
         read_of_study(args.ct, stated=_stated(args)),
         args.checkpoint or starter_path(),
         spect=read_of_study(args.spect) if args.spect else None,
-        planes=planes,
+        planes=planes_of(args),
         consensus=args.consensus or None,
         score_threshold=args.score,
         gap_fill=args.fill,

@@ -9,13 +9,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from doselabel.cli_data import consensus_argument, reading_arguments
+from doselabel.cli_data import consensus_argument, planes_of, reading_arguments
 from doselabel.cli_dose import option_arguments, options_of
 from doselabel.errors import DoselabelError, Progress
 
 Terminal = Callable[[], Progress]
 TASKS = "segment,register,dose"
-PLANES = ("axial", "coronal", "sagittal")
 
 
 def add(command: Callable[..., argparse.ArgumentParser], commands: Any, terminal: Terminal) -> None:
@@ -56,7 +55,7 @@ def _batch(args: argparse.Namespace, progress: Progress) -> int:
     if unknown := [task for task in tasks if task not in TASKS]:
         raise DoselabelError(f"'{unknown[0]}' is no task; there are {', '.join(TASKS)}.", "Name some, with commas.")
     reading = {
-        "planes": PLANES if args.consensus is not None else PLANES[:1],
+        "planes": planes_of(args),
         "consensus": args.consensus or None,
         "score_threshold": args.score,
         "gap_fill": args.fill,

@@ -46,6 +46,11 @@ def consensus_argument(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def planes_of(args: argparse.Namespace) -> tuple[str, ...]:
+    """The planes that a command with `consensus_argument` is to look at."""
+    return ("axial", "coronal", "sagittal") if args.consensus is not None else ("axial",)
+
+
 def reading_arguments(parser: argparse.ArgumentParser) -> None:
     """How what the network says is read."""
     parser.add_argument(

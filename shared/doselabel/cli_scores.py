@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from doselabel.cli_data import consensus_argument, data_arguments, found_cases, reading_arguments, say
+from doselabel.cli_data import consensus_argument, data_arguments, found_cases, planes_of, reading_arguments, say
 from doselabel.cli_train import parenchyma_of, profile_of, recipe_of, settings_of, training_arguments
 from doselabel.errors import ModelError, Progress
 from doselabel.files import file_sha256
@@ -19,7 +19,6 @@ from doselabel.files import file_sha256
 if TYPE_CHECKING:
     from doselabel.model.splits import Split
 
-PLANES = ("axial", "coronal", "sagittal")
 UNTOLD = {"steps", "seed", "device", "workers", "checkpoint_every", "cache"}
 """Settings that a table of results need not name, or names already."""
 Terminal = Callable[[], Progress]
@@ -93,7 +92,7 @@ def _evaluate(args: argparse.Namespace, terminal: Terminal) -> None:
         found = evaluate_model(
             args.checkpoint or starter_path(),
             cases,
-            planes=PLANES if args.consensus is not None else PLANES[:1],
+            planes=planes_of(args),
             reading={"consensus": args.consensus or None, "score_threshold": args.score, "gap_fill": args.fill},
             doses=args.doses,
             progress=terminal(),

@@ -86,16 +86,16 @@ def need(*modules: str) -> None:
 def missing(module: str) -> DoselabelError:
     """Say that a module is not installed, and which extra of doselabel brings it."""
     name = module.partition(".")[0]
-    rows = (row.partition(";") for row in importlib.metadata.requires("doselabel") or [])
-    extras = [
-        extra[1]
-        for needed, _, marker in rows
-        if re.split(r"[\[<>=!~ ]", needed)[0].lower() == name.lower() and (extra := _EXTRA.search(marker))
-    ]
-    first = extras[0] if extras else "server"
+    extras: dict[str, list[str]] = {}
+    for row in importlib.metadata.requires("doselabel") or []:
+        needed, _, marker = row.partition(";")
+        if extra := _EXTRA.search(marker):
+            extras.setdefault(extra[1], []).append(re.split(r"[^\w-]", needed)[0].lower().replace("-", "_"))
+    bring = [extra for extra, parts in extras.items() if name.lower() in parts]
+    smallest = min(bring, key=lambda extra: len(extras[extra]), default="server")
     return DoselabelError(
         f"This needs '{name}', which is not installed.",
-        f"pip install 'doselabel[{first}]'; `doselabel doctor` says more.",
+        f"pip install 'doselabel[{smallest}]'; `doselabel doctor` says more.",
     )
 
 

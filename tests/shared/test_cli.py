@@ -93,6 +93,7 @@ def test_a_preset_gives_way_to_what_is_stated():
         ("monailabel", "server", ["users", "list", "."]),
         ("napari", "napari", ["demo", "--out", "demo"]),
         ("pydicom", "dicom", ["import", ".", "studies"]),
+        ("dicomweb_client", "dicom", ["push", "https://pacs.example/dicom-web", "object.dcm"]),
     ],
 )
 def test_a_part_that_is_not_installed_is_named_with_its_extra(absent, extra, words, tmp_path):

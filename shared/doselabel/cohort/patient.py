@@ -156,9 +156,10 @@ class _Patient:
     def drawn(self) -> bool:
         """Whether the study has masks for its diagnostic CT."""
         try:
-            return bool(where(self.study, labels_of(self.study, self.job.labels)))
+            where(self.study, labels_of(self.study, self.job.labels))
         except LabelError:
             return False
+        return True
 
     def files(self) -> list[Path]:
         """All that the study's manifest names, and itself."""

@@ -59,9 +59,12 @@ def _complete(inbox: Path, quiet_s: float) -> list[Path]:
     for path in sorted(inbox.iterdir()):
         if path.name.startswith("."):
             continue
-        newest = max((f.stat().st_mtime for f in [path, *path.rglob("*")]), default=0.0)
-        if time.time() - newest >= quiet_s and _kept(path).get("content") != _content(path):
-            found.append(path)
+        try:
+            newest = max(f.lstat().st_mtime for f in [path, *path.rglob("*")])
+            if time.time() - newest >= quiet_s and _kept(path).get("content") != _content(path):
+                found.append(path)
+        except FileNotFoundError:  # renamed or taken away in this moment: it is not complete
+            continue
     return found
 
 

@@ -57,11 +57,9 @@ class Pacs:
     """
 
     def __init__(self, url: str, environ: Mapping[str, str] | None = None) -> None:
-        try:
-            from dicomweb_client import DICOMwebClient
-            from dicomweb_client.session_utils import create_session_from_user_pass
-        except ImportError as error:
-            raise ServerError("dicomweb-client is not installed.", "pip install 'doselabel[dicom]'.") from error
+        from dicomweb_client import DICOMwebClient
+        from dicomweb_client.session_utils import create_session_from_user_pass
+
         environ = os.environ if environ is None else environ
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname:

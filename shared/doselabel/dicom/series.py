@@ -145,16 +145,13 @@ def refuse_damaged(broken: Sequence[Broken], series: Sequence[Series], left_out:
         others = [each for each in series if each.uid == uid]
         if others and not own:  # of a series that is left out anyhow
             continue
+        if own:
+            of, way = f"{own[0].words().capitalize()} is not whole without it.", f"--leave-out {own[0].number}"
+            raise DicomError(
+                f"{name} is damaged: {why}. {of}", f"Copy or export it again, or go without the series: {way}."
+            )
         raise DicomError(
-            f"{name} is damaged: {why}. "
-            + (
-                f"{own[0].words().capitalize()} is not whole without it."
-                if own
-                else "It may be a part of a CT or SPECT."
-            ),
-            f"Copy or export it again, or go without the series: --leave-out {own[0].number}."
-            if own
-            else "Copy or export it again, or take it away.",
+            f"{name} is damaged: {why}. It may be a part of a CT or SPECT.", "Copy or export it again, or take it away."
         )
 
 

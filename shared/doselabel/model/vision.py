@@ -11,7 +11,7 @@ import sys
 from types import ModuleType
 from typing import Any
 
-import torch
+import torch  # noqa: F401  # comes first: torchvision needs it whole
 
 COMPILER = ("torch._dynamo", "torch._dynamo.utils")
 
@@ -38,7 +38,8 @@ def _import() -> ModuleType:
     missing = [name for name in COMPILER if name not in sys.modules] if "torchvision" not in sys.modules else []
     for name in missing:
         sys.modules[name] = _Later(name)
-        sys.modules[name].is_compile_supported = _is_compile_supported  # type: ignore[attr-defined]
+    if COMPILER[1] in missing:
+        sys.modules[COMPILER[1]].is_compile_supported = _is_compile_supported  # type: ignore[attr-defined]
     try:
         return importlib.import_module("torchvision")
     finally:
@@ -47,7 +48,6 @@ def _import() -> ModuleType:
                 del sys.modules[name]
 
 
-assert torch.__version__  # comes first: torchvision needs it whole
 torchvision = _import()
 
 from torchvision.models.detection.anchor_utils import AnchorGenerator  # noqa: E402

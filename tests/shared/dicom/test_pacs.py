@@ -209,3 +209,21 @@ def test_a_folder_that_arrives_is_imported_once_and_a_broken_one_stops_nobody(so
     assert len(Study.find(studies)) == 1
     assert main([*line, "0"]) == 0  # nothing new
     assert capsys.readouterr().out == ""
+
+
+def test_a_folder_whose_files_go_while_it_is_looked_at_waits_and_stops_nothing(tmp_path, monkeypatch, capsys):
+    from doselabel.dicom import inbox
+
+    there, content = tmp_path / "inbox" / "patient", inbox._content
+    there.mkdir(parents=True)
+    (there / "dangling").symlink_to(tmp_path / "nowhere")
+
+    def renamed(path):
+        monkeypatch.setattr(inbox, "_content", content)
+        raise FileNotFoundError(path / "half.dcm")
+
+    monkeypatch.setattr(inbox, "_content", renamed)
+    for imported in (0, 1):  # the first look finds it unfinished, the second has it imported (and refused: it is empty)
+        code = inbox.listen(tmp_path / "inbox", tmp_path / "studies", None, None, 0.0, once=True)
+        assert code == imported
+        assert capsys.readouterr().out.count("patient: not imported") == imported
