@@ -125,7 +125,7 @@ def test_the_server_loads_nothing_that_monai_only_offers_to_use(http, server):
     if not maps.is_file():
         pytest.skip("needs /proc to see what a process has loaded")
     assert http.get("/info/").status_code == 200
-    loaded = {part for line in maps.read_text().splitlines() for part in Path(line[73:]).parts}
+    loaded = {part for line in maps.read_text("utf-8").splitlines() for part in Path(line[73:]).parts}
     assert "torch" in loaded
     assert sorted(loaded & {"pandas", "sklearn", "transformers"}) == []
 

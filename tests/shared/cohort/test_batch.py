@@ -32,7 +32,7 @@ def batch(studies: Path, out: Path, *more: str) -> int:
 
 
 def began(out: Path) -> dict[str, str]:
-    return {str(p.relative_to(out)): json.loads(p.read_text())["began"] for p in out.glob("*/*.json")}
+    return {str(p.relative_to(out)): json.loads(p.read_text("utf-8"))["began"] for p in out.glob("*/*.json")}
 
 
 @pytest.fixture
@@ -84,10 +84,10 @@ def test_one_bad_patient_stops_nobody_and_is_named(three, tmp_path, capsys):
     assert "P-1: register:" in said
     assert "spect_tp2.nii.gz" in said
     assert "2 of 3 patients done" in said
-    with (out / "cohort.csv").open() as file:
+    with (out / "cohort.csv").open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     assert [(row["study"], row["state"]) for row in rows if row["state"] != "done"] == [("P-1", "failed")]
-    assert "What failed" in (out / "cohort.html").read_text()
+    assert "What failed" in (out / "cohort.html").read_text("utf-8")
     first = began(out)
     spect.write_bytes(whole)
     assert batch(three, out) == 0
@@ -113,7 +113,7 @@ def test_ctrl_c_leaves_what_is_done_and_the_same_command_goes_on(three, tmp_path
     shutil.rmtree(out / "P-2")
     monkeypatch.setattr("doselabel.cli._terminal", lambda: stop)
     assert batch(three, out, "--tasks", "dose") == 130
-    with (out / "cohort.csv").open() as file:
+    with (out / "cohort.csv").open(encoding="utf-8") as file:
         assert [row["state"] for row in csv.DictReader(file)][-1] == "not done"
 
 
@@ -127,12 +127,12 @@ def test_the_tables_say_what_the_results_do(three, tmp_path):
         (f"P-{n}", organ) for n in range(3) for organ in ("left_kidney", "right_kidney")
     ]
     for row in rows:
-        results = json.loads((out / row["study"] / "dose" / "results.json").read_text())
+        results = json.loads((out / row["study"] / "dose" / "results.json").read_text("utf-8"))
         organ = results["organs"][row["organ"]]
         assert row["mean_dose_gy"] == organ["mean_dose_gy"]
         assert row["volume_ml"] == organ["volume_ml"]
         assert row["injected_activity_mbq"] == results["injected_activity_mbq"]
-    page = (out / "cohort.html").read_text()
+    page = (out / "cohort.html").read_text("utf-8")
     assert "Distributions" in page
     assert "dose/report.html" not in page  # there is none
 
@@ -142,7 +142,7 @@ def test_a_report_is_linked(three, tmp_path):
     for name in ("P-1", "P-2"):
         shutil.rmtree(three / name)
     assert main(["batch", str(three), "--out", str(out), "--workers", "0", "--registration", "stored"]) == 0
-    assert 'href="P-0/dose/report.html"' in (out / "cohort.html").read_text()
+    assert 'href="P-0/dose/report.html"' in (out / "cohort.html").read_text("utf-8")
     assert (out / "P-0" / "dose" / "report.html").is_file()
 
 
@@ -182,7 +182,7 @@ def test_the_network_against_final_labels(submitted, tmp_path):
             assert float(row["ai"]) == pytest.approx(ai.volume_ml(row["organ"]))
         else:
             assert float(row["ai"]) == pytest.approx(float(row["final"]), rel=0.1)
-    assert "Network against final label maps: dose" in (out / "cohort.html").read_text()
+    assert "Network against final label maps: dose" in (out / "cohort.html").read_text("utf-8")
 
 
 def test_a_patient_without_masks_is_segmented_as_the_command_segments(three, tmp_path, capsys):
