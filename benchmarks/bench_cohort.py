@@ -2,7 +2,7 @@
 
 ``python benchmarks/bench_cohort.py --patients 200``: two sample patients under many names and injected activities,
 their true masks as final ones, with ``--registration stored --no-report``. ``--compare`` of them by one worker, and by
-two; then all by two. Time on a machine that others use says little: read CPU-seconds.
+two; then all by ``--workers``. Time on a machine that others use says little: read CPU-seconds, and the load beside it.
 """
 
 from __future__ import annotations
@@ -42,12 +42,13 @@ def measure(studies: Path, out: Path, workers: int) -> dict[str, float | list[fl
     """Run the command; sample the memory of its worker processes."""
     line = [sys.executable, "-m", "doselabel.cli", "batch", str(studies), "--out", str(out), "--no-report"]
     line += ["--registration", "stored", "--workers", str(workers)]
-    began, peaks = time.monotonic(), []
+    began, peaks, loads = time.monotonic(), [], [os.getloadavg()[0]]
     process = subprocess.Popen(line, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     while process.poll() is None:
         try:
             sizes = [child.memory_info().rss for child in psutil.Process(process.pid).children(recursive=True)]
             peaks.append(max(sizes, default=0) / 2**20)
+            loads.append(os.getloadavg()[0])
         except psutil.Error:
             pass
         time.sleep(1.0)
@@ -61,6 +62,7 @@ def measure(studies: Path, out: Path, workers: int) -> dict[str, float | list[fl
         "patients": len({path.parent for path in out.glob("*/dose.json")}),
         "workers": workers,
         "seconds": round(time.monotonic() - began, 1),
+        "load_before_mean_max": [round(load, 1) for load in (loads[0], float(np.mean(loads)), max(loads))],
         "busy_seconds": round(sum(seconds for _, seconds in spans), 1),
         "cpu_seconds_per_patient": round(sum(cpu) / max(1, len({p.parent for p in out.glob("*/dose.json")})), 2),
         "cpu_seconds_first_and_last_fifth": [
@@ -78,6 +80,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--patients", type=int, default=200)
     parser.add_argument("--compare", type=int, default=16)
+    parser.add_argument("--workers", type=int, default=2)
     args = parser.parse_args()
     with TemporaryDirectory() as scratch:
         home = Path(scratch)
@@ -85,8 +88,9 @@ def main() -> None:
         few = cohort(made, home / "few", args.compare) if args.compare else None
         for workers in (1, 2) if few else ():
             print(json.dumps(measure(few, home / f"by-{workers}", workers)), flush=True)
-        many = cohort(made, home / "many", args.patients)
-        print(json.dumps(measure(many, home / "all", 2)), flush=True)
+        if args.patients:
+            many = cohort(made, home / "many", args.patients)
+            print(json.dumps(measure(many, home / "all", args.workers)), flush=True)
 
 
 if __name__ == "__main__":

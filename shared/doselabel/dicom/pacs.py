@@ -47,8 +47,9 @@ class Pacs:
     url : str
         Root of the service, such as ``https://pacs.example/dicom-web``. Plain http is for this machine alone.
     environ : mapping, optional
-        Holds ``DOSELABEL_PACS_USER`` and ``DOSELABEL_PACS_PASSWORD``, or ``DOSELABEL_PACS_TOKEN``; a hospital's own
-        certificate authority is named by ``REQUESTS_CA_BUNDLE``, as requests reads it.
+        Holds ``DOSELABEL_PACS_USER`` and ``DOSELABEL_PACS_PASSWORD``, or ``DOSELABEL_PACS_TOKEN``; else the keyring of
+        this user is asked for what is kept under the url. A hospital's own certificate authority is named by
+        ``REQUESTS_CA_BUNDLE``, as requests reads it.
 
     Raises
     ------
@@ -65,11 +66,12 @@ class Pacs:
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise ServerError(f"'{url}' is no address of a PACS.", "Write https://HOST/PATH of its DICOMweb service.")
         if parts.username or parts.password:
-            raise ServerError("The address holds a password.", f"Give it in {USER} and {PASSWORD}.")
+            raise ServerError("The address holds a password.", f"Give it in {USER} and {PASSWORD}, or by keyring.")
         if parts.scheme == "http" and parts.hostname not in LOOPBACK:
             raise ServerError(f"{url}: is not encrypted.", "Use https://; plain http is for this machine alone.")
-        session = create_session_from_user_pass(environ.get(USER, ""), environ.get(PASSWORD, ""))
-        if TOKEN in environ or USER not in environ:
+        user, password = _credentials(url.rstrip("/"), environ)
+        session = create_session_from_user_pass(user, password)
+        if not user:
             session.auth = None
         if TOKEN in environ:
             session.headers["Authorization"] = f"Bearer {environ[TOKEN]}"
@@ -77,7 +79,7 @@ class Pacs:
         # In one piece: servers differ in whether they take a body in chunks, and a chunked one can't be sent again.
         self._client = DICOMwebClient(url.rstrip("/"), session=session, chunk_size=2**31 - 1, permissive_uid=True)
         self._client.set_http_retry_params(retry=False)
-        self._url = url
+        self._url = url.rstrip("/")
 
     # ---- what is there
 
@@ -190,7 +192,7 @@ class Pacs:
                 if status in (401, 403):
                     raise ServerError(
                         f"{self._url}: does not let us in (HTTP {status}).",
-                        f"Set {USER} and {PASSWORD}, or {TOKEN}.",
+                        f"Set {USER} and {PASSWORD}, or {TOKEN}, or: keyring set {self._url} USER.",
                     ) from error
                 if status not in AGAIN or not left:
                     raise ServerError(f"{self._url}: HTTP {status}{_reason(error.response)}") from error
@@ -202,6 +204,23 @@ class Pacs:
             time.sleep(wait_s)
             wait_s *= 2
         raise AssertionError
+
+
+def _credentials(url: str, environ: Mapping[str, str]) -> tuple[str, str]:
+    """User and password: of the environment, else of this user's keyring; "" without any."""
+    user = environ.get(USER, "")
+    if TOKEN in environ:
+        return "", ""
+    if PASSWORD in environ:
+        return user, environ[PASSWORD]
+    import keyring
+    import keyring.errors
+
+    try:
+        kept = keyring.get_credential(url, user or None)
+    except keyring.errors.KeyringError:  # none on this machine, or it is locked
+        kept = None
+    return (kept.username, kept.password) if kept else (user, "")
 
 
 def _value(row: Mapping[str, Any], tag: str) -> str:

@@ -308,7 +308,7 @@ def _diagnostic(cts: list[Series], scans: list[Scan], answers: Answers, plan: Pl
         return
     own = {ct.number for scan in scans if (ct := _nearest(scan, cts, plan.stacks)) is not None}
     free = [ct for ct in cts if ct.number not in own]
-    enhanced = [ct for ct in free or cts if ct.instances[0].text("ContrastBolusAgent")]
+    enhanced = [ct for ct in free or cts if ct.contrast]
     choice = enhanced or free
     if choice:
         plan.diagnostic = max(choice, key=lambda ct: (len(plan.stacks[ct.number].planes), -ct.number))
@@ -331,8 +331,7 @@ def _nearest(scan: Scan, cts: list[Series], stacks: dict[int, Stack]) -> Series 
         if (apart is not None and apart <= ONE_SESSION) or (apart is None and framed):
             stack = stacks[ct.number]
             if stack.geometry.overlaps(scan.stack.geometry):
-                contrast = bool(ct.instances[0].text("ContrastBolusAgent"))
-                own.append(((not framed, contrast, apart or timedelta(0), -len(stack.planes), ct.number), ct))
+                own.append(((not framed, ct.contrast, apart or timedelta(0), -len(stack.planes), ct.number), ct))
     return min(own, key=lambda item: item[0])[1] if own else None
 
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
 from typing import Literal
 
 import numpy as np
 
-from doselabel.dicom.frames import Plane
+from doselabel.dicom.frames import Plane, planes_of
 from doselabel.dicom.need import Dataset
 from doselabel.dicom.series import NM, Series
+from doselabel.dicom.timing import moment, started
 from doselabel.errors import DicomError
 
 Unit = Literal["Bq/mL", "counts", "counts/s"]
@@ -30,6 +32,7 @@ _USELESS = {
     "g/ml": "standardised uptake values (SUV, g/mL)",
     "cm2ml": "standardised uptake values by body surface (SUV)",
 }
+_SAME_TIME = timedelta(minutes=1)
 _PHILIPS_ACTIVITY = (0x7053, 0x1009)
 """Philips PET: factor from counts to Bq/mL; 0 when there is none."""
 
@@ -87,11 +90,7 @@ def scale_of(series: Series) -> Scale:
     philips = header.get(_PHILIPS_ACTIVITY)
     if unit == "counts" and philips is not None and (vendor := _positive(philips.value)):
         return Scale("Bq/mL", vendor, source="CNTS with Philips' factor (7053,1009)")
-    if (
-        str(header.SOPClassUID) != NM
-        and header.get("RescaleSlope") is None
-        and "PerFrameFunctionalGroupsSequence" not in header
-    ):
+    if str(header.SOPClassUID) != NM and any(plane.slope is None for plane in planes_of(series)):
         raise DicomError(f"{where}: states {text} and no RescaleSlope.", "Export it with its scale.")
     return Scale(unit, factor, source=f"{text}, by its rescale slope")
 
@@ -99,8 +98,8 @@ def scale_of(series: Series) -> Scale:
 def _mapping(series: Series) -> Scale | None:
     """The real-world value mapping in Bq/mL, or the one there is; all instances must agree."""
     found: list[Scale] = []
-    for instance in series.instances:
-        own = [_mapped(item, series.words()) for item in _mappings(instance.header)]
+    for items in (items for instance in series.instances for items in _mappings(instance.header)):
+        own = [_mapped(item, series.words()) for item in items]
         known = [s for s in own if s is not None]
         if not known:
             return None
@@ -115,11 +114,12 @@ def _mapping(series: Series) -> Scale | None:
     return found[0] if found else None
 
 
-def _mappings(header: Dataset) -> list[Dataset]:
-    own = list(header.get("RealWorldValueMappingSequence") or [])
-    for group in header.get("SharedFunctionalGroupsSequence") or []:
-        own += list(group.get("RealWorldValueMappingSequence") or [])
-    return own
+def _mappings(header: Dataset) -> list[list[Dataset]]:
+    """Of each frame that has its own, else of the whole object."""
+    groups = header.get("SharedFunctionalGroupsSequence") or []
+    whole = [item for place in (header, *groups) for item in place.get("RealWorldValueMappingSequence") or []]
+    frames = header.get("PerFrameFunctionalGroupsSequence") or []
+    return [[*(frame.get("RealWorldValueMappingSequence") or []), *whole] for frame in frames] or [whole]
 
 
 def _mapped(item: Dataset, where: str) -> Scale | None:
@@ -162,11 +162,14 @@ def decay_of(series: Series) -> DecayTo | None:
     Raises
     ------
     DicomError
-        For a word that the standard does not know.
+        For a word that the standard does not know, or a time that is neither.
     """
     text = str(series.head.get("DecayCorrection") or "").strip().upper()
     if not text and str(series.head.get("DecayCorrected") or "").upper() == "NO":
         text = "NONE"
+    at = moment(series.head.get("DecayCorrectionDateTime"))
+    if not text and at is not None:
+        return _decay_to(series, at)
     known: dict[str, DecayTo] = {"NONE": "none", "START": "scan_start", "ADMIN": "injection"}
     if text and text not in known:
         raise DicomError(
@@ -174,6 +177,23 @@ def decay_of(series: Series) -> DecayTo | None:
             "State it: --decay-corrected-to none|scan_start|injection.",
         )
     return known.get(text)
+
+
+def _decay_to(series: Series, at: datetime) -> DecayTo | None:
+    """Which of the known times an enhanced PET means by a date and time."""
+    drugs = series.head.get("RadiopharmaceuticalInformationSequence") or []
+    injected = moment(drugs[0].get("RadiopharmaceuticalStartDateTime")) if drugs else None
+    times: list[tuple[DecayTo, datetime | None]] = [("scan_start", started(series)), ("injection", injected)]
+    for kind, when in times:
+        if when is not None and abs(at - when) <= _SAME_TIME:
+            return kind
+    if injected is None:
+        return None
+    raise DicomError(
+        f"{series.words()}: is corrected for decay to {at:%Y-%m-%d %H:%M}, neither the start of the scan nor the "
+        "injection.",
+        "Export it corrected to one of them, or not at all.",
+    )
 
 
 def _positive(value: object) -> float | None:

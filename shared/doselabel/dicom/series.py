@@ -31,7 +31,7 @@ _OTHER = {
     "1.2.840.10008.5.1.4.1.1.1": "a planar X-ray image",
 }
 _LOSSY = {"1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.4.51", "1.2.840.10008.1.2.4.81"}
-_MAYBE_LOSSY = {"1.2.840.10008.1.2.4.91", "1.2.840.10008.1.2.4.93"}
+_MAYBE_LOSSY = {"1.2.840.10008.1.2.4.91", "1.2.840.10008.1.2.4.93", "1.2.840.10008.1.2.4.203"}
 _PROJECTIONS = {"MIP", "MINIP", "MAX IP", "MIN IP", "MAXIMUM INTENSITY PROJECTION", "PROJECTION IMAGE", "PROJECTION",
                 "3D RENDERING", "VOLUME RENDERING", "VRT", "SSD"}  # fmt: skip
 _MAPS = ("PERFUSION", "RCBF", "RCBV", "CBF", "CBV", "MTT", "TTP", "TMAX", "IODINE", "EFF Z", "RHO Z", "MATERIAL",
@@ -45,6 +45,9 @@ _NM_KINDS = {
     "GATED TOMO": "gated projections (GATED TOMO): not reconstructed yet",
     "RECON GATED TOMO": "gated: each phase holds a part of the scan; reconstruct it ungated",
 }
+
+
+_SAID_ALONE = {"ATTN": "AttenuationCorrected", "SCAT": "ScatterCorrected", "DECY": "DecayCorrected"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,11 +76,17 @@ class Series:
 
     @cached_property
     def corrections(self) -> frozenset[str] | None:
-        """What CorrectedImage lists, None when it is not stated."""
+        """What CorrectedImage lists, or an enhanced PET says one by one; None when nothing is stated."""
         stated = self.head.get("CorrectedImage")
-        if not stated:
-            return None
-        return frozenset([stated] if isinstance(stated, str) else (str(v).strip().upper() for v in stated))
+        if stated:
+            return frozenset([stated] if isinstance(stated, str) else (str(v).strip().upper() for v in stated))
+        said = {short: self.instances[0].text(keyword).upper() for short, keyword in _SAID_ALONE.items()}
+        return frozenset(short for short, text in said.items() if text == "YES") if said["ATTN"] else None
+
+    @property
+    def contrast(self) -> bool:
+        """Whether it was taken with contrast medium."""
+        return bool(self.head.get("ContrastBolusAgent") or self.head.get("ContrastBolusAgentSequence"))
 
     @property
     def attenuation_corrected(self) -> bool | None:
@@ -212,12 +221,23 @@ def _judge_ct(header: Dataset, kind: list[str]) -> tuple[Kind, str]:
             return "left out", f"a map ({part}), not HU"
     if "MPR" in kind or "REFORMATTED" in kind or any(part.startswith("CSA MPR") for part in kind):
         return "left out", "reformatted (MPR) from another series; import the original"
-    unit = str(header.get("RescaleType") or "").strip().upper()
-    if unit not in ("", "HU", "US"):
-        return "left out", f"a CT in '{unit}', not HU"
-    if header.get("RescaleSlope") is None and "SharedFunctionalGroupsSequence" not in header:
+    scales = _rescales(header)
+    units = {str(scale.get("RescaleType") or "").strip().upper() for scale in scales} - {"", "HU", "US"}
+    if units:
+        return "left out", f"a CT in '{units.pop()}', not HU"
+    if any(scale.get("RescaleSlope") is None for scale in scales):
         return "left out", "a CT without RescaleSlope and RescaleIntercept: its values are not HU"
     return "ct", ""
+
+
+def _rescales(header: Dataset) -> list[Dataset]:
+    """Where the rescale slope of each plane would be: the header, or functional groups."""
+    frames = header.get("PerFrameFunctionalGroupsSequence")
+    if not frames:
+        return [header]
+    name = "PixelValueTransformationSequence"
+    shared = next(iter(header.get("SharedFunctionalGroupsSequence") or []), Dataset())
+    return [(frame.get(name) or shared.get(name) or [Dataset()])[0] for frame in frames]
 
 
 def _judge_emission(header: Dataset, sop: str, kind: list[str]) -> tuple[Kind, str]:

@@ -201,7 +201,17 @@ def _instance(path: Path, name: str, found: Gathered) -> Instance | None:
     if (short := _cut_off(left, header)) is not None:
         found.broken.append(Broken(name, short, header))
         return None
+    _lift(header)
     return Instance(path, name, header)
+
+
+def _lift(header: Dataset) -> None:
+    """Put what a conversion to multi-frame (legacy converted enhanced CT, PET) kept aside where the slices had it."""
+    for shared in header.get("SharedFunctionalGroupsSequence") or []:
+        for kept in shared.get("UnassignedSharedConvertedAttributesSequence") or []:
+            for element in kept:
+                if element.tag not in header:
+                    header.add(element)
 
 
 def _begin(path: Path) -> Dataset | None:

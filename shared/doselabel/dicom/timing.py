@@ -39,17 +39,27 @@ def started(series: Series) -> datetime | None:
 
 def _started(instance: Instance) -> datetime | None:
     header = instance.header
-    frames = [
-        at
-        for frame in header.get("PerFrameFunctionalGroupsSequence") or []
-        for content in frame.get("FrameContentSequence") or []
-        if (at := moment(content.get("FrameAcquisitionDateTime"))) is not None
-    ]
-    if frames:
-        return min(frames)
+    frames = [moment(content.get("FrameAcquisitionDateTime")) for content in _frames(header)]
+    if times := [at for at in frames if at is not None]:
+        return min(times)
     return joined(header.get("AcquisitionDate"), header.get("AcquisitionTime")) or moment(
         header.get("AcquisitionDateTime")
     )
+
+
+def _frames(header: Dataset) -> list[Dataset]:
+    """What each frame of an enhanced object says of itself."""
+    groups = header.get("PerFrameFunctionalGroupsSequence") or []
+    return [content for frame in groups for content in frame.get("FrameContentSequence") or []]
+
+
+def _spans(instance: Instance) -> list[tuple[datetime | None, float | None]]:
+    """Begin and length (ms) of each slice of an instance."""
+    whole = _float(instance.header.get("ActualFrameDuration"))
+    return [
+        (moment(frame.get("FrameAcquisitionDateTime")), _float(frame.get("FrameAcquisitionDuration")) or whole)
+        for frame in _frames(instance.header)
+    ] or [(_started(instance), whole)]
 
 
 def duration_s(series: Series) -> float | None:
@@ -59,14 +69,10 @@ def duration_s(series: Series) -> float | None:
         seconds = sum(_rotation_s(item, header) for item in header.RotationInformationSequence)
         if 0 < seconds <= _LONGEST_S:
             return seconds
-    ends = [
-        (at, at + timedelta(milliseconds=length))
-        for instance in series.instances
-        if (at := _started(instance)) is not None and (length := _float(instance.header.get("ActualFrameDuration")))
-    ]
-    slicewise = len(series.instances) > 1
-    if slicewise and len(ends) == len(series.instances):
-        seconds = (max(end for _, end in ends) - min(begin for begin, _ in ends)).total_seconds()
+    spans = [span for instance in series.instances for span in _spans(instance)]
+    known = [(at, at + timedelta(milliseconds=length)) for at, length in spans if at is not None and length]
+    if len(spans) > 1 and len(known) == len(spans):
+        seconds = (max(end for _, end in known) - min(begin for begin, _ in known)).total_seconds()
         if 0 < seconds <= _LONGEST_S:
             return seconds
     stated = _float(header.get("AcquisitionDuration"))

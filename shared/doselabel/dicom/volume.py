@@ -22,6 +22,8 @@ SAME_MM = 0.01
 UNEVEN = 0.02
 """Gaps that differ by less, as a share of the usual one, are one gap: positions are written with few digits."""
 _LARGEST_TILT_DEG = 35.0
+_SCALES = ("RescaleSlope", "RescaleIntercept", "PixelValueTransformationSequence", "RealWorldValueMappingSequence",
+           "ModalityLUTSequence")  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
@@ -211,9 +213,14 @@ def _stored(plane: Plane) -> np.ndarray:
 
 
 def _unpacked_by_gdcm(whole: Dataset) -> np.ndarray:
-    for keyword in ("RescaleSlope", "RescaleIntercept", "RealWorldValueMappingSequence", "ModalityLUTSequence"):
-        if keyword in whole:
-            delattr(whole, keyword)  # so that GDCM hands out what is stored
+    groups = [
+        *(whole.get("SharedFunctionalGroupsSequence") or []),
+        *(whole.get("PerFrameFunctionalGroupsSequence") or []),
+    ]
+    for place in (whole, *groups):
+        for keyword in _SCALES:
+            if keyword in place:
+                delattr(place, keyword)  # so that GDCM hands out what is stored
     with tempfile.TemporaryDirectory(prefix="doselabel-dicom-") as folder:
         file = Path(folder) / "packed.dcm"
         whole.save_as(file)

@@ -48,8 +48,6 @@ def test_doses_are_those_of_the_nifti_route(kind, reference, run, tmp_path):
         assert volume.array == pytest.approx(other.array, abs=2e-3 * float(other.array.max()))
         assert np.array_equal(study.read(point.ct).array, wanted.read(wanted.time_points[i].ct).array)
     assert np.array_equal(study.read(study.ct).array, wanted.read(wanted.ct).array)
-    if kind in ("nm", "nm down", "pet NONE"):  # the images are the reference's: so would be the doses
-        return
     make.write_masks(study)
     doses = pipeline.compute(study, "drawn", DoseOptions(registration="identity")).results.organs
     assert set(doses) == {"left_kidney", "right_kidney", "liver"}
@@ -92,7 +90,7 @@ def test_nothing_that_names_the_patient_is_written(source, run, tmp_path):
     assert Study.load(folder).injection_time.time() == make.INJECTED_AT.time()
 
 
-def test_archives_and_dicomdirs_are_read_like_folders(source, run, tmp_path):
+def test_archives_are_read_like_folders(source, run, tmp_path):
     archive = tmp_path / "patient.zip"
     with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as packed:
         for file in source.iterdir():
@@ -205,7 +203,7 @@ def test_scans_of_several_conventions_are_brought_to_one(reference, run, tmp_pat
         assert read_spect(study, i).array.sum() == pytest.approx(read_spect(reference[0], i).array.sum(), rel=1e-3)
 
 
-def test_a_tilted_gantry_and_uneven_gaps_are_straightened(source, run, tmp_path):
+def test_a_tilted_gantry_is_straightened(source, run, tmp_path):
     """Ground truth is the untilted CT: a plane that is placed elsewhere must be found there."""
     folder = tmp_path / "src"
     make.save(folder, _tilted(make.ct_volume(9), degrees=15.0), "ct")

@@ -102,8 +102,9 @@ def test_a_patient_is_pulled_and_results_are_pushed_and_come_back_identical(
     studies, key = tmp_path / "studies", ["--key", str(tmp_path / "key.json")]
     assert main(["import", str(pulled), str(studies), *key]) == 0
     (folder,) = Study.find(studies)
-    make.write_masks(Study.load(folder))
-    dose = ["dose", str(folder), "--labels", "drawn", "--out", str(tmp_path / "dose"), "--registration", "identity"]
+    drawn = folder / "labels" / "network" / "ct.nii.gz"
+    assert main(["segment", str(folder / "ct.nii.gz"), "--out", str(drawn)]) == 0
+    dose = ["dose", str(folder), "--labels", "network", "--out", str(tmp_path / "dose"), "--registration", "identity"]
     assert main(dose) == 0
     out = tmp_path / "results"
     assert main(["export", str(tmp_path / "dose"), str(folder), "--source", str(pulled), "--out", str(out), *key]) == 0

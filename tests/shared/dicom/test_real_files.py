@@ -11,7 +11,8 @@ import pytest
 pytest.importorskip("pydicom")
 
 from doselabel.cli import main
-from doselabel.dicom.frames import planes_of
+from doselabel.dicom import volume
+from doselabel.dicom.frames import Plane, planes_of
 from doselabel.dicom.injection import stated
 from doselabel.dicom.scale import scale_of
 from doselabel.dicom.series import sorted_series
@@ -95,6 +96,18 @@ def test_the_reconstructed_spect_has_the_activity_and_the_place_that_are_known(n
     where = np.unravel_index(volume.array.argmax(), volume.array.shape)
     assert volume.array.max() == pytest.approx(518596, rel=1e-5)
     assert volume.geometry.index_to_lps(np.array(where)) == pytest.approx([-63.0, 39.6, 16.4], abs=0.05)
+
+
+def test_lossless_codings_of_one_image_hold_the_same_values():
+    """JPEG 2000, JPEG-LS, JPEG and RLE of one NM image, unpacked as a plane's file is."""
+    images = []
+    for name in ("NM1_RLE", "NM1_J2KR", "NM1_JLSL", "NM1_JPLL"):
+        with gathered(DATA / "dicom" / "nm_planar_wg04" / name) as found:
+            (instance,) = found.instances
+            images.append(volume._stored(Plane(instance, 0, np.zeros(3), np.eye(3)[:2], (1.0, 1.0), None, 0.0, None)))
+    assert images[0].shape == (1, 1024, 256)
+    assert images[0].max() > 0
+    assert all(np.array_equal(image, images[0]) for image in images[1:])
 
 
 def test_a_planar_dose_of_zero_is_not_stated():
