@@ -1,6 +1,6 @@
 """Which CT to correct next: what the server's own choice brings, against chance, and against never learning.
 
-    python benchmarks/bench_active.py --work DIR [--phantoms 40] [--rounds 5] [--each 4] [--steps 200] [--device cuda]
+    python benchmarks/bench_active.py --work DIR [--phantoms 40] [--rounds 5] [--each 4] [--steps 60] [--device cuda]
 
 A cohort of another domain (`bench_retrain.shifted`, with a SPECT each). In every round a few CTs are chosen, by
 "active" (`monailabel_app.strategies.active`, scores of three planes, with its own third of chance) or by "random";
@@ -39,6 +39,7 @@ from monailabel_app.infers.kidney_liver import KidneyLiver
 from monailabel_app.models import ModelStore
 from monailabel_app.strategies import Random, Strategy, todo
 from monailabel_app.strategies.active import Active
+from monailabel_app.trainers.kidney_liver import PEAK_RATE
 
 ARMS = ("active", "random", "none")
 UPTAKE = {"left_kidney": 8.0, "right_kidney": 8.0, "liver": 2.0}
@@ -130,6 +131,7 @@ class Arm:
             self.folder / f"round-{number}",
             start=self.model(number - 1),
             steps=self.given.steps,
+            learning_rate=PEAK_RATE,
             seed=self.given.seed + number,
             device=self.given.device,
             replay=replay,
@@ -209,7 +211,7 @@ def main() -> int:
     parser.add_argument("--unseen", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--each", type=int, default=4, help="CTs corrected in a round")
-    parser.add_argument("--steps", type=int, default=200)
+    parser.add_argument("--steps", type=int, default=60)
     parser.add_argument("--replay", choices=("made", "none"), default="made")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--seed", type=int, default=1)

@@ -1,6 +1,6 @@
 """From the starter to a promoted model: six corrected cases of another domain, retrained by the server's own task.
 
-    python benchmarks/bench_retrain.py [--checkpoint FILE] [--steps 200] [--work DIR]
+    python benchmarks/bench_retrain.py [--checkpoint FILE] [--steps 60] [--work DIR]
 
 The domain: unenhanced CTs, in thick slices, of patients with anasarca: fluid where fat frames the organs elsewhere, so
 that kidneys stand out by some 30 HU instead of 130, and bowel full of contrast medium. Six of them are "corrected"
@@ -82,7 +82,7 @@ def make_studies(root: Path) -> tuple[list[str], list[TrainCase]]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--checkpoint", type=Path, help="default: the starter model")
-    parser.add_argument("--steps", type=int, default=200)
+    parser.add_argument("--steps", type=int, default=60)
     parser.add_argument("--work", type=Path, help="folder to work in; keeps what is made (default: a temporary one)")
     options = parser.parse_args()
     torch.set_num_threads(1)

@@ -126,7 +126,7 @@ class Conf:
     paper_checkpoint: str = ""
     planes: str = "axial"
     device: str = "cpu"
-    train_steps: int = 200
+    train_steps: int = 60
     replay: str = REPLAY_MADE
     grace_s: float = 1.0
     login_h: float = 10.0

@@ -20,7 +20,7 @@ class LearnView(QWidget):
         super().__init__()
         self._labelled = QProgressBar()
         self._labelled.setFormat("%v of %m CTs labelled")
-        self._steps = number(50, 1, 100_000, "steps", step=10, tip="More steps learn more and take longer")
+        self._steps = number(60, 1, 100_000, "steps", step=10, tip="More steps learn more and take longer")
         self._train = button("Train", "On all submitted labels")
         self._train.clicked.connect(lambda: self.train_wanted.emit(int(self._steps.value())))
         self._verdict = note(

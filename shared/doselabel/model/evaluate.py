@@ -60,7 +60,7 @@ def evaluate(
         ct = case_ct(case)
         truth = case_labels(case, ct)
         spect = read_of_study(case.spect) if case.spect and ready.profile.spect else None
-        how = {"planes": planes, "device": device, **(reading or {})}
+        how = {"planes": planes, "device": device, "engine": "torch", **(reading or {})}  # the weights as they are
         found = segment(ct, ready, spect=spect, name=str(case.ct), **how).labels
         organs = ready.profile.organs
         names = [name for name in organs if name not in unlabelled(case, truth, organs)]

@@ -29,13 +29,11 @@ from doselabel.model.slices import (
     PLANES,
     Frame,
     body_box,
-    channel_step,
     frame_of,
     in_plane,
+    picture,
     resampled,
-    stack,
     uptake_on,
-    windowed,
 )
 from doselabel.model.track import Detection
 from doselabel.wire import SegmentationSummary
@@ -240,13 +238,12 @@ class _Looker:
         spacing, shape = in_plane(self.spacing, plane), in_plane(self.hu.shape, plane)
         rows_columns = in_plane(box or self.box, plane)
         frame = frame_of(self.profile, spacing, rows_columns, in_plane(self.scanned, plane))
-        slices = stack(self.hu, plane, index, self.profile.in_slices, channel_step(self.profile, self.spacing[axis]))
-        picture = windowed(resampled(slices, frame), self.profile)
+        image = picture(self.hu, plane, index, frame, self.spacing, self.profile)
         if self.profile.spect:
-            picture = torch.cat([picture, self._uptake(axis, index, frame)])
-        picture = picture.to(self.device)
+            image = torch.cat([image, self._uptake(axis, index, frame)])
+        image = image.to(self.device)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type != "cpu" or bf16_pays()):
-            (seen,) = self.model([picture])
+            (seen,) = self.model([image])
         any_seen = False
         for corners, label, score, mask in zip(
             *(seen[key].cpu() for key in ("boxes", "labels", "scores", "masks")), strict=True

@@ -64,13 +64,14 @@ def _case(out: Path, number: int) -> TrainCase:
         ct, ct.with_name(f"replay_{number:02d}_{kind}_label.nii.gz"), f"replay_{number:02d}", unlabelled=()
     )
     if not (case.ct.is_file() and case.labels.is_file()):
-        image, drawn = _made(kind, number)
+        image, drawn = made(kind, number)
         write_image(case.ct, image)
         write_labels(case.labels, drawn)
     return case
 
 
-def _made(kind: str, number: int) -> tuple[Volume, LabelMap]:
+def made(kind: str, number: int) -> tuple[Volume, LabelMap]:
+    """A CT of one of the `KINDS` and its label map; the same for the same number."""
     from sample_data.anatomy import Anatomy
     from sample_data.ct import DIAGNOSTIC, LOW_DOSE, PHASES, axes_of, hounsfield, take
     from sample_data.plan import VARIANTS, Plan

@@ -142,6 +142,14 @@ def windowed(hu: Tensor, profile: Profile) -> Tensor:
     return ((hu - low) / (high - low)).clamp(0, 1)
 
 
+def picture(
+    hu: np.ndarray, plane: str, index: int, frame: Frame, spacing_mm: tuple[float, float, float], profile: Profile
+) -> Tensor:
+    """One slice of a CT (C, H, W) in [0, 1], as the network sees it in use."""
+    step = channel_step(profile, spacing_mm[PLANES[plane]])
+    return windowed(resampled(stack(hu, plane, index, profile.in_slices, step), frame), profile)
+
+
 def uptake(activity: np.ndarray) -> np.ndarray:
     """Bring a SPECT of any unit to [0, about 1]: 1 is the 99.5th percentile of what is above its mean."""
     hot = activity[activity > activity.mean()]

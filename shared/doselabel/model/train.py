@@ -35,8 +35,8 @@ from doselabel.model.settings import Settings, Stage
 
 __all__ = ["Source", "TrainCase", "TrainResult", "train"]
 
-NEW_SHARE = 1 / 3
-"""Part of each batch that comes from ``cases`` when replay is given (2/3 replay keeps what was learned)."""
+NEW_SHARE = 1 / 2
+"""Part of the slices that comes from ``cases`` when replay is given; the rest keeps alive what was learned."""
 
 CLIP_NORM = 5.0
 EMA_EVERY = 5
@@ -104,7 +104,7 @@ def train(
     validation : sequence of TrainCase
         Evaluated every ``settings.validate_every`` steps and at the end; its patients must not be trained on.
     replay : sequence of TrainCase
-        Earlier cases: two thirds of each batch, ``cases`` one third.
+        Earlier cases: half of the slices.
     parenchyma : sequence of TrainCase
         Cases whose kidneys are renal parenchyma, for stages that learn it; default: made of all cases.
     card : dict, optional
