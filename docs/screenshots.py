@@ -17,12 +17,11 @@ from qtpy.QtTest import QTest
 
 from doselabel.geometry import canonical
 from doselabel.labels import read_labels
-from napari_plugin.dock import NAME, DoselabelDock
+from napari_plugin.dock import NAME, TABS, DoselabelDock
 from napari_plugin.session.settings import Settings
 
 SIZES = ((1400, 900), (1100, 700))
 THEMES = ("dark", "light")
-TABS = ("Annotate", "Dose", "Learn")
 
 
 def main() -> None:

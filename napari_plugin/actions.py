@@ -13,6 +13,7 @@ from napari_plugin.shortcuts import KEYS, NAPARI_KEYS
 from napari_plugin.views.case import CaseView
 from napari_plugin.views.kit import Table
 from napari_plugin.views.palette import ToolPalette
+from napari_plugin.views.register import MOVES, RegisterView
 from napari_plugin.views.segment import SegmentView
 
 
@@ -22,13 +23,20 @@ def actions(
     case: CaseView,
     segment: SegmentView,
     palette: ToolPalette,
+    register: RegisterView,
     window: QWidget,
 ) -> dict[str, Callable[[], Any]]:
     """Make every action of `napari_plugin.shortcuts.KEYS`."""
     brush, planes = controller.editing.brush, controller.editing.planes
 
     def history(step: str) -> None:
-        """Undo or redo on the layer that is chosen, as napari does; on ours when it has no history."""
+        """Undo or redo on the layer that is chosen, as napari does; on ours when it has no history.
+
+        While SPECTs are moved, it is their moves.
+        """
+        if controller.registering.active:
+            getattr(controller.registering, step)()
+            return
         active = controller.viewer.layers.selection.active
         ours = controller.layers is None or active is controller.layers.labels or not hasattr(active, step)
         getattr(controller if ours else active, step)()
@@ -44,11 +52,14 @@ def actions(
         "fill_between_slices": lambda: controller.tooling.start("fill_between_slices"),
         "keep_largest": lambda: controller.tooling.start("keep_largest"),
         "clicks": lambda: palette.choose("correct"),
+        "doubt_before": lambda: controller.doubts.step(-1),
+        "doubt_after": lambda: controller.doubts.step(1),
         "outline": lambda: brush.set_outline(not brush.outline),
         **{name: lambda name=name: planes.show(name) for name in ("axial", "coronal", "sagittal", "3d")},
         "fit": planes.fit,
         "undo": lambda: history("undo"),
         "redo": lambda: history("redo"),
+        **{f"move_{words}": lambda sign=sign: register.move(sign) for sign, (words, *_) in MOVES.items()},
         "keys": lambda: KeyList(window).open(),
     }
 

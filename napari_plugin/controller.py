@@ -37,14 +37,18 @@ from qtpy.QtCore import QObject, Signal
 
 from doselabel.alarms import Alarm
 from doselabel.errors import DoselabelError, Progress, ServerError
-from doselabel.wire import JobRequest, JobResult, LabelVersion, StudyInfo
+from doselabel.wire import JobResult, LabelVersion, StudyInfo
 from napari_plugin.client import Client, inside
 from napari_plugin.connection import Connection
 from napari_plugin.dosing import Dosing
+from napari_plugin.doubts import Doubts
 from napari_plugin.editing import Editing
 from napari_plugin.following import Following
 from napari_plugin.handing import Handing, Queued
 from napari_plugin.layers import CaseLayers
+from napari_plugin.learning import Learning
+from napari_plugin.registering import Registering
+from napari_plugin.reviewing import Reviewing
 from napari_plugin.segmenting import Segmenting
 from napari_plugin.session.case import Case, open_case
 from napari_plugin.session.recovery import Recovery
@@ -52,8 +56,6 @@ from napari_plugin.session.settings import Settings
 from napari_plugin.session.state import Session
 from napari_plugin.tasks import Tasks
 from napari_plugin.tooling import Tooling
-
-TRAIN_TASK = "train"
 
 
 class Controller(QObject):
@@ -68,15 +70,15 @@ class Controller(QObject):
 
     Attributes
     ----------
-    connection, editing, tooling, segmenting, handing, dosing, following
+    connection, editing, tooling, segmenting, doubts, handing, reviewing, registering, dosing,
+    following, learning
         The parts that do the work; each has signals of its own.
 
     Signals
     -------
     status(text, level)
         One line for people; level is "info", "warning" or "error".
-    connected(ServerInfo, list of StudyInfo), case_opened(Case), next_reason(text), drafts_found(list of image ids),
-    trained(TrainingSummary)
+    connected(ServerInfo, list of StudyInfo), case_opened(Case), next_reason(text), drafts_found(list of image ids)
         What has happened, for views.
     """
 
@@ -85,7 +87,6 @@ class Controller(QObject):
     case_opened = Signal(object)
     next_reason = Signal(str)
     drafts_found = Signal(object)
-    trained = Signal(object)
 
     def __init__(self, viewer: ViewerModel, settings: Settings | None = None, parent: QObject | None = None) -> None:
         super().__init__(parent)
@@ -101,6 +102,10 @@ class Controller(QObject):
         self.segmenting = Segmenting(self.editing, self.tasks, self._job_file, self)
         folders = (self.settings.recovery_folder, self.settings.outbox_folder, scratch)
         self.handing = Handing(self.connection, self.editing, self.tasks, folders, self)
+        self.doubts = Doubts(viewer, self.editing, self)
+        self.reviewing = Reviewing(self.connection, self.editing, self.tasks, self)
+        self.registering = Registering(viewer, self.editing, self.connection, self.tasks, scratch, self)
+        self.learning = Learning(self.tasks, lambda: self.client, self)
         self.dosing = Dosing(viewer, self.editing, self.tasks, self._job_file, self)
         self.following = Following(self.editing, self.dosing, self.tasks, lambda: self.client, scratch, self)
         self.started, self.progressed = self.tasks.started, self.tasks.progressed
@@ -108,8 +113,11 @@ class Controller(QObject):
         self.segmented, self.dose_ready, self.dose_outdated = (
             self.segmenting.segmented, self.dosing.ready, self.dosing.outdated,
         )  # fmt: skip
-        for part in (self.editing, self.tooling, self.segmenting, self.handing, self.dosing):
+        parts = (self.editing, self.tooling, self.segmenting, self.doubts, self.handing, self.reviewing)
+        for part in (*parts, self.registering, self.learning, self.dosing):
             part.status.connect(self.status)
+        self.segmenting.segmented.connect(self.doubts.take)
+        self.registering.stored.connect(self.dosing.set_stale)
         self.connection.watched = lambda: self.session.case.image_id if self.session else None
         self.connection.set(user=self.settings.author)
         self.connection.listed.connect(self.connected)
@@ -155,6 +163,7 @@ class Controller(QObject):
             return
         self._closed = True
         if not leave_layers:
+            self.registering.release()
             self.dosing.forget_layers()
         self.editing.cleanup(leave_layers=leave_layers)
         self.tasks.cleanup()
@@ -301,19 +310,16 @@ class Controller(QObject):
 
     def train(self, steps: int = 50, **params: Any) -> None:
         """Let the server train on the submitted labels."""
-        if (client := self._connected("train")) is None:
-            return
-        request = JobRequest(user=self.settings.author, params={"steps": steps, **params})
+        if (client := self._connected("train")) is not None:
+            self._asked("train", self.learning.train(client, self.settings.author, {"steps": steps, **params}))
 
-        def then(result: JobResult) -> Any:
-            summary = result.training
-            self.trained.emit(summary)
-            if summary is not None:
-                verdict = "The new model is in use." if summary.promoted else "The old model stays."
-                self._say(f"Trained {summary.steps} steps on {summary.cases} cases. {summary.reason or verdict}")
-            return summary
+    def roll_back(self, sha256: str) -> None:
+        """Let an earlier model answer again (action "rollback")."""
+        self.learning.roll_back(sha256, self.settings.author)
 
-        self._start("train", lambda progress: client.run_job(TRAIN_TASK, request, progress), then)
+    def judge(self, version: int, verdict: str, comment: str = "") -> None:
+        """Say of a stored version of the open case: "approve", "flag" or "withdraw" (action "judge")."""
+        self.reviewing.judge(version, verdict, comment, self.settings.author)
 
     def dose(self, **options: Any) -> None:
         """Let the server compute the patient's doses from the submitted labels, and show map and isodose lines."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable, Sequence
 from functools import partial
 from importlib.util import find_spec
 from typing import Any
@@ -13,10 +14,11 @@ from qtpy.QtCore import QEvent, QSize, Qt, QUrl
 from qtpy.QtGui import QDesktopServices
 from qtpy.QtWidgets import QFileDialog, QLabel, QMessageBox, QScrollArea, QTabWidget, QVBoxLayout, QWidget
 
-from doselabel.wire import ServerInfo, StudyInfo
+from doselabel.wire import LabelVersion, ServerInfo, StudyInfo
 from napari_plugin.actions import actions
 from napari_plugin.controller import Controller
 from napari_plugin.questions import Questions
+from napari_plugin.register_tab import tie
 from napari_plugin.session.case import Case
 from napari_plugin.session.settings import Settings
 from napari_plugin.shortcuts import Shortcuts
@@ -30,12 +32,16 @@ from napari_plugin.views.organs import OrganTable
 from napari_plugin.views.palette import ToolPalette
 from napari_plugin.views.planes import PlanesView
 from napari_plugin.views.progress import Footer
+from napari_plugin.views.register import RegisterView
+from napari_plugin.views.review import ReviewView
 from napari_plugin.views.segment import SegmentView
+from napari_plugin.views.strip import SliceStrip, beneath_slider
 from napari_plugin.views.submit import SubmitBar
 
 NAME = "Annotate and dose (doselabel)"
 """What napari calls the dock in its menu and title, and the README too."""
 WIDTH_PX = 350
+TABS = ("Annotate", "Register", "Dose", "Review", "Learn")
 NO_SERVER = "Connect to a server first: the chip at the top."
 NO_CASE = "Open a case first: ‹ case › at the top."
 BUSY = "Under way: the row at the foot says how far."
@@ -67,11 +73,14 @@ class DoselabelDock(QWidget):
         self.segment_view = SegmentView()
         self.planes_view = PlanesView(bool(find_spec("napari_orthogonal_views")))
         self.display_view = DisplayView()
+        self.strip = SliceStrip(self.controller.doubts)
         self.organ_table = OrganTable()
         self.palette_view = ToolPalette()
         self.submit_view = SubmitBar()
         self.questions = Questions(self.controller, self)
         self.learn_view = LearnView()
+        self.review_view = ReviewView()
+        self.register_view = RegisterView()
         self.dose_view = DoseView()
         self.footer = Footer()
         self.tabs = QTabWidget()
@@ -80,16 +89,18 @@ class DoselabelDock(QWidget):
         self._controller_to_views()
         self._follow_theme()
         self.server_view.set_link(self.controller.connection.link)
-        self._keys = Shortcuts(
-            self, actions(self.controller, self.questions, self.case_view, self.segment_view, self.palette_view, self)
-        )
+        self._keys = Shortcuts(self, self._actions())
         napari_viewer.events.theme.connect(self._follow_theme)
         self._filtered: QWidget | None = None
         self._set_ready()
         self.destroyed.connect(partial(_abandon, self.controller))
 
+    def _actions(self) -> dict[str, Callable[[], Any]]:
+        views = (self.case_view, self.segment_view, self.palette_view, self.register_view)
+        return actions(self.controller, self.questions, *views, self)
+
     def show_tab(self, title: str) -> None:
-        """Bring "Annotate", "Dose" or "Learn" to the front."""
+        """Bring one of `TABS` to the front."""
         for i in range(self.tabs.count()):
             if self.tabs.tabText(i) == title:
                 self.tabs.setCurrentIndex(i)
@@ -100,6 +111,7 @@ class DoselabelDock(QWidget):
             self.viewer.events.theme.disconnect(self._follow_theme)
         self._keys.release()
         self.controller.cleanup()
+        self.strip.setParent(None)
 
     def showEvent(self, event: QEvent) -> None:
         """Watch the window we are in: napari tells its dock widgets nothing when it closes."""
@@ -132,7 +144,8 @@ class DoselabelDock(QWidget):
         for view in (self.segment_view, self.palette_view):
             lines.addWidget(view)
         lines.addStretch(1)
-        for title, page in (("Annotate", annotate), ("Dose", self.dose_view), ("Learn", self.learn_view)):
+        pages = (annotate, self.register_view, self.dose_view, self.review_view, self.learn_view)
+        for title, page in zip(TABS, pages, strict=True):
             self.tabs.addTab(_scrolling(page), title)
         whole = QVBoxLayout(self)
         whole.setContentsMargins(0, 0, 0, 0)
@@ -146,6 +159,7 @@ class DoselabelDock(QWidget):
             self.questions.notices,
             self.planes_view,
             self.display_view,
+            self.strip,
             self.organ_table,
         ):
             whole.addWidget(part)
@@ -170,6 +184,7 @@ class DoselabelDock(QWidget):
         self.palette_view.tool_wanted.connect(lambda name, params: to.tooling.start(name, **params))
         self.palette_view.pointing_wanted.connect(to.editing.pointing.choose)
         to.editing.pointing.clicked.connect(self._on_click)
+        self.strip.wanted.connect(to.doubts.go)
         brush, planes = to.editing.brush, to.editing.planes
         self.planes_view.plane_wanted.connect(planes.show)
         self.planes_view.fit_wanted.connect(planes.fit)
@@ -189,12 +204,19 @@ class DoselabelDock(QWidget):
         self.submit_view.discard_wanted.connect(self._discard)
         self.submit_view.sheet_wanted.connect(self.questions.ask_submit)
         self.learn_view.train_wanted.connect(to.train)
+        self.learn_view.rollback_wanted.connect(to.roll_back)
+        self.review_view.compare_wanted.connect(to.handing.compare)
+        self.review_view.hide_wanted.connect(self._hide_compared)
+        self.review_view.take_wanted.connect(to.take_version)
+        self.review_view.verdict_wanted.connect(to.judge)
         self.dose_view.dose_wanted.connect(lambda options: to.dose(**options))
         self.dose_view.report_wanted.connect(self._open_report)
         self.dose_view.export_wanted.connect(self._export)
         self.dose_view.follow_wanted.connect(to.following.set_wanted)
         self.dose_view.versions.compare_wanted.connect(to.following.compare)
         self.footer.cancelled.connect(to.cancel)
+        self.tabs.currentChanged.connect(lambda at: to.registering.set_active(self.tabs.tabText(at) == "Register"))
+        tie(self.register_view, to)
 
     def _on_click(self, name: str, voxel: tuple[int, int, int], belongs: bool) -> None:
         params = self.palette_view.forms[name].params
@@ -240,13 +262,18 @@ class DoselabelDock(QWidget):
         of.editing.brush.outline_changed.connect(self.palette_view.set_outline)
         of.editing.brush.organ_changed.connect(self.organ_table.set_organ)
         of.segmented.connect(self.segment_view.set_summary)
-        of.trained.connect(self.learn_view.set_summary)
+        of.doubts.changed.connect(lambda: self.organ_table.set_flags(of.doubts.organs))
+        of.learning.trained.connect(self.learn_view.set_summary)
+        of.learning.learned.connect(self.learn_view.set_learning)
+        of.learning.models.connect(self.learn_view.set_models)
+        of.learning.answers.connect(self.learn_view.set_answering)
+        of.handing.compared.connect(self.review_view.set_compared)
         of.dose_ready.connect(lambda results: self.dose_view.set_results(results, has_report=of.report is not None))
         of.dose_outdated.connect(self.dose_view.set_outdated)
         of.following.followed.connect(self.dose_view.set_draft)
         of.following.refused.connect(self.dose_view.set_unfollowed)
         of.following.compared.connect(self.dose_view.versions.set_compared)
-        of.connection.versions.connect(lambda _, versions: self.dose_view.versions.set_versions(versions))
+        of.connection.versions.connect(lambda _, versions: self._show_versions(versions))
         of.editing.brush.mode_changed.connect(self.palette_view.set_mode)
         of.editing.pointing.chosen.connect(self.palette_view.set_pointing)
         of.editing.closed.connect(self._on_closed)
@@ -288,6 +315,7 @@ class DoselabelDock(QWidget):
         self.case_view.set_studies(studies, self._drafts(), self.controller.settings.author)
         self._set_ready()
         self.learn_view.set_server(info)
+        self.controller.learning.refresh()
 
     def _drafts(self) -> set[str]:
         session = self.controller.session
@@ -297,15 +325,26 @@ class DoselabelDock(QWidget):
     def _on_case(self, case: Case) -> None:
         self.case_view.set_drafts(self._drafts())
         self.case_view.set_case(case)
+        beneath_slider(self.viewer, self.strip)  # if not: it stays in the dock, above the organs
         self._set_ready()
-        self.dose_view.versions.set_versions(case.versions)
+        self._show_versions(case.versions)
+        self.review_view.forget()
         self.display_view.set_times(self.controller.editing.display.times_h)
         self._on_display()
         self.segment_view.set_summary(None)
         self.palette_view.set_hu(False)
 
+    def _show_versions(self, versions: Sequence[LabelVersion]) -> None:
+        self.dose_view.versions.set_versions(versions)
+        self.review_view.set_versions(versions)
+
+    def _hide_compared(self) -> None:
+        self.questions.hide_overlay()
+        self.review_view.forget()
+
     def _on_closed(self) -> None:
         self.case_view.set_case(None)
+        self._show_versions([])
         self.organ_table.set_measures([])
         self.submit_view.set_dirty(False)
         self._set_ready()

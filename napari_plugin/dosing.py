@@ -70,7 +70,7 @@ class Dosing(QObject):
         self.options: dict[str, Any] = {}
         self._stale = self._stored = False
         editing.labels_changed.connect(self._on_labels)
-        editing.caption = self._caption
+        editing.captions.append(self._caption)
 
     def start(self, client: Client, user: str, options: dict[str, Any]) -> bool:
         """Compute the patient's doses from the submitted labels, and show map and isodose lines."""

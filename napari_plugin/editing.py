@@ -6,6 +6,7 @@ Owned by the controller, which says when a case comes and goes.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -32,6 +33,16 @@ MEASURE_AFTER_MS = 300
 AUTOSAVE_AFTER_MS = 1000
 
 
+@dataclass(frozen=True)
+class Prepared:
+    """Labels from elsewhere, and what they change; found while the session's labels had seen so many edits."""
+
+    session: Session
+    edits: int
+    wanted: Callable[[np.ndarray], np.ndarray]
+    change: tools.Change | None
+
+
 class Editing(QObject):
     """Work on the labels of one case at a time.
 
@@ -49,13 +60,17 @@ class Editing(QObject):
         Which plane of them is on screen.
     display : Display
         How CT and SPECT are shown.
+    captions : list of callable
+        Who else has words for the image's corner; asked whenever another slice is shown.
+    frames : list of SpectFrame
+        Its SPECTs, each where it is shown now.
     edits : int
         Rises with every change of the labels: the same number, the same labels.
 
     Signals
     -------
     status(text, level), labels_changed(), measured(list of OrganMeasure)
-    layers_lost("removed" or "renamed", name), layers_back(), closed()
+    layers_lost("removed" or "renamed", name), layers_back(), opened(), closed()
     plane_changed("axial", "coronal", "sagittal" or "3d"), display_changed()
     """
 
@@ -64,6 +79,7 @@ class Editing(QObject):
     measured = Signal(object)
     layers_lost = Signal(str, str)
     layers_back = Signal()
+    opened = Signal()
     closed = Signal()
     plane_changed = Signal(str)
     display_changed = Signal()
@@ -77,16 +93,17 @@ class Editing(QObject):
         self.pointing = Pointing(self)
         self.planes = Planes(viewer, self.plane_changed.emit)
         self.display = Display(viewer, self.display_changed.emit)
+        self.frames: list[SpectFrame] = []
         self.edits = 0
-        self.caption: Callable[[], str] = lambda: ""
+        self.captions: list[Callable[[], str]] = []
         self._tasks = tasks
         self._guard = LayerGuard(viewer, self._on_layer)
         self._measured_frame: object = None
         self._measure_timer = self._single_shot(MEASURE_AFTER_MS, self.measure)
         self._autosave_timer = self._single_shot(AUTOSAVE_AFTER_MS, self._autosave)
-        viewer.dims.events.current_step.connect(self._on_slice)
-        self.brush.changed.connect(lambda *_: self._on_slice())
-        self.pointing.chosen.connect(lambda _: self._on_slice())
+        viewer.dims.events.current_step.connect(self.say)
+        self.brush.changed.connect(lambda *_: self.say())
+        self.pointing.chosen.connect(lambda _: self.say())
 
     def _single_shot(self, interval_ms: int, slot: Callable[[], None]) -> QTimer:
         timer = QTimer(self)
@@ -103,6 +120,7 @@ class Editing(QObject):
         self.layers = scene.add_case(self.viewer, case)
         labels = self.layers.labels
         self.session = Session(case, labels.data, recovery)
+        self.frames = list(case.spects)
         labels.events.edited.connect(self._on_edited)
         labels.events.labels_update.connect(self._on_painting)
         self._guard.watch(self.layers.all())
@@ -110,14 +128,15 @@ class Editing(QObject):
         self.pointing.hold(labels)
         self.planes.hold(self.layers)
         self.display.hold(self.layers)
+        self.opened.emit()
         self.labels_changed.emit()
         self.measure()
-        self._on_slice()
+        self.say()
 
     def close(self) -> None:
         """Keep unsaved work and take the case off the screen."""
         self.keep_work()
-        self.session = None
+        self.session, self.frames = None, []
         self.brush.let_go()
         self.pointing.let_go()
         self.planes.let_go()
@@ -145,7 +164,7 @@ class Editing(QObject):
             self.keep_work()
             self.session = None
         else:
-            self.viewer.dims.events.current_step.disconnect(self._on_slice)
+            self.viewer.dims.events.current_step.disconnect(self.say)
             self.close()
             self.display.release()
 
@@ -161,18 +180,36 @@ class Editing(QObject):
     # ---- labels
 
     def change_to(self, array: np.ndarray, organs: Sequence[str] = SEGMENTED) -> tools.Change | None:
-        """What must change for the labels to become another map's; from any thread.
-
-        Organs that are not among ``organs`` keep their voxels: the others are laid around them, when they are not
-        all that the map holds.
-        """
+        """What must change for the labels to become another map's; from any thread. See `becoming`."""
         assert self.session is not None
         now = self.session.array
-        keep = np.ones(256, bool)
-        keep[[0, *(_value(name) for name in organs)]] = False
-        kept = keep[now]
-        new = np.where(keep[array], 0, array) if set(organs) != set(SEGMENTED) else array
-        return tools.difference(now, tools.whole(now), np.where(kept, now, new))
+        return tools.difference(now, tools.whole(now), becoming(array, organs)(now))
+
+    def prepare(self, session: Session, wanted: Callable[[np.ndarray], np.ndarray]) -> Prepared:
+        """Find in a thread what labels from elsewhere change: on a large CT it takes longer than a window may stall.
+
+        ``wanted`` makes the new labels of those that are there; it is asked again when an edit came in between.
+        """
+        while True:
+            edits, now = self.edits, session.array
+            found = Prepared(session, edits, wanted, tools.difference(now, tools.whole(now), wanted(now)))
+            if edits == self.edits or self.session is not session:
+                return found
+
+    def take_prepared(self, found: Prepared, origin: str, started_from: str, start: np.ndarray) -> bool:
+        """Take over what was prepared, as `take` does; False, and a word to the annotator, when it can't be now."""
+        if self.session is not found.session or self.layers is None:
+            return False
+        if self.layers.labels.painting:
+            self.status.emit("A stroke was under way, and nothing was taken. Finish it and take again.", "warning")
+            return False
+        if self.edits == found.edits:
+            change = found.change
+        else:  # an edit since the thread ended, a blink ago
+            now = self.session.array
+            change = tools.difference(now, tools.whole(now), found.wanted(now))
+        self.take(change, origin, started_from, start)
+        return True
 
     def replace(self, array: np.ndarray, model_sha256: str) -> None:
         """Take over a model's labels (canonical array) as one undo step.
@@ -211,7 +248,7 @@ class Editing(QObject):
     @property
     def frame(self) -> SpectFrame | None:
         """The SPECT on screen."""
-        return None if self.session is None else scene.spect_at(self.session.case, self.viewer)
+        return None if self.session is None else scene.spect_at(self.frames, self.viewer)
 
     def undo(self) -> None:
         """Undo the last edit."""
@@ -233,7 +270,7 @@ class Editing(QObject):
         layers = self.viewer.layers
         layers.move(layers.index(self.layers.labels), len(layers))
         layers.selection.active = self.layers.labels
-        self._on_slice()
+        self.say()
 
     # ---- live numbers and draft
 
@@ -277,7 +314,8 @@ class Editing(QObject):
         self.keep_work()
         self.layers_lost.emit(what, name)
 
-    def _on_slice(self, _: Any = None) -> None:
+    def say(self, _: Any = None) -> None:
+        """Write into the image's corner what must be known of the slice on screen."""
         if self.session is None or self.layers is None:
             return
         parts = []
@@ -287,13 +325,28 @@ class Editing(QObject):
             parts.append(f"SPECT {frame.time_h:g} h p.i., kBq/mL{doubt}")
         if frame is not self._measured_frame:
             self._measure_timer.start()
-        parts += [self.caption(), self.brush.words, self.pointing.words]
+        parts += [*(caption() for caption in self.captions), self.brush.words, self.pointing.words]
         text = self.viewer.canvas.overlays.text
         text.font_size = 8
         text.position = "bottom_left"  # in lines: the letters of the planes are at the middle of each edge
-        text.text = "\n".join(part for part in parts if part)
-        text.visible = bool(text.text)
+        words = "\n".join(part for part in parts if part)
+        if words != text.text:
+            text.visible = False  # napari finds the place of more lines when they come into sight
+            text.text = words
+        text.visible = bool(words)
 
 
-def _value(name: str) -> int:
-    return organ(name).index
+def becoming(array: np.ndarray, organs: Sequence[str] = SEGMENTED) -> Callable[[np.ndarray], np.ndarray]:
+    """How labels become another map's.
+
+    Organs that are not among ``organs`` keep their voxels: the others are laid around them, when they are not all
+    that the map holds.
+    """
+    keep = np.ones(256, bool)
+    keep[[0, *(organ(name).index for name in organs)]] = False
+
+    def wanted(now: np.ndarray) -> np.ndarray:
+        new = np.where(keep[array], 0, array) if set(organs) != set(SEGMENTED) else array
+        return np.where(keep[now], now, new)
+
+    return wanted

@@ -8,15 +8,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 from qtpy.QtCore import QObject, Signal
 
 from doselabel.errors import DoselabelError, Progress
 from doselabel.labels import LabelMap
 from doselabel.wire import LabelSubmission, LabelVersion
-from napari_plugin import tools
 from napari_plugin.client.http import Unreachable
 from napari_plugin.connection import Connection
-from napari_plugin.editing import Editing
+from napari_plugin.editing import Editing, Prepared
 from napari_plugin.session.case import fetch_version
 from napari_plugin.session.conflict import Conflict, differences
 from napari_plugin.session.outbox import Delivery, Outbox
@@ -234,14 +234,13 @@ class Handing(QObject):
             return
         case = session.case
 
-        def work(_: Progress) -> LabelMap:
-            return fetch_version(client, case, version.version, self._scratch)
+        def work(_: Progress) -> tuple[np.ndarray, Prepared]:
+            array = fetch_version(client, case, version.version, self._scratch).array
+            return array, self._editing.prepare(session, lambda _: array)
 
-        def then(labels: LabelMap) -> LabelVersion:
-            if self._editing.session is session:
-                now = session.array
-                change = tools.difference(now, tools.whole(now), labels.array)
-                self._editing.take(change, version.origin, f"version {version.version}", labels.array)
+        def then(found: tuple[np.ndarray, Prepared]) -> LabelVersion:
+            array, ready = found
+            if self._editing.take_prepared(ready, version.origin, f"version {version.version}", array):
                 session.seen = max(version.version, session.seen or 0)
                 who = version.author or "nobody named"
                 self.status.emit(f"Version {version.version} by {who} is on screen; Ctrl+Z brings yours back.", "info")

@@ -89,12 +89,12 @@ def look_at(viewer: ViewerModel, labels: OrganLabels) -> None:
         viewer.dims.set_point(axis, at)
 
 
-def spect_at(case: Case, viewer: ViewerModel) -> SpectFrame | None:
+def spect_at(frames: Sequence[SpectFrame], viewer: ViewerModel) -> SpectFrame | None:
     """The time point on screen."""
-    if not case.spects:
+    if not frames:
         return None
-    index = viewer.dims.current_step[0] if len(case.spects) > 1 and viewer.dims.ndim > 3 else 0
-    return case.spects[min(max(int(index), 0), len(case.spects) - 1)]
+    index = viewer.dims.current_step[0] if len(frames) > 1 and viewer.dims.ndim > 3 else 0
+    return frames[min(max(int(index), 0), len(frames) - 1)]
 
 
 def _spect_layer(case: Case) -> Image | None:
@@ -124,7 +124,12 @@ def _spect_layer(case: Case) -> Image | None:
         blending="translucent_no_depth",
         opacity=SPECT_OPACITY,
         contrast_limits=(0.0, top),
-        metadata={**_facts(case), "time_h": [frame.time_h for frame in case.spects]},
+        metadata={
+            **_facts(case),
+            "time_h": [frame.time_h for frame in case.spects],
+            "grid": grid,
+            "translate": where["translate"],
+        },
         **where,
     )
     layer.contrast_limits_range = (0.0, top)
@@ -172,6 +177,16 @@ def add_dose(viewer: ViewerModel, dose_gy: Volume, ct: Geometry, levels_gy: Sequ
     viewer.add_layer(image)
     viewer.add_layer(lines)
     return image, lines
+
+
+def add_second_ct(viewer: ViewerModel, ct: Volume, shown: Geometry, name: str) -> Image:
+    """Add another CT of the patient over the one that is shown (a canonical grid), in cyan, to compare."""
+    layer = Image(
+        ct.array, name=name, colormap="cyan", blending="additive", opacity=0.5, contrast_limits=CT_WINDOW_HU,
+        **_where(ct.geometry, shown),
+    )  # fmt: skip
+    viewer.layers.insert(1, layer)
+    return layer
 
 
 def add_version(viewer: ViewerModel, labels: LabelMap, name: str) -> Labels:

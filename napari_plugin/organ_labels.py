@@ -6,12 +6,15 @@ and "there is a step to undo": `_block_history`, `_undo_history` and `_redo_hist
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from napari.layers import Labels
 from napari.utils.colormaps import DirectLabelColormap
 from napari.utils.events import Event
+from scipy import ndimage
+from skimage.draw import polygon
 
 from doselabel.labels import ORGANS, title
 from napari_plugin.tools import Change, brush_indices, part_given
@@ -54,7 +57,7 @@ class OrganLabels(Labels):
 
     @property
     def hu_range(self) -> tuple[float, float] | None:
-        """Range of HU in which the brush and the eraser work; None for everywhere."""
+        """Range of HU in which brush, eraser, fill and polygon work; None for everywhere."""
         return self._hu_range
 
     @hu_range.setter
@@ -87,30 +90,62 @@ class OrganLabels(Labels):
         if self._hu_range is None:
             super().paint(coord, new_label, refresh)
             return
-        indices = brush_indices(coord, self.brush_mm / 2, np.abs(self.scale), self.data.shape, self.painted_axes)
-        low, high = self._hu_range
-        hu, old = self._ct_hu[indices], self.data[indices]
-        wanted = (hu >= low) & (hu <= high)
-        if self.preserve_labels:
-            wanted &= old == (self.selected_label if new_label == 0 else 0)
-        self.data_setitem(tuple(index[wanted] for index in indices), new_label, refresh)
+        radius_mm = self.brush_mm / 2
+        self._write(
+            brush_indices(coord, radius_mm, np.abs(self.scale), self.data.shape, self.painted_axes), new_label, refresh
+        )
 
     def fill(self, coord: Any, new_label: int, refresh: bool = True) -> None:
         """Give a connected part of an organ to another.
 
         In three dimensions only the organ's own box is looked at (napari looks at all of a CT, for 0.2 s), and the
-        background is not filled: it would be the whole CT.
+        background is not filled: it would be the whole CT. With a range of HU, in a slice, what hangs together within
+        it is filled.
         """
         at = tuple(round(float(c)) for c in coord)
-        if len(self.painted_axes) < 3 or not self.contiguous:
+        inside = all(0 <= i < n for i, n in zip(at, self.data.shape, strict=True))
+        if len(self.painted_axes) == 3 and self.contiguous:
+            old = int(self.data[at]) if inside else 0
+            change = None if old in (0, new_label) else part_given(self.data, at, new_label)
+            if change is not None and self._hu_range is None:
+                self.data_setitem(change.indices, change.values, refresh)
+            elif change is not None:
+                self._write(change.indices, new_label, refresh)
+        elif self._hu_range is None or not self.contiguous or len(self.painted_axes) != 2:
             super().fill(coord, new_label, refresh)
+        elif inside:
+            here = tuple(slice(None) if axis in self.painted_axes else i for axis, i in enumerate(at))
+            parts, _ = ndimage.label((self.data[here] == self.data[at]) & self._in_range(self._ct_hu[here]))
+            seed = parts[tuple(at[axis] for axis in self.painted_axes)]
+            if seed:
+                self._write(self._in_slice(at, np.nonzero(parts == seed)), new_label, refresh)
+
+    def paint_polygon(self, points: Any, new_label: int) -> None:
+        """Paint what a polygon holds, only where the CT lies in ``hu_range`` when there is one."""
+        if self._hu_range is None or len(self.painted_axes) != 2:
+            super().paint_polygon(points, new_label)
             return
-        if any(not 0 <= i < n for i, n in zip(at, self.data.shape, strict=True)):
-            return
-        old = int(self.data[at])
-        change = None if old in (0, new_label) else part_given(self.data, at, new_label)
-        if change is not None:
-            self.data_setitem(change.indices, change.values, refresh)
+        corners = np.asarray(points, int)
+        rows, columns = (corners[:, axis] for axis in self.painted_axes)
+        shape = tuple(self.data.shape[axis] for axis in self.painted_axes)
+        self._write(self._in_slice(tuple(corners[0].tolist()), polygon(rows, columns, shape)), new_label, True)
+
+    def _in_slice(self, at: tuple[int, ...], flat: Sequence[np.ndarray]) -> tuple[np.ndarray, ...]:
+        """Indices of voxels of the slice through ``at`` that is painted on."""
+        found = dict(zip(self.painted_axes, flat, strict=True))
+        return tuple(found.get(axis, np.full(len(flat[0]), i)) for axis, i in enumerate(at))
+
+    def _in_range(self, hu: np.ndarray) -> np.ndarray:
+        assert self._hu_range is not None
+        low, high = self._hu_range
+        return (hu >= low) & (hu <= high)
+
+    def _write(self, indices: tuple[np.ndarray, ...], new_label: int, refresh: bool) -> None:
+        """Write a label where the CT lies in ``hu_range``, sparing other organs when they are protected."""
+        wanted = self._in_range(self._ct_hu[indices])
+        if self.preserve_labels:
+            wanted &= self.data[indices] == (self.selected_label if new_label == 0 else 0)
+        self.data_setitem(tuple(index[wanted] for index in indices), new_label, refresh)
 
     def apply(self, change: Change) -> None:
         """Apply a tool's change as one undo step."""

@@ -87,14 +87,14 @@ class Questions(QObject):
     def _on_case(self, _: Any) -> None:
         for kind in ("layer", "conflict", "leave"):
             self.notices.close_kind(kind)
-        self._forget_overlay()
+        self.hide_overlay()
         if "drafts" in self.notices:
             self.show_drafts(self._of.drafts())
 
     def ask_leave(self, go: Callable[[], None]) -> None:
         """Leave the case, after a question when there is work that was not submitted."""
-        session = self._of.session
-        if session is None or not session.dirty:
+        session, unplaced = self._of.session, self._of.registering.unsaved
+        if session is None or not (session.dirty or unplaced):
             go()
             return
 
@@ -102,7 +102,11 @@ class Questions(QObject):
             self.notices.close_kind("leave")
             go()
 
-        text = f"<b>{session.case.title}</b> is not submitted. It stays on this computer as a draft."
+        text = f"<b>{session.case.title}</b> "
+        text += "is not submitted. It stays on this computer as a draft." if session.dirty else "has moved SPECTs."
+        if unplaced:
+            times = ", ".join(f"{time_h:g} h" for time_h in unplaced)
+            text += f" The place of the SPECT at {times} is not saved, and is forgotten."
         answers = {"Leave it": gone, "Stay": lambda: self.notices.close_kind("leave")}
         self.notices.ask("leave", Notice(text, answers, level="warning"))
 
@@ -151,7 +155,7 @@ class Questions(QObject):
         self.notices.ask("conflict", Notice(text, answers, level="warning"))
 
     def _on_compared(self, version: LabelVersion, labels: LabelMap, rows: Sequence[tuple]) -> None:
-        self._forget_overlay()
+        self.hide_overlay()
         name = f"Version {version.version} · {version.author or 'no name'}"
         self._overlay = scene.add_version(self._of.viewer, labels, name)
         if self._of.layers is not None:
@@ -168,9 +172,10 @@ class Questions(QObject):
         else:
             self._of.take_version(version)
         self.notices.close_kind("conflict")
-        self._forget_overlay()
+        self.hide_overlay()
 
-    def _forget_overlay(self) -> None:
+    def hide_overlay(self) -> None:
+        """Take the version that was compared off the screen."""
         if self._overlay is not None:
             scene.remove(self._of.viewer, [self._overlay])
             self._overlay = None

@@ -15,11 +15,9 @@ from doselabel.errors import DoselabelError, Progress
 from doselabel.labels import LabelMap, organ, read_labels, title
 from doselabel.wire import JobRequest, JobResult, SegmentationSummary
 from napari_plugin.client import Client
-from napari_plugin.editing import Editing
+from napari_plugin.editing import Editing, Prepared, becoming
 from napari_plugin.session.case import Case, to_canonical
-from napari_plugin.session.state import Session
 from napari_plugin.tasks import Tasks
-from napari_plugin.tools import Change
 
 SEGMENT_TASK = "kidney_liver"
 OFFERS_KEPT = 3
@@ -38,15 +36,6 @@ class Offer:
     def organs(self) -> tuple[str, ...]:
         """What the model found."""
         return self.labels.present()
-
-
-@dataclass(frozen=True)
-class _Ready:
-    """What a model's labels change, found while a session's labels had seen so many edits."""
-
-    session: Session
-    edits: int
-    change: Change | None
 
 
 class Segmenting(QObject):
@@ -84,25 +73,28 @@ class Segmenting(QObject):
         assert session is not None
         case = session.case
 
-        def work(progress: Progress) -> tuple[SegmentationSummary | None, LabelMap, _Ready | None]:
+        def work(progress: Progress) -> tuple[SegmentationSummary | None, LabelMap, Prepared | None]:
             request = JobRequest(image_id=case.image_id, user=user, params=params)
             result = client.run_job(SEGMENT_TASK, request, progress, patience_s=math.inf)
             path = self._fetch(client, result, "labels", progress)
             labels = read_labels(path, expect=case.native, ct=case.native_ct)
             found = to_canonical(labels, case.native, "the server's segmentation")
-            return result.segmentation, found, self._ready(case, found.array)
+            session = self._editing.session
+            if session is None or session.case is not case:
+                return result.segmentation, found, None
+            return result.segmentation, found, self._editing.prepare(session, becoming(found.array))
 
-        def then(found: tuple[SegmentationSummary | None, LabelMap, _Ready | None]) -> Any:
+        def then(found: tuple[SegmentationSummary | None, LabelMap, Prepared | None]) -> Any:
             summary, labels, ready = found
             offer = Offer(case, labels, summary)
             session = self._editing.session
             if session is None or session.case.image_id != case.image_id:
-                self._keep(offer)
+                self.keep(offer)
                 self.status.emit(f"The model's result for {case.title} is ready: open it to take it.", "warning")
-            elif self._editing.untouched:
-                self._apply(offer, ready=ready)
+            elif self._editing.untouched and ready is not None:
+                self._apply(offer, ready, "model", labels.array)
             else:
-                self._keep(offer)
+                self.keep(offer)
                 self.offered.emit(offer)
                 self.status.emit("The model's result is ready. Your labels are as you left them.", "info")
             return summary
@@ -121,16 +113,27 @@ class Segmenting(QObject):
         if (offer := self.offer) is not None:
             self.offered.emit(offer)
 
-    def take(self, organs: Sequence[str] | None = None) -> None:
-        """Take the offered labels, all or of some organs, as one undo step."""
-        if (offer := self.offer) is None:
+    def take(self, organs: Sequence[str] | None = None) -> bool:
+        """Take the offered labels, all or of some organs, as one undo step (action "take"); False: not begun."""
+        offer, session = self.offer, self._editing.session
+        if offer is None or session is None:
             self._tasks.refuse("take", DoselabelError("No result of the model is waiting.", "Segment the case first."))
-            return
-        if self._editing.layers is not None and self._editing.layers.labels.painting:
-            self.status.emit("Finish the stroke first.", "warning")
-            return
-        self.keep_mine()
-        self._apply(offer, organs)
+            return False
+        array, start = offer.labels.array, session.moment.start
+
+        def work(_: Progress) -> tuple[Prepared, np.ndarray]:
+            if organs is None:
+                return self._editing.prepare(session, becoming(array)), array
+            found = self._editing.prepare(session, becoming(array, organs))
+            return found, array if start is None else _mixed(start, array, organs)
+
+        def then(found: tuple[Prepared, np.ndarray]) -> None:
+            ready, begun_from = found
+            origin = "model" if organs is None else "corrected"
+            if self.offer is offer and self._apply(offer, ready, origin, begun_from, organs):
+                self.keep_mine()
+
+        return self._tasks.run("take", work, then)
 
     def keep_mine(self) -> None:
         """Let the offered labels go."""
@@ -139,32 +142,19 @@ class Segmenting(QObject):
             self._offers.pop(session.case.image_id, None)
         self.withdrawn.emit()
 
-    def _keep(self, offer: Offer) -> None:
+    def keep(self, offer: Offer) -> None:
+        """Keep a model's labels until the annotator has had their word."""
         self._offers.pop(offer.case.image_id, None)
         self._offers[offer.case.image_id] = offer
         for image_id in list(self._offers)[:-OFFERS_KEPT]:
             del self._offers[image_id]
 
-    def _ready(self, case: Case, array: np.ndarray) -> _Ready | None:
-        """Find in the thread what changes on screen: on a large CT it takes longer than a window may stall."""
-        session, edits = self._editing.session, self._editing.edits
-        if session is None or session.case is not case:
-            return None
-        return _Ready(session, edits, self._editing.change_to(array))
-
-    def _apply(self, offer: Offer, organs: Sequence[str] | None = None, ready: _Ready | None = None) -> None:
-        array, summary, session = offer.labels.array, offer.summary, self._editing.session
-        assert session is not None
-        sha256 = summary.model_sha256 if summary else ""
-        if organs is None:
-            if ready is not None and ready.session is session and ready.edits == self._editing.edits:
-                self._editing.take(ready.change, "model", sha256, array)
-            else:
-                self._editing.replace(array, sha256)
-        else:
-            start = session.moment.start
-            change = self._editing.change_to(array, organs)
-            self._editing.take(change, "corrected", sha256, array if start is None else _mixed(start, array, organs))
+    def _apply(
+        self, offer: Offer, ready: Prepared, origin: str, start: np.ndarray, organs: Sequence[str] | None = None
+    ) -> bool:
+        summary = offer.summary
+        if not self._editing.take_prepared(ready, origin, summary.model_sha256 if summary else "", start):
+            return False
         self.segmented.emit(summary)
         taken = offer.organs if organs is None else organs
         absent = [title(n) for n in offer.case.study.organs_absent if n in taken]
@@ -177,6 +167,7 @@ class Segmenting(QObject):
         else:
             text = f"Segmented {offer.case.title}; correct it, then submit. Ctrl+Z brings back what was there."
             self.status.emit(text, "info")
+        return True
 
 
 def _mixed(start: np.ndarray, array: np.ndarray, organs: Sequence[str]) -> np.ndarray:

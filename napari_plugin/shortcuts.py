@@ -19,18 +19,26 @@ KEYS: Mapping[str, tuple[str, str]] = {
     "Ctrl+Return": ("submit", "look at what changed, and submit"),
     "Q": ("previous_organ", "previous organ"),
     "W": ("next_organ", "next organ"),
-    "I": ("hu_mask", "HU mask of the brush on and off"),
+    "I": ("hu_mask", "HU mask of brush, fill and polygon on and off"),
     "D": ("brush_3d", "2D or 3D brush"),
     "A": ("clicks", "correct by clicks: left belongs to the organ, right (or Ctrl) does not"),
     "G": ("fill_between_slices", "fill between slices"),
     "K": ("keep_largest", "keep the largest part"),
+    ",": ("doubt_before", "previous slice that the network was not sure of"),
+    ".": ("doubt_after", "next slice that the network was not sure of"),
     "O": ("outline", "outlines or filled organs"),
     "F2": ("axial", "axial view"),
     "F3": ("coronal", "coronal view"),
     "F4": ("sagittal", "sagittal view"),
     "F6": ("3d", "organs in 3D"),
     "F7": ("fit", "fit the CT into the window"),
-    "Ctrl+Z": ("undo", "undo"),
+    "Shift+Left": ("move_left", "Register: SPECT to the left on screen"),
+    "Shift+Up": ("move_up", "Register: SPECT up"),
+    "Shift+Down": ("move_down", "Register: SPECT down"),
+    "Shift+Right": ("move_right", "Register: SPECT to the right"),
+    "Ctrl+Shift+Left": ("move_turn anticlockwise", "Register: turn the SPECT anticlockwise"),
+    "Ctrl+Shift+Right": ("move_turn clockwise", "Register: turn the SPECT clockwise"),
+    "Ctrl+Z": ("undo", "undo; of moves of the SPECT while the tab Register is in front"),
     "Ctrl+Shift+Z": ("redo", "redo"),
     "?": ("keys", "this list"),
 }
@@ -61,7 +69,7 @@ class Shortcuts:
         for key, (name, _) in KEYS.items():
             shortcut = QShortcut(QKeySequence(key), window)
             shortcut.setContext(Qt.ShortcutContext.ApplicationShortcut)
-            shortcut.setAutoRepeat(name in ("undo", "redo"))
+            shortcut.setAutoRepeat(name in ("undo", "redo") or name.startswith("move_"))
             shortcut.activated.connect(actions[name])
             self._made.append(shortcut)
 

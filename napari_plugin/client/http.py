@@ -19,8 +19,11 @@ from doselabel.wire import (
     JobRequest,
     JobResult,
     JobStatus,
+    LabelReview,
     LabelSubmission,
     LabelVersion,
+    ModelEvent,
+    ModelInfo,
     NextCase,
     ServerInfo,
     StudyInfo,
@@ -103,6 +106,22 @@ class Client(Transport):
                 files={"file": (path.name, file, "application/octet-stream")},
                 timeout=httpx.Timeout(UPLOAD_TIMEOUT_S, connect=CONNECT_TIMEOUT_S),
             )
+
+    def review_label(self, image_id: str, version: int, review: LabelReview) -> LabelVersion:
+        """Say of a version that it is approved, flagged, or neither."""
+        route = f"/doselabel/labels/{quote(image_id, safe='')}/{version}/review"
+        return self._model(LabelVersion, "PUT", route, json=review.model_dump(mode="json"))
+
+    # ---- models
+
+    def models(self) -> list[ModelEvent]:
+        """List every change of the model that answers, newest first."""
+        return self._models(ModelEvent, "GET", "/doselabel/models")
+
+    def rollback(self, sha256: str, user: str = "") -> ModelInfo:
+        """Let an earlier model answer again."""
+        query = {"sha256": sha256} | ({"user": user} if user else {})
+        return self._model(ModelInfo, "POST", "/doselabel/model/rollback", params=query)
 
     # ---- jobs
 

@@ -27,13 +27,17 @@ class SpectFrame:
     """A SPECT on axes parallel to the case's CT, Bq/mL.
 
     ``registered`` says whether it was brought onto *this* CT: false for time points seen on the diagnostic CT,
-    of which only the low-dose CT's relation is known.
+    of which only the low-dose CT's relation is known. ``source`` is the SPECT as its file has it, Bq/mL, and ``matrix``
+    brings it onto its own CT as the study has it (LPS, mm); ``index`` is its time point's in the study.
     """
 
     time_h: float
     name: str
     volume: Volume
     registered: bool
+    source: Volume
+    matrix: np.ndarray
+    index: int
 
 
 @dataclass(frozen=True)
@@ -158,9 +162,10 @@ def open_case(
     spects = []
     for point, path in zip(wanted, paths[1:], strict=True):
         matrix = np.asarray(point.spect_to_ct.matrix)
-        volume = onto_frame(_in_bq_ml(read_image(path), point, study.patient_id), ct.geometry, matrix)
+        source = _in_bq_ml(read_image(path), point, study.patient_id)
+        volume = onto_frame(source, ct.geometry, matrix)
         own = image.role == "time_point"
-        spects.append(SpectFrame(point.time_h, point.spect, volume, registered=own))
+        spects.append(SpectFrame(point.time_h, point.spect, volume, own, source, matrix, point.index))
     progress("fetching the labels", 0.92)
     versions = client.label_versions(image_id)
     start = _Start(client, image_id, versions, folder, native_ct, ct.geometry).find(recovery)

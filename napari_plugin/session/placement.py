@@ -61,13 +61,15 @@ def moved(volume: Volume, transform: np.ndarray) -> Volume:
     )
 
 
-def onto_frame(volume: Volume, ct: Geometry, transform: np.ndarray | None = None) -> Volume:
+def onto_frame(volume: Volume, ct: Geometry, transform: np.ndarray | None = None, *, fill: float = 0.0) -> Volume:
     """Bring an image onto axes parallel to a canonical CT's, keeping its voxels where possible.
 
     Parameters
     ----------
     transform : (4, 4) array, optional
         Maps LPS points of the image to LPS points of the CT, mm.
+    fill : float
+        Value of what lies outside the image, when it is resampled.
 
     Returns
     -------
@@ -87,4 +89,4 @@ def onto_frame(volume: Volume, ct: Geometry, transform: np.ndarray | None = None
     size = np.ceil((high - low) / np.asarray(spacing[::-1]) - 1e-6).astype(int) + 1
     x, y, z = axes @ low
     grid = Geometry((int(size[2]), int(size[1]), int(size[0])), spacing, (float(x), float(y), float(z)), ct.direction)
-    return resample(upright, grid)
+    return resample(upright, grid, fill=fill)

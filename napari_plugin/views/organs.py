@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from qtpy.QtCore import Signal
 
 from doselabel.labels import ORGANS
+from doselabel.wire import OrganSegmentation
 from napari_plugin.session.measure import OrganMeasure
 from napari_plugin.views.kit import Table, swatch
 
@@ -35,6 +36,18 @@ class OrganTable(Table):
         for i, organ in enumerate(ORGANS):
             for j, text in enumerate(_cells(found.get(organ.index)), start=1):
                 self.set_cell(i, j, text)
+
+    def set_flags(self, said: Mapping[str, OrganSegmentation]) -> None:
+        """Mark the organs that the network has doubts of; the mouse at rest says which."""
+        for i, organ in enumerate(ORGANS):
+            found = said.get(organ.name)
+            flags = [] if found is None else [f"⚠ {flag}" for flag in found.flags]
+            if found is not None and found.doubts:
+                flags.append(f"{len(found.doubts)} slices to look at: keys , and .")
+            if found is not None and found.dose_doubt_percent is not None:
+                flags.append(f"{found.dose_doubt_percent:.0f} % of its uptake hangs on doubtful voxels")
+            self.item(i, 0).setText(f"{organ.title} ⚠" if found is not None and found.flags else organ.title)
+            self.item(i, 0).setToolTip("\n".join(flags))
 
     def numbers(self, name: str) -> dict[str, float]:
         """What the table shows of an organ: unit → number."""

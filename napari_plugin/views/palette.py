@@ -33,7 +33,7 @@ MODES: Mapping[str, tuple[str, str]] = {
 
 WAYS: Mapping[str, str] = {
     "sphere": "Brush as a sphere through slices (key D); off: a disk in this slice",
-    "hu": "Brush and eraser touch only voxels in a range of HU (key I)",
+    "hu": "Brush, eraser, fill and polygon touch only voxels in a range of HU (key I)",
     "protect": "Painting does not write over other organs (key B)",
     "outline": "Outlines instead of filled organs (key O)",
 }
@@ -107,8 +107,8 @@ class ToolPalette(QWidget):
         self._shape = QLabel()
         self._size = number(12, 0.1, 200, "mm", tip="Diameter of the brush; Shift+wheel, or [ and ]")
         self._size.valueChanged.connect(self.brush_changed)
-        self._low = number(-20, -1024, 3000, "", step=10, tip="Lowest HU the brush touches")
-        self._high = number(250, -1024, 3000, "HU", step=10, tip="Highest HU the brush touches")
+        self._low = number(-20, -1024, 3000, "", step=10, tip="Lowest HU that is painted on")
+        self._high = number(250, -1024, 3000, "HU", step=10, tip="Highest HU that is painted on")
         for field in (self._low, self._high):
             field.valueChanged.connect(self._hu_changed)
         for field, width_px in ((self._size, 56), (self._low, 42), (self._high, 62)):

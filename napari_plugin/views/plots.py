@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-import numpy as np
 from matplotlib.backends.backend_qtagg import FigureCanvasQTAgg
 from matplotlib.figure import Figure
 from qtpy.QtGui import QShowEvent
@@ -69,13 +68,19 @@ class Plot(FigureCanvasQTAgg):
 
         self._show(draw)
 
-    def show_loss(self, loss: Sequence[float]) -> None:
-        """Plot the training loss over its steps."""
+    def show_learning(self, rows: Sequence[Mapping[str, float]]) -> None:
+        """Plot a training's loss, and each organ's Dice on the cases kept for validation, over its steps."""
 
         def draw(axes) -> None:
-            axes.plot(np.arange(1, len(loss) + 1), loss, "o-", ms=3, color="#46b4dc", label="training loss")
+            losses = [(row["step"], row["loss"]) for row in rows if "loss" in row]
+            if losses:
+                axes.plot(*zip(*losses, strict=True), "o-", ms=2, lw=1, color="#46b4dc", label="loss")
+            for key in sorted({key for row in rows for key in row if key.startswith("dice_")}):
+                points = [(row["step"], row[key]) for row in rows if key in row]
+                name = key.removeprefix("dice_")
+                axes.plot(*zip(*points, strict=True), "o--", ms=3, color=_colour(name), label=f"Dice {title(name)}")
             axes.xaxis.get_major_locator().set_params(integer=True)
-            axes.set(xlabel="step", ylabel="loss (dimensionless)")
+            axes.set(xlabel="step", ylabel="loss, Dice (dimensionless)")
 
         self._show(draw)
 

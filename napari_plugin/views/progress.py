@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
-from qtpy.QtCore import Signal
+from qtpy.QtCore import Qt, Signal
 from qtpy.QtWidgets import QHBoxLayout, QLabel, QProgressBar, QPushButton, QSizePolicy, QVBoxLayout, QWidget
 
-SHOWN = {"case": "Open", "segment": "Segment", "train": "Train", "dose": "Dose", "compare": "Compare"}
+SHOWN = {
+    "case": "Open",
+    "segment": "Segment",
+    "train": "Train",
+    "dose": "Dose",
+    "compare": "Compare",
+    "align": "Fit",
+    "ct": "Bring CT",
+}
 """Tasks worth telling of, and their names."""
 
 
@@ -22,6 +30,7 @@ class Footer(QWidget):
         self.stage = QLabel()
         for label in (self.said, self.stage):
             label.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Ignored)
+        self.said.setAlignment(Qt.AlignmentFlag.AlignTop)  # of a long word its beginning is seen
         self._bar = QProgressBar()
         self._bar.setRange(0, 1000)
         self._bar.setTextVisible(False)

@@ -30,7 +30,7 @@ class SegmentView(QWidget):
 
     def ask(self) -> None:
         """Ask for a segmentation with the chosen options."""
-        self.segment_wanted.emit({"planes": "all"} if self._three.isChecked() else {})
+        self.segment_wanted.emit({"dose_doubt": True} | ({"planes": "all"} if self._three.isChecked() else {}))
 
     def set_ready(self, ready: bool, why_not: str) -> None:
         """Allow a segmentation, or say why there can be none."""
@@ -41,7 +41,9 @@ class SegmentView(QWidget):
         """Show score and doubts of each organ; volumes are in the table of organs."""
         found = {} if summary is None else summary.organs
         scores = " · ".join(f"{title(name)} {organ.score:.2f}" for name, organ in found.items())
-        self._summary.setText(f"Scores (0 to 1): {scores}")
+        slices = len({doubt.slice for organ in found.values() for doubt in organ.doubts})
+        doubts = f"{slices} slices to look at: keys , and ." if slices else ""
+        self._summary.setText("<br>".join(filter(None, [f"Scores (0 to 1): {scores}", doubts])))
         self._summary.setVisible(bool(found))
         flags = [f"⚠ {name}: {flag}" for name, organ in found.items() for flag in organ.flags]
         flags += [f"⚠ {flag}" for flag in (summary.flags if summary else ())]

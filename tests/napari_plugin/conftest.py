@@ -52,11 +52,10 @@ def make_case() -> Callable[..., Case]:
 
     def make(times_h: tuple[float, ...] = (1.0, 24.0), labels: np.ndarray | None = None, **changes) -> Case:
         ct = canonical(Volume(ct_hu(), GRID))
-        spect = canonical(Volume(np.full(SPECT_GRID.shape, 1000.0, np.float32), SPECT_GRID))
-        frames = tuple(
-            SpectFrame(t, f"spect_{t:g}.nii.gz", Volume(spect.array * (i + 1), spect.geometry), registered=False)
-            for i, t in enumerate(times_h)
-        )
+        frames = []
+        for i, t in enumerate(times_h):
+            source = Volume(np.full(SPECT_GRID.shape, 1000.0 * (i + 1), np.float32), SPECT_GRID)
+            frames.append(SpectFrame(t, f"spect_{t:g}.nii.gz", canonical(source), False, source, np.eye(4), i))
         study = StudyInfo(
             patient_id="P-001", nuclide="Lu-177", injected_activity_mbq=7400, images=[], time_points=[]
         )  # fmt: skip
@@ -67,7 +66,7 @@ def make_case() -> Callable[..., Case]:
             "image": ImageInfo(image_id="P-001__ct", file="ct.nii.gz", role="diagnostic"),
             "ct": ct,
             "native": GRID,
-            "spects": frames,
+            "spects": tuple(frames),
             "labels": LabelMap(start.copy(), ct.geometry),
             "versions": (),
         }
@@ -136,3 +135,19 @@ def server(tmp_path_factory, make_patient) -> Iterator[str]:
     untrained = checkpoint.save(tmp_path_factory.mktemp("model") / "untrained.safetensors", build(FAST), FAST, {})
     with running(root, conf={"checkpoint": str(untrained), "grace_s": "3", "replay": "none"}) as found:
         yield found.url
+
+
+@pytest.fixture
+def dock(window, server, tmp_path):
+    """The dock in a real window, connected to the real server."""
+    from napari_plugin.dock import NAME, DoselabelDock
+    from napari_plugin.session.settings import Settings
+
+    dock = DoselabelDock(window, Settings(folder=tmp_path, author="ada"))
+    window.window.add_dock_widget(dock, name=NAME, area="right")
+    dock.server_view.connect_wanted.emit(server, "")
+    dock.controller.wait("connect", 120)
+    yield dock
+    if dock.controller.session is not None:
+        dock.controller.session.abandoned()
+    dock.cleanup()

@@ -46,7 +46,7 @@ def test_spect_of_all_times_is_one_layer_with_time_first(viewer, make_case):
     assert viewer.dims.ndim == 4
     assert layers.spect.metadata["time_h"] == [1.0, 24.0, 72.0]
     viewer.dims.set_point(0, 2)
-    assert scene.spect_at(make_case(times_h=(1.0, 24.0, 72.0)), viewer).time_h == 72.0
+    assert scene.spect_at(make_case(times_h=(1.0, 24.0, 72.0)).spects, viewer).time_h == 72.0
 
 
 def test_one_spect_is_a_plain_volume_and_none_is_no_layer(viewer, make_case):
@@ -175,3 +175,32 @@ def test_a_dose_map_and_its_isodose_lines_lie_on_the_ct(viewer, make_case):
     assert image.data_to_world((1, 2, 3)) == pytest.approx(viewer.layers[0].data_to_world((1, 2, 3)))
     assert np.array_equal(lines.data == 2, dose >= 5.0)
     assert lines.name == "Isodose (2 · 5 Gy)"
+
+
+@pytest.mark.parametrize("protect", [False, True])
+def test_the_hu_mask_keeps_polygon_and_fill_on_the_organ_and_protection_holds(viewer, make_case, truth, protect):
+    z, y, x = (int(i) for i in np.argwhere(truth == 1).mean(axis=0))
+    kidney = truth[z] == 1
+    labels = scene.add_case(viewer, make_case()).labels
+    labels.preserve_labels, labels.hu_range = protect, (30.0, 100.0)
+    labels.n_edit_dimensions = 2
+    viewer.dims.set_point(1, float(labels.data_to_world((z, y, x))[0]))
+    rows, columns = np.nonzero(kidney)
+    around = [(z, r, c) for r, c in ((rows.min() - 3, columns.min() - 3), (rows.min() - 3, columns.max() + 3))]
+    around += [(z, r, c) for r, c in ((rows.max() + 3, columns.max() + 3), (rows.max() + 3, columns.min() - 3))]
+    labels.data_setitem(tuple(np.array([i]) for i in (z, y, x)), 6)  # one voxel is another organ's
+    labels.paint_polygon(around, 1)
+    other = np.zeros_like(kidney)
+    other[y, x] = protect
+    assert np.array_equal(labels.data[z] == 1, kidney & ~other)
+    assert np.count_nonzero(labels.data) == kidney.sum()
+    labels.undo()
+    labels.undo()
+    assert not labels.data.any()
+
+    labels.fill((z, y, x), 4)  # what hangs together within the range, in this slice
+    assert np.array_equal(labels.data[z] == 4, kidney)
+    assert np.count_nonzero(labels.data) == kidney.sum()
+    labels.undo()
+    labels.fill((z, 0, 0), 4)  # air is not in the range
+    assert not labels.data.any()

@@ -75,6 +75,7 @@ def test_a_result_that_comes_after_an_edit_is_offered_and_undone_like_any_step(p
     assert np.array_equal(ada.session.array, drawn)
     assert len(offers) == 1
     ada.take_offer()
+    ada.wait("take", 120)
     assert ada.session.started_from == summary.model_sha256
     assert not np.array_equal(ada.session.array, drawn)
     assert np.all(ada.session.array[at] == 4)  # it does not answer for a spleen

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import time
+from datetime import UTC, datetime
+from pathlib import Path
 
 import numpy as np
 import pytest
 from qtpy.QtCore import QTimer
 from qtpy.QtTest import QTest
 
-from doselabel.geometry import Geometry, Volume, canonical
-from doselabel.labels import LabelMap
-from doselabel.wire import ImageInfo, StudyInfo
+from doselabel.geometry import Geometry, Volume, canonical, restore
+from doselabel.labels import LabelMap, write_labels
+from doselabel.wire import ImageInfo, LabelVersion, StudyInfo
 from napari_plugin.dock import NAME, DoselabelDock
+from napari_plugin.segmenting import Offer
 from napari_plugin.session.case import Case
 from napari_plugin.session.recovery import Recovery
 from napari_plugin.session.settings import Settings
@@ -50,6 +53,19 @@ class Stalls:
         QTest.qWait(3 * BEAT_MS)
         self.beat()
         self._timer.stop()
+
+
+class Stored:
+    """A server that has one version of the labels."""
+
+    def __init__(self, organs: np.ndarray) -> None:
+        self._organs = organs
+
+    def label_file(self, image_id: str, version: int, path: Path) -> Path:
+        """Give it out."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        upright = canonical(Volume(self._organs, GRID)).geometry
+        return write_labels(path, LabelMap(restore(Volume(self._organs, upright), GRID).array, GRID))
 
 
 def ellipsoid(centre, radii) -> np.ndarray:
@@ -165,11 +181,23 @@ def one_round(dock, organs) -> dict[str, float]:
         controller.tooling.start("smooth", sigma_mm=3.0)
         done("tool")
     spent["smooth the liver"] = stalls.longest_s
-    with Stalls() as stalls:  # as a model's labels come: what they change is found in the thread
-        controller.tasks.run(
-            "model", lambda _: editing.change_to(moved), lambda change: editing.take(change, "model", "a-model", moved)
-        )
-        done("model")
+    offer = Offer(controller.session.case, LabelMap(moved, controller.session.case.ct.geometry), None)
+    controller.segmenting.keep(offer)
+    with Stalls() as stalls:  # what they change is found in a thread, as it is for labels that come from the network
+        controller.take_offer()
+        done("take")
     assert np.count_nonzero(controller.session.array == 3) == np.count_nonzero(organs == 3)
-    spent["replace"] = stalls.longest_s
+    spent["take the model's labels"] = stalls.longest_s
+    controller.segmenting.keep(Offer(offer.case, LabelMap(organs, offer.labels.geometry), None))
+    with Stalls() as stalls:
+        controller.take_offer(["liver"])
+        done("take")
+    spent["take its liver"] = stalls.longest_s
+    controller.connection.client = Stored(organs)
+    with Stalls() as stalls:
+        controller.take_version(LabelVersion(image_id="S__ct", version=1, created=datetime.now(UTC)))
+        done("take")
+    controller.connection.client = None
+    assert np.array_equal(controller.session.array, organs)
+    spent["take a version"] = stalls.longest_s
     return spent

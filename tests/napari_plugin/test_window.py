@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import warnings
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +15,6 @@ from qtpy.QtTest import QTest
 from qtpy.QtWidgets import (
     QAbstractButton,
     QAbstractSpinBox,
-    QApplication,
     QComboBox,
     QDoubleSpinBox,
     QLineEdit,
@@ -26,49 +24,9 @@ from qtpy.QtWidgets import (
 
 from napari_plugin.dock import NAME, DoselabelDock
 from napari_plugin.session.settings import Settings
+from tests.napari_plugin.hands import click, keep, opened, press
 
 pytestmark = pytest.mark.e2e
-
-
-@pytest.fixture
-def dock(window, server, tmp_path):
-    dock = DoselabelDock(window, Settings(folder=tmp_path, author="ada"))
-    window.window.add_dock_widget(dock, name=NAME, area="right")
-    dock.server_view.connect_wanted.emit(server, "")
-    dock.controller.wait("connect", 120)
-    yield dock
-    if dock.controller.session is not None:
-        dock.controller.session.abandoned()
-    dock.cleanup()
-
-
-def opened(dock, image_id: str, truth: np.ndarray | None = None):
-    dock.controller.open_case(image_id)
-    dock.controller.wait("case", 120)
-    if truth is not None:
-        dock.controller.editing.replace(truth, "")
-        dock.controller.layers.labels.data_setitem(np.nonzero(truth == 3), 3)  # nothing changes, nothing is edited
-        assert dock.controller.session.origin == "model"
-        voxel = tuple(np.argwhere(truth == 0)[:1].T)
-        dock.controller.layers.labels.data_setitem(voxel, 3)
-    QTest.qWaitForWindowExposed(dock.window())
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)
-        QApplication.setActiveWindow(dock.window())  # without a window manager nobody else does
-
-
-def keep(dock, name: str) -> np.ndarray:
-    """Take a picture of the window; a folder named in DOSELABEL_SCREENSHOTS keeps it to be looked at."""
-    folder = os.environ.get("DOSELABEL_SCREENSHOTS")
-    return dock.viewer.screenshot(str(Path(folder) / f"{name}.png") if folder else None, canvas_only=False, flash=False)
-
-
-def press(dock, key: Qt.Key, modifier: Qt.KeyboardModifier = Qt.KeyboardModifier.NoModifier) -> None:
-    QTest.keyClick(dock.window().focusWidget() or dock, key, modifier)
-
-
-def click(widget) -> None:
-    QTest.mouseClick(widget, Qt.MouseButton.LeftButton)
 
 
 def test_views_keys_notices_and_the_sheet_by_mouse_and_keyboard(dock, truth):

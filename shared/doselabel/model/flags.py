@@ -16,6 +16,7 @@ from scipy import ndimage
 from scipy.signal import find_peaks
 
 from doselabel.model.track import Box, Detection
+from doselabel.wire import SliceDoubt
 
 CODES = {
     "not found": "the organ was not seen, or too little and too unsurely",
@@ -83,6 +84,10 @@ class Found:
         Mean entropy (bits) of the probability in a band around the outline.
     dose_doubt_percent : float or None
         How much of the organ's uptake hangs on doubtful voxels; None without an uptake.
+    sureness : (z,) array or None
+        Score of what was seen on each slice of the box; 0 where nothing was.
+    doubts : tuple of SliceDoubt
+        Slices to look at, in the image's own count.
     """
 
     name: str
@@ -95,6 +100,8 @@ class Found:
     disagreement: float | None
     entropy: float = 0.0
     dose_doubt_percent: float | None = None
+    sureness: np.ndarray | None = None
+    doubts: tuple[SliceDoubt, ...] = ()
 
     def centre(self, spacing_mm: Sequence[float]) -> np.ndarray:
         """Centre (z, y, x) in mm from the image's first voxel."""

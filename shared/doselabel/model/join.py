@@ -14,7 +14,7 @@ from scipy import ndimage
 
 from doselabel.model import flags as flagging
 from doselabel.model.consensus import agree, fill_gaps, largest, paint, step_of
-from doselabel.model.doubt import band_entropy, dose_doubt_percent
+from doselabel.model.doubt import band_entropy, dose_doubt_percent, slice_doubts, slice_sureness
 from doselabel.model.edge import settled
 from doselabel.model.flags import Found
 from doselabel.model.network import class_groups
@@ -91,7 +91,7 @@ def join(
             best = max(d.score for d in organ.chain)
             if best < profile.score_seed and organ.mask.sum() * voxel_ml < UNSURE_ML:
                 continue
-            found[name] = _doubtful(organ, uptake)
+            found[name] = _doubtful(organ, uptake, profile.score_seed)
             # The stronger of two organs that claim a voxel keeps it; a filled slice has no claim of its own.
             claim = np.where(organ.mask, np.maximum(organ.strength, 1), 0).astype(np.uint8)
             own = strength[shifted(organ.box, region)]
@@ -106,6 +106,7 @@ def join(
             organs[name] = OrganSegmentation(volume_ml=0.0, score=0.0, slices=0, flags=["not found: no mask was made"])
             continue
         organ = found[name]
+        first_slice, sureness = _sureness_of(organ)
         organs[name] = OrganSegmentation(
             volume_ml=round(np.count_nonzero(labels[organ.box] == index) * voxel_ml, 2),
             score=float(np.mean([d.score for d in organ.chain])),
@@ -114,6 +115,9 @@ def join(
             plane_disagreement=organ.disagreement,
             band_entropy=round(organ.entropy, 4),
             dose_doubt_percent=organ.dose_doubt_percent,
+            first_slice=first_slice,
+            sureness=sureness,
+            doubts=list(organ.doubts),
             flags=flagging.of_organ(organ, hu, spacing_mm, profile.score_seed) + placed[name],
         )
     flags = of_image + [f"{name}: {flag}" for name, result in organs.items() for flag in result.flags]
@@ -177,11 +181,28 @@ def _organ(
     return Found(name, index, region, mask, agreed, own, filled, disagreement)
 
 
-def _doubtful(organ: Found, uptake: np.ndarray | None) -> Found:
+def _doubtful(organ: Found, uptake: np.ndarray | None, seed: float) -> Found:
     entropy, band = band_entropy(organ.strength, organ.mask)
     mean = float(entropy.mean()) if entropy.size else 0.0
     doubt = None if uptake is None else dose_doubt_percent(entropy, band, organ.mask, uptake[organ.box])
-    return replace(organ, entropy=mean, dose_doubt_percent=None if doubt is None else round(doubt, 2))
+    first = organ.box[0].start
+    filled = organ.mask.any(axis=(1, 2)) & ~(organ.strength > 127).any(axis=(1, 2))
+    scores = {d.index - first: d.score for d in organ.chain if d.plane == "axial"}
+    return replace(
+        organ,
+        entropy=mean,
+        dose_doubt_percent=None if doubt is None else round(doubt, 2),
+        sureness=slice_sureness(scores, filled),
+        doubts=tuple(slice_doubts(organ.mask, filled, scores, seed, first)),
+    )
+
+
+def _sureness_of(organ: Found) -> tuple[int, list[float]]:
+    """The first slice of an organ, and how sure the outline is from there on."""
+    first, last = organ.range_of(0)
+    start = organ.box[0].start
+    assert organ.sureness is not None
+    return first, [round(float(v), 3) for v in organ.sureness[first - start : last - start + 1]]
 
 
 def _midline(hu: np.ndarray, seen: list[Detection], box: Box) -> float:

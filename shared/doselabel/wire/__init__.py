@@ -53,6 +53,7 @@ from doselabel.wire.jobs import (
     OrganSegmentation,
     RegistrationSummary,
     SegmentationSummary,
+    SliceDoubt,
     TrainingSummary,
 )
 from doselabel.wire.studies import (
@@ -102,6 +103,7 @@ __all__ = [
     "Reopening",
     "SegmentationSummary",
     "ServerInfo",
+    "SliceDoubt",
     "StudyInfo",
     "TimeActivity",
     "TimePointInfo",

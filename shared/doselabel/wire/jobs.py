@@ -26,6 +26,16 @@ class RegistrationSummary(Frozen):
     sd_mm: float | None = None
 
 
+class SliceDoubt(Frozen):
+    """An axial slice of an organ that a reader should look at; ``slice`` counts from the head, 0 is the first."""
+
+    slice: int
+    kind: Literal["filled", "unsure", "jump"]
+    """Nothing was seen on it, and its outline comes from its neighbours; it was seen with little confidence; its area
+    does not continue that of its neighbours."""
+    text: str
+
+
 class OrganSegmentation(Frozen):
     """What the network says of one organ."""
 
@@ -38,6 +48,11 @@ class OrganSegmentation(Frozen):
     """Mean entropy (bits) of the probability in a band around the outline."""
     dose_doubt_percent: float | None = None
     """How much of the organ's uptake hangs on doubtful voxels."""
+    first_slice: int | None = None
+    sureness: list[float] = Field(default_factory=list)
+    """Score of what was seen on each axial slice, from ``first_slice`` on towards the feet; 0 where nothing was."""
+    doubts: list[SliceDoubt] = Field(default_factory=list)
+    """Slices to look at, from the head down."""
     flags: list[str] = Field(default_factory=list)
 
 

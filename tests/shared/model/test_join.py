@@ -126,8 +126,27 @@ def test_of_two_detections_on_a_slice_the_one_that_continues_the_organ_counts_no
 def test_a_gap_within_the_organ_is_filled_and_its_far_part_kept():
     gap = range(38, 42)
     labels, organs, _ = joined(seen(KIDNEY, "left", without=gap), body(k=(KIDNEY, 150)))
-    assert organs["left_kidney"].slices_interpolated == 4
+    kidney = organs["left_kidney"]
+    assert kidney.slices_interpolated == 4
     assert dice(labels == 1, KIDNEY) > 0.99
+    # told slice by slice, in the image's own count
+    assert [(doubt.slice, doubt.kind) for doubt in kidney.doubts] == [(z, "filled") for z in gap]
+    shown = np.flatnonzero((labels == 1).any(axis=(1, 2)))
+    assert (kidney.first_slice, len(kidney.sureness)) == (shown[0], len(shown))
+    assert [z for z, sure in zip(shown, kidney.sureness, strict=True) if sure == 0] == list(gap)
+
+
+def test_a_slice_seen_unsurely_and_one_whose_area_jumps_are_told():
+    odd = KIDNEY.copy()
+    odd[45] &= Y[45] < 70  # half of the kidney is missing on one slice
+    unsure = seen(odd, "left", score=lambda z: 0.7 if z == 36 else 0.97)
+    _, organs, _ = joined(unsure, body(k=(KIDNEY, 150)))
+    doubts = {doubt.slice: doubt.kind for doubt in organs["left_kidney"].doubts}
+    assert doubts[36] == "unsure"
+    assert doubts[45] == "jump"
+    assert set(doubts) <= {36, 44, 45, 46}
+    _, organs, _ = joined(seen(KIDNEY, "left"), body(k=(KIDNEY, 150)))
+    assert organs["left_kidney"].doubts == []
 
 
 @pytest.mark.parametrize(("without", "filled"), [((), 0), ((40,), 3), ((38, 40), 5)])
