@@ -1,7 +1,7 @@
 """What the dose chain costs: CPU-seconds and memory, without registration, cold kernel cache.
 
 Run: ``python benchmarks/bench_dose.py``. It prints, for four time points and three organs, a SPECT of 128³ voxels of
-4.42 mm (at most 10 CPU-seconds and 2 GB wanted) and one of 256³ voxels of 2.21 mm (90 CPU-seconds, 8 GB), and
+4.42 mm (at most 10 CPU-seconds and 2 GB wanted) and one of 256³ voxels of 2.21 mm (45 CPU-seconds, 8 GB), and
 registration per time point (30 CPU-seconds).
 """
 
@@ -132,7 +132,7 @@ def main() -> None:
     args = parser.parse_args()
     cases = [(128, (128, 256, 256), (4.0, 2.0, 2.0), 10, 2)]
     if not args.skip_large:
-        cases.append((256, (200, 512, 512), (2.5, 0.977, 0.977), 90, 8))
+        cases.append((256, (200, 512, 512), (2.5, 0.977, 0.977), 45, 8))
     print(f"{'case':<34}{'CPU s':>8}{'limit':>7}{'GB':>7}{'limit':>7}")
     for voxels, ct_shape, ct_mm, cpu_limit, gb_limit in cases:
         with tempfile.TemporaryDirectory() as name:

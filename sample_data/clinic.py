@@ -58,6 +58,7 @@ class Errors:
 
     contour_shared: float = 0.074
     contour_single: float = 0.061
+    contour_waves_mm: float = 1.5
     psf: float = 0.10
     calibration: float = 0.05
     shift_mm: tuple[float, float] = (2.0, 10.0)
@@ -239,14 +240,16 @@ def _beside(organ: _Organ, rng: np.random.Generator, grid: Geometry) -> NDArray[
 def _drawn(
     ct: Geometry, organs: dict[str, _Organ], shared: dict[str, float], errors: Errors, rng: np.random.Generator
 ) -> LabelMap:
-    """Contours as somebody drew them: too large or too small as a whole, and wavy."""
+    """Contours as somebody drew them: too large or too small as a whole, and wavy; waves move no volume."""
     values = {"left_kidney": 1, "liver": 3, "spleen": 4}
     array = np.zeros(ct.shape, np.uint8)
     for name, organ in organs.items():
         error = shared[name] + errors.contour_single * rng.standard_normal()
-        size = max(1 + error, 0.3) ** (1 / 3)
-        wavy = _level(ct, organ.centre_mm, organ.semi_mm * size) + 1.5 * _smooth(rng, ct, 14.0)
-        array[(wavy < 0) & (array == 0)] = values[name]
+        drawn_ml = 4e-3 / 3 * np.pi * float(np.prod(organ.semi_mm)) * max(1 + error, 0.3)
+        wavy = _level(ct, organ.centre_mm, organ.semi_mm) + errors.contour_waves_mm * _smooth(rng, ct, 14.0)
+        voxels = round(drawn_ml / ct.voxel_volume_ml)
+        edge = np.partition(wavy, voxels, axis=None)[voxels]
+        array[(wavy < edge) & (array == 0)] = values[name]
     return LabelMap(array, ct, {value: name for name, value in values.items()})
 
 

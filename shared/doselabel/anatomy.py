@@ -41,6 +41,16 @@ def middle_x_mm(ct: Volume) -> float | None:
     return float(upright.geometry.index_to_lps(np.array([centre[0], centre[1], middle]))[0])
 
 
+def filled(plane: np.ndarray) -> np.ndarray:
+    """A (y, x) mask with the holes it encloses: `scipy.ndimage.binary_fill_holes`, in a third of the time."""
+    around, count = ndimage.label(~plane)
+    outside = np.zeros(count + 1, bool)
+    for edge in (around[0], around[-1], around[:, 0], around[:, -1]):
+        outside[edge] = True
+    outside[0] = False
+    return ~outside[around]
+
+
 def split_kidneys(
     mask: np.ndarray, geometry: Geometry, middle_mm: float | None = None
 ) -> tuple[np.ndarray, np.ndarray]:

@@ -12,7 +12,7 @@ import numpy as np
 from scipy import ndimage
 
 from doselabel.alarms import Alarm, finding
-from doselabel.anatomy import ACROSS_MM, BODY_HU, OFF_MIDDLE_MM, Region, middle_x_mm
+from doselabel.anatomy import ACROSS_MM, BODY_HU, OFF_MIDDLE_MM, Region, filled, middle_x_mm
 from doselabel.geometry import Volume, oriented
 
 POSSIBLE_ML: Mapping[str, tuple[float, float]] = {
@@ -252,7 +252,7 @@ def _body(plane: np.ndarray) -> np.ndarray:
         return np.zeros(plane.shape, bool)
     sizes = np.bincount(things.ravel())
     sizes[0] = 0
-    return ndimage.binary_fill_holes(things == sizes.argmax())
+    return filled(things == sizes.argmax())
 
 
 def _title(name: str) -> str:

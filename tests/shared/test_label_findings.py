@@ -10,9 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from scipy import ndimage
 
 from doselabel.alarms import Alarm
-from doselabel.anatomy import regions
+from doselabel.anatomy import filled, regions
 from doselabel.cli import main
 from doselabel.dosimetry.uptake.masks import resolve
 from doselabel.errors import LabelError, ModelError
@@ -255,3 +256,10 @@ def test_findings_do_not_depend_on_how_the_array_is_stored(orientation):
 def test_kidneys_are_known_by_the_names_that_tools_give_them(tmp_path, name, organ):
     file = segments([np.where(organs() == 1, 1, 0).astype(np.uint8)], (name, 1, 0))(tmp_path)
     assert read_labels(file).renumbered().present() == (organ,)
+
+
+def test_holes_are_those_that_scipy_fills():
+    for seed in range(20):
+        plane = np.random.default_rng(seed).random((37, 51)) > 0.4
+        assert (filled(plane) == ndimage.binary_fill_holes(plane)).all()
+        assert filled(plane).sum() > plane.sum()

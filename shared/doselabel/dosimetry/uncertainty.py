@@ -23,6 +23,7 @@ from doselabel.dosimetry.physics.spheres import (
     recovery_volume_slope,
     require_not_negative,
     require_positive,
+    transfer_volume_slope,
     volume_relative_sd,
 )
 from doselabel.dosimetry.uptake.errors import ActivityErrors
@@ -260,7 +261,7 @@ def organ_budget(
     partial_volume_corrected : bool
         Whether activities were corrected for recovery (``gtm``); the error of the recovery then counts.
     margin_mm : float or None
-        By which the contour was expanded to read the activity (0 with a recovery correction); None for a volume of
+        By which the contour was expanded to read the activity, without a recovery correction; None for a volume of
         interest that does not follow the contour (``threshold``).
     model_relative_sd, sampling_relative_sd : float
         `curves.spread.ModelSpread.relative_sd`, and `curves.choice.sampling_relative_sd`.
@@ -275,6 +276,10 @@ def organ_budget(
     """
     fwhm = float(np.prod(np.broadcast_to(np.asarray(spect_fwhm_mm, dtype=float), 3)) ** (1.0 / 3.0))
     recovery_slope = recovery_volume_slope(volume_ml, fwhm) if partial_volume_corrected else 0.0
+    if partial_volume_corrected:
+        counts_slope = transfer_volume_slope(volume_ml, fwhm) + recovery_slope
+    else:
+        counts_slope = 0.0 if margin_mm is None else counts_volume_slope(volume_ml, fwhm, margin_mm)
     edges = volume_relative_sd(volume_ml, spacing_mm=ct_spacing_mm, fwhm_mm=ct_fwhm_mm)
     scans = scans or TiaErrors()
     total = tac.tia_sd_mbq_h / tac.tia_mbq_h
@@ -283,7 +288,7 @@ def organ_budget(
         dose_gy,
         # A contour's error is known from whole volumes: what voxels and blur do to its edges is part of it.
         volume=max(edges, contour_relative_sd),
-        counts_volume_slope=0.0 if margin_mm is None else counts_volume_slope(volume_ml, fwhm, margin_mm),
+        counts_volume_slope=counts_slope,
         recovery_volume_slope=recovery_slope,
         recovery=3.0 * recovery_slope * fwhm_relative_sd,
         calibration=calibration_relative_sd,

@@ -15,6 +15,7 @@ from doselabel.dosimetry.physics.spheres import (
     counts_volume_slope,
     recovery_volume_slope,
     sphere_recovery,
+    transfer_volume_slope,
     volume_relative_sd,
 )
 from doselabel.dosimetry.uncertainty import (
@@ -25,7 +26,10 @@ from doselabel.dosimetry.uncertainty import (
     percentile_sd_gy,
 )
 from doselabel.dosimetry.uptake.errors import ActivityErrors
+from doselabel.dosimetry.uptake.voi import measure
 from doselabel.errors import DoseError
+from doselabel.geometry import Geometry, Volume
+from doselabel.labels import LabelMap
 
 
 def radius_mm(volume_ml):
@@ -70,6 +74,25 @@ def test_counts_follow_the_outlined_volume_as_a_moved_contour_shows(margin_mm):
     up, down = (counts_within(image, r * (1 + s) + margin_mm) for s in (0.03, -0.03))
     slope = math.log(up / down) / (3 * math.log(1.03 / 0.97))
     assert counts_volume_slope(60.0, 12.0, margin_mm) == pytest.approx(slope, abs=0.01)
+
+
+def test_activity_by_the_transfer_matrix_follows_the_outlined_volume_as_masks_of_other_sizes_show():
+    """A ball of 155 mL outlined 10 % too small and too large, on SPECT voxels; read in its outline it would be 0.46."""
+    grid = Geometry((160, 160, 160), (1.2,) * 3)
+    axis = (np.arange(160) - 79.5) * 1.2
+    distance = np.sqrt(axis[:, None, None] ** 2 + axis[:, None] ** 2 + axis**2)
+    blurred = gaussian_filter((distance < 33.3).astype(np.float32), 12.0 / FWHM_PER_SIGMA / 1.2)
+    seen = blurred.reshape(40, 4, 40, 4, 40, 4).mean(axis=(1, 3, 5))
+    spect = Volume(seen, Geometry((40, 40, 40), (4.8,) * 3, (1.8,) * 3))
+
+    def activity(size):
+        masks = LabelMap((distance < 33.3 * size ** (1 / 3)).astype(np.uint8), grid, {1: "liver"})
+        return measure(spect, masks, method="gtm", psf_fwhm_mm=(12.0,) * 3).organs["liver"].activity_mbq
+
+    assert activity(1.0) * 1e6 == pytest.approx(4 / 3 * math.pi * 3.33**3, rel=0.01)
+    shown = math.log(activity(1.1) / activity(0.9)) / math.log(1.1 / 0.9)
+    assert transfer_volume_slope(155.0, 12.0) == pytest.approx(shown, abs=0.1)
+    assert 0.15 < shown < 0.4
 
 
 def test_without_margin_the_slope_is_phi_over_twice_the_recovery():

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from scipy import fft, ndimage
 
 from doselabel.alarms import Alarm
+from doselabel.anatomy import filled
 from doselabel.dosimetry.alignment.grids import Subdivision
 from doselabel.dosimetry.alignment.placement import MIRRORS, RESIZED, Placement, another_reading, compared
 from doselabel.dosimetry.alignment.registration import Alignment, onto
@@ -169,4 +170,4 @@ def _body(hu: NDArray[np.floating]) -> NDArray[np.bool_]:
     sizes = np.bincount(things.ravel())
     sizes[0] = 0
     largest = things == sizes.argmax()
-    return np.stack([ndimage.binary_fill_holes(plane) for plane in largest])
+    return np.stack([filled(plane) for plane in largest])

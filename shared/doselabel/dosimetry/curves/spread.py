@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 from numpy.typing import ArrayLike
 
 from doselabel.dosimetry.curves.fit import Model, TacFit, fit, loose
@@ -76,6 +77,9 @@ def fit_all(
     for name in dict.fromkeys(models):
         if name in fits:
             continue
+        if reason := _leaves_nothing(name, np.size(times_h)):
+            rejected[name] = reason
+            continue
         try:
             fits[name] = fit(times_h, activity_mbq, model=name, **common)  # type: ignore[arg-type]
         except FitError as error:
@@ -102,9 +106,8 @@ def inadmissible_because(tac: TacFit) -> str:
     Parameters beyond n - 1, any coefficient of variation of 50 % or more, or residuals that noise makes with
     a probability below 1 % (χ² above its mean by more than 2.6 standard deviations).
     """
-    n, p = int(tac.used.sum()), len(tac.params)
-    if tac.model in PARAMETER_NAMES and p > n - 1:
-        return f"{p} parameters for {n} points leave nothing to test the model with"
+    if reason := _leaves_nothing(tac.model, int(tac.used.sum())):
+        return reason
     uncertain = loose(tac.cv)
     if uncertain:
         return "coefficient of variation of " + ", ".join(uncertain)
@@ -112,3 +115,11 @@ def inadmissible_because(tac: TacFit) -> str:
     if dof and tac.chi_squared > dof + 2.6 * math.sqrt(2.0 * dof):
         return f"residuals too large for the noise: chi-squared {tac.chi_squared:.1f} with {dof} degrees of freedom"
     return ""
+
+
+def _leaves_nothing(model: str, points: int) -> str:
+    """Why so few points can't speak for a model, known before it is fitted; or ``""``."""
+    parameters = len(PARAMETER_NAMES.get(model, ()))
+    if parameters < points:
+        return ""
+    return f"{parameters} parameters for {points} points leave nothing to test the model with"

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from doselabel.anatomy import filled
 from doselabel.dosimetry.alignment.grids import block_mean, padded
 from doselabel.dosimetry.alignment.registration import onto
 from doselabel.geometry import Geometry, Volume, placed, resample
@@ -76,7 +77,7 @@ class DoseGrid:
             if not (regions == i + 1).any():  # smaller than a voxel: the one it fills most
                 regions.ravel()[parts[i].argmax()] = i + 1
         hu = _blocks(ct.array, start, k, geometry.shape)
-        body = np.stack([ndimage.binary_fill_holes(plane) for plane in hu > BODY_HU]) | (regions > 0)
+        body = np.stack([filled(plane) for plane in hu > BODY_HU]) | (regions > 0)
         return cls(ct.geometry, start, k, geometry, organs, regions, body, hu)
 
     def mask(self, name: str) -> NDArray[np.bool_]:
@@ -149,8 +150,12 @@ def on_ct(grid: DoseGrid, dose_gy: NDArray[np.float32], labels: LabelMap, means_
         out[grid.start[0] : stop[0], grid.start[1] : stop[1], grid.start[2] : stop[2]] = dose_gy
         return Volume(out, grid.ct)
     out = resample(volume, grid.ct).array
+    boxes = ndimage.find_objects(labels.array)
     for name in grid.organs:
-        fine = labels.mask(name)
+        value = labels.value(name)
+        assert value is not None  # the grid's organs are the map's
+        around = boxes[value - 1]
+        fine = labels.array[around] == value
         # Beyond its edge an organ's dose is that of its nearest voxel, or the edge would be mixed with outside.
         mask = grid.mask(name)
         box = padded(ndimage.find_objects(mask.view(np.uint8))[0], (3, 3, 3), mask.shape)
@@ -158,11 +163,10 @@ def on_ct(grid: DoseGrid, dose_gy: NDArray[np.float32], labels: LabelMap, means_
             ~mask[box], sampling=grid.geometry.spacing_mm, return_distances=False, return_indices=True
         )
         local = _part(grid.geometry, box)
-        around = ndimage.find_objects(fine.view(np.uint8))[0]
         target = _part(grid.ct, around)
-        values = resample(Volume(dose_gy[box][tuple(nearest)], local), target).array[fine[around]]
+        values = resample(Volume(dose_gy[box][tuple(nearest)], local), target).array[fine]
         mean = float(values.mean(dtype=np.float64))
-        out[fine] = values * (means_gy[name] / mean if mean > 0 else 0.0)
+        out[around][fine] = values * (means_gy[name] / mean if mean > 0 else 0.0)
     return Volume(out, grid.ct)
 
 

@@ -102,18 +102,17 @@ class _Candidate:
 
 def masks_differ(index: int, ct: str, masks: LabelMap, diagnostic: LabelMap, organs: Sequence[str]) -> list[Alarm]:
     """Organs whose mask at a time point is cut by its CT's edge, or of another volume than on the diagnostic CT."""
-    found = []
+    found, present = [], {*masks.present()} & {*diagnostic.present()}
     for name in organs:
-        if name not in masks.present() or name not in diagnostic.present():
+        if name not in present:
             continue
         own, usual = masks.volume_ml(name), diagnostic.volume_ml(name)
         loss = 1 - own / usual
         where = f"Time point {index + 1}: {title(name)}"
         numbers = {"volume_ml": own, "diagnostic_volume_ml": usual, "difference_percent": -100 * loss}
         shown = f"{own:.0f} mL on '{ct}', {usual:.0f} mL on the diagnostic CT ({-loss:+.0%})"
-        sides = touched(masks, name)
         spread = volume_relative_sd(usual, spacing_mm=masks.geometry.spacing_mm, fwhm_mm=CT_FWHM_MM)
-        if sides and loss > CUT_LOSS:
+        if loss > CUT_LOSS and touched(masks, name):
             sentence = f"{where} reaches the edge of the CT and has {shown}: part of it is outside."
             found.append(finding("mask-cut", sentence, numbers=numbers, organ=name, time_point=index, file=ct))
         elif abs(loss) > max(VOLUME_DIFFERS, VOLUME_SDS * spread):

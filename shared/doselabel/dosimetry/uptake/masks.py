@@ -169,11 +169,12 @@ def completed(labels: LabelMap, diagnostic: LabelMap, organs: tuple[str, ...]) -
     list of str
         The organs that were filled in.
     """
-    own, theirs = labels.renumbered(), diagnostic.renumbered()
+    own = labels.renumbered()
     present = own.present()
     missing = [name for name in organs if name not in present]
     if not missing:
         return own, []
+    theirs = diagnostic.renumbered()
     shared = [name for name in organs if name not in missing]
     matrix = match_masks(own, theirs, shared)[""].matrix if shared else np.eye(4)
     brought = carried(theirs, own.geometry, matrix)
