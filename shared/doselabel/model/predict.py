@@ -131,6 +131,7 @@ def segment(
     image = oriented(volume)
     crop = _crop(image.array, body_box(image.array))
     spacing_mm, hu = image.geometry.spacing_mm, _int16(image.array[crop])
+    progress("preparing the network", 0.0)  # the first use of a model by OpenVINO takes a while
     with torch.inference_mode(), _threads(threads):
         looker = _Looker(hu, spacing_mm, image.array.shape, ready, score_threshold, torch.device(device), engine)
         if spect is not None and ready.profile.spect:
