@@ -58,6 +58,8 @@ class Stalls:
 class Stored:
     """A server that has one version of the labels."""
 
+    url = "http://nobody"
+
     def __init__(self, organs: np.ndarray) -> None:
         self._organs = organs
 
