@@ -23,7 +23,7 @@ from doselabel.geometry import oriented
 from doselabel.model.network import INPUT_MEAN, INPUT_SD
 from doselabel.model.profiles import Profile
 from doselabel.model.replay import KINDS, made
-from doselabel.model.slices import PLANES, body_box, frame_of, in_plane, picture
+from doselabel.model.slices import PLANES, Pictures, body_box, frame_of, in_plane
 
 PER_PLANE = {"axial": 10, "coronal": 4, "sagittal": 4}
 """Pictures of each patient."""
@@ -57,12 +57,12 @@ def pictures(profile: Profile) -> Iterator[Tensor]:
     for number, kind in enumerate(KINDS):
         ct = oriented(made(kind, number)[0])
         hu, spacing_mm = ct.array.astype(np.int16), ct.geometry.spacing_mm
-        box = body_box(hu)
+        box, shown = body_box(hu), Pictures(hu, spacing_mm, profile)
         for plane, count in PER_PLANE.items():
             axis = PLANES[plane]
             frame = frame_of(profile, in_plane(spacing_mm, plane), in_plane(box, plane), in_plane(hu.shape, plane))
             for index in np.linspace(box[axis].start, box[axis].stop - 1, count + 2)[1:-1].astype(int):
-                seen = picture(hu, plane, index, frame, spacing_mm, profile)
+                seen = shown.of(plane, int(index), frame)
                 if profile.spect:
                     seen = torch.cat([seen, torch.zeros(1, *seen.shape[1:])])
                 height, width = (-(-side // 32) * 32 for side in seen.shape[1:])

@@ -28,10 +28,10 @@ from doselabel.model.network import bf16_pays, class_groups, paste
 from doselabel.model.slices import (
     PLANES,
     Frame,
+    Pictures,
     body_box,
     frame_of,
     in_plane,
-    picture,
     resampled,
     uptake_on,
 )
@@ -229,6 +229,7 @@ class _Looker:
         groups = class_groups(self.profile.classes)
         self.group_of = {index: name for name, members in groups.items() for index in members}
         self.box = body_box(self.hu)
+        self.pictures = Pictures(hu, spacing_mm, self.profile)
         self.cuts: dict[str, list[int]] = {}
         self.detections: list[Detection] = []
 
@@ -239,7 +240,7 @@ class _Looker:
         spacing, shape = in_plane(self.spacing, plane), in_plane(self.hu.shape, plane)
         rows_columns = in_plane(box or self.box, plane)
         frame = frame_of(self.profile, spacing, rows_columns, in_plane(self.scanned, plane))
-        image = picture(self.hu, plane, index, frame, self.spacing, self.profile)
+        image = self.pictures.of(plane, index, frame)
         if self.profile.spect:
             image = torch.cat([image, self._uptake(axis, index, frame)])
         image = image.to(self.device)

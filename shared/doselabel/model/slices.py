@@ -30,6 +30,10 @@ CLIP_HU = (-125.0, 275.0)
 the average of edge pixels out of it. Public sets whose HU are known only inside this window look like any other."""
 
 
+RECENT = 32
+"""Resampled slices that are kept for the next picture: more than the channels of one reach."""
+
+
 @dataclass(frozen=True)
 class Frame:
     """The pixel grid the network sees, laid over one slice of an array.
@@ -142,12 +146,27 @@ def windowed(hu: Tensor, profile: Profile) -> Tensor:
     return ((hu - low) / (high - low)).clamp(0, 1)
 
 
-def picture(
-    hu: np.ndarray, plane: str, index: int, frame: Frame, spacing_mm: tuple[float, float, float], profile: Profile
-) -> Tensor:
-    """One slice of a CT (C, H, W) in [0, 1], as the network sees it in use."""
-    step = channel_step(profile, spacing_mm[PLANES[plane]])
-    return windowed(resampled(stack(hu, plane, index, profile.in_slices, step), frame), profile)
+class Pictures:
+    """Slices of one CT (z, y, x) as the network sees them in use; what neighbours share is resampled once."""
+
+    def __init__(self, hu: np.ndarray, spacing_mm: tuple[float, float, float], profile: Profile) -> None:
+        self._hu, self._profile = hu, profile
+        self._steps = {plane: channel_step(profile, spacing_mm[axis]) for plane, axis in PLANES.items()}
+        self._recent: dict[tuple[str, int, Frame], Tensor] = {}
+
+    def of(self, plane: str, index: int, frame: Frame) -> Tensor:
+        """One slice (C, H, W) in [0, 1], with its neighbours as channels; at the ends the last one repeats."""
+        wanted = index + self._steps[plane] * (np.arange(self._profile.in_slices) - self._profile.in_slices // 2)
+        there = np.clip(wanted, 0, self._hu.shape[PLANES[plane]] - 1)
+        return torch.cat([self._one(plane, int(k), frame) for k in there])
+
+    def _one(self, plane: str, index: int, frame: Frame) -> Tensor:
+        key = (plane, index, frame)
+        if key not in self._recent:
+            self._recent[key] = windowed(resampled(stack(self._hu, plane, index, 1, 1), frame), self._profile)
+            if len(self._recent) > RECENT:
+                del self._recent[next(iter(self._recent))]
+        return self._recent[key]
 
 
 def uptake(activity: np.ndarray) -> np.ndarray:
