@@ -384,7 +384,7 @@ class Registering(QObject):
         while True:  # the moves, of which a slow window leaves some out, and the release
             if turning:
                 angle_deg = DEGREES_PER_PIXEL * (float(event.pos[0]) - x)
-                self.status.emit(f"{angle_deg:+.1f}° at release", "info")
+                self.status.emit(f"{angle_deg:+z.1f}° at release", "info")
             else:
                 away = (np.asarray(event.position, float) - begun)[[down, right]]
                 translate, lead = home.copy(), viewer.dims.ndim - layers.spect.ndim

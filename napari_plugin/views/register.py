@@ -158,7 +158,7 @@ class RegisterView(QWidget):
                     title(a.name),
                     f"{a.stored_mbq:.3g}",
                     f"{a.now_mbq:.3g}",
-                    "–" if a.change_percent is None else f"{a.change_percent:+.1f}",
+                    "–" if a.change_percent is None else f"{a.change_percent:+z.1f}",
                 ]
                 for a in quality.activities
             ]

@@ -84,7 +84,7 @@ class ReviewView(QWidget):
 
     def set_compared(self, version: LabelVersion, _: LabelMap, rows: Sequence[tuple[str, float, float, float]]) -> None:
         """Show how a version differs from the labels on screen."""
-        cells = [(name, f"{a:.1f}", f"{b:.1f}", f"{b - a:+.1f}", f"{dice:.3f}") for name, a, b, dice in rows]
+        cells = [(name, f"{a:.1f}", f"{b:.1f}", f"{b - a:+z.1f}", f"{dice:.3f}") for name, a, b, dice in rows]
         self.differences.set_rows(cells)
         self.differences.setVisible(True)
         self._compared = version.version

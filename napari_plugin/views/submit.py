@@ -111,6 +111,6 @@ def _cells(organ: OrganReview) -> list[str]:
     return [
         title(organ.name),
         f"{organ.volume_ml:.1f}",
-        "–" if organ.change_ml is None else f"{organ.change_ml:+.1f}",
+        "–" if organ.change_ml is None else f"{organ.change_ml:+z.1f}",
         "–" if organ.dice is None else f"{organ.dice:.3f}",
     ]

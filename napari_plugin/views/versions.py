@@ -66,9 +66,9 @@ def _cells(before: OrganDose | None, after: OrganDose | None) -> list[str]:
     if before is None or after is None:
         return [*doses, "–", "–"]
     percent = change_percent(before.mean_dose_gy, after.mean_dose_gy)
-    return [*doses, percent, f"{after.mass_g - before.mass_g:+.1f}"]
+    return [*doses, percent, f"{after.mass_g - before.mass_g:+z.1f}"]
 
 
 def change_percent(before: float, after: float) -> str:
     """Change in percent, with its sign."""
-    return "–" if before == 0 else f"{100 * (after / before - 1):+.1f}"
+    return "–" if before == 0 else f"{100 * (after / before - 1):+z.1f}"
