@@ -11,6 +11,7 @@ move dose out of the organ.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -166,14 +167,17 @@ def compute_case(case: Case, progress: Progress = no_progress) -> DoseComputatio
 def _chain(case: Case, organs: tuple[str, ...], progress: Progress) -> DoseComputation:
     """The chain for the given organs; raises OrganFailures for those that can't be computed."""
     failures, said = Failures(), list(case.findings)
-    uptakes = measured(case, organs, failures, said, progress)
+    with ThreadPoolExecutor(1) as aside:
+        laid = aside.submit(_grid, case, organs)  # hangs on the diagnostic CT alone
+        uptakes = measured(case, organs, failures, said, progress)
 
-    progress("time-activity curves", 0.64)
-    curves = _curves(case, organs, uptakes, failures)
+        progress("time-activity curves", 0.64)
+        curves = _curves(case, organs, uptakes, failures)
     rest = fit_rest(case.times_h, [u.activity.rest_mbq for u in uptakes], case.nuclide.name, case.options)
 
     progress("activity map", 0.68)
-    grid, tia_mbq_h = _tia_map(case, organs, uptakes, curves, rest[0], failures)
+    grid = laid.result()
+    tia_mbq_h = _tia_map(case, grid, uptakes, curves, rest[0], failures)
 
     progress("dose kernel", 0.72)
     kernel = _kernel(case, grid)
@@ -260,22 +264,25 @@ def _reference(case: Case) -> int:
     return case.options.reference
 
 
+def _grid(case: Case, organs: tuple[str, ...]) -> DoseGrid:
+    key = digest("grid", fingerprint(case.ct.array), fingerprint(case.diagnostic.array), list(organs))
+    return case.store.hold(key, lambda: DoseGrid.around(case.ct, case.diagnostic, organs))
+
+
 def _tia_map(
     case: Case,
-    organs: tuple[str, ...],
+    grid: DoseGrid,
     uptakes: list[Uptake],
     curves: Mapping[str, OrganCurve],
     rest_tia_mbq_h: float,
     failures: Failures,
-) -> tuple[DoseGrid, NDArray[np.float32]]:
+) -> NDArray[np.float32]:
     """Time-integrated activity of every voxel of the dose grid, MBq·h."""
     reference = _reference(case)
-    key = digest("grid", fingerprint(case.ct.array), fingerprint(case.diagnostic.array), list(organs))
-    grid = case.store.hold(key, lambda: DoseGrid.around(case.ct, case.diagnostic, organs))
     needed = range(len(uptakes)) if case.options.tia_map == "voxel_fit" else [reference]
     sources = {i: _source(uptakes[i]) for i in needed}
     shares = {}
-    for name in organs:
+    for name in grid.organs:
         with failures.of(name):
             if case.options.tia_map == "organ_curve":
                 shares[name] = organ_shares(grid, sources[reference], name)
@@ -288,7 +295,7 @@ def _tia_map(
     tia = {name: curve.fit.tia_mbq_h for name, curve in curves.items()}
     rest_mbq = uptakes[reference].activity.rest_mbq
     rest_h = rest_tia_mbq_h / rest_mbq if rest_mbq > 0 else 0.0
-    return grid, tia_map(grid, shares, tia, sources[reference], rest_h)
+    return tia_map(grid, shares, tia, sources[reference], rest_h)
 
 
 def _source(uptake: Uptake) -> Source:

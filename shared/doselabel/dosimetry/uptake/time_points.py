@@ -115,8 +115,9 @@ def measured(
             said += [f"{where}: {text}" for text in found.warnings]
     failures.settle()
     places = compared([there for _, there, _ in looks], case.times_h)
+    matrices = _each(frames.to_diagnostic, count, case.workers)
     uptakes = [
-        Uptake(scan, there, found, frames.to_diagnostic(scan.index), _own_masks(case, scan.index))
+        Uptake(scan, there, found, matrices[scan.index], _own_masks(case, scan.index))
         for (scan, _, found), there in zip(looks, places, strict=True)
         if found is not None
     ]
