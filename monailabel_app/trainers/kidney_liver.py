@@ -16,8 +16,10 @@ from typing import TYPE_CHECKING, Any
 from monailabel.interfaces.tasks.train import TrainTask
 
 from doselabel import disk
+from doselabel.alarms import Alarm, finding, ordered
 from doselabel.errors import ModelError, Progress
 from doselabel.files import file_sha256
+from doselabel.labels import read_labels
 from doselabel.wire import TrainingSummary
 from monailabel_app.conf import REPLAY_MADE, REPLAY_NONE, Conf
 from monailabel_app.datastore import StudyDatastore
@@ -73,6 +75,8 @@ class TrainKidneyLiver(TrainTask):
             for case in datastore.cases()
             if (label := case.labels.tagged("final"))
         ]
+        champion = self._models.champion()
+        final, blank = _parted(final, champion)
         cases = [case for case in final if case.patient not in held_out]
         validation = [case for case in final if case.patient in held_out]
         if not cases:
@@ -85,7 +89,6 @@ class TrainKidneyLiver(TrainTask):
         out = Path(request.get("out") or self._conf.state / "runs" / f"{datetime.now(UTC):%Y%m%dT%H%M%S%f}")
         disk.make_folder(out)
         disk.write(out / SNAPSHOT, json.dumps(snapshot, indent=2))
-        champion = self._models.champion()
         stages = staged(
             progress, {"replay set": 2, "loading": 1, "training": 20, "old model": 2, "new model": 2, "old domain": 2}
         )
@@ -128,7 +131,7 @@ class TrainKidneyLiver(TrainTask):
             dice_after={name: figures["dice"] for name, figures in summarize(after).items()},
             reason=decision.reason,
             model_sha256=file_sha256(result.checkpoint),
-            alarms=list(result.findings),
+            alarms=ordered([*blank, *result.findings]),
         )
         sides = {"old_model": before, "new_model": after}
         sides |= {"old_model_on_old_domain": old_domain[0], "new_model_on_old_domain": old_domain[1]}
@@ -150,6 +153,21 @@ class TrainKidneyLiver(TrainTask):
         if self._conf.replay == REPLAY_MADE:
             return replay_cases(self._conf.state / "replay", progress)
         return parted([case for case in cases_from(Path(self._conf.replay)) if case.patient not in held_out])
+
+
+def _parted(cases: Sequence[TrainCase], champion: Path) -> tuple[list[TrainCase], list[Alarm]]:
+    """Cases whose label maps show an organ of the model, and what is to be said of the others."""
+    from doselabel.model.checkpoint import read_card
+
+    classes = {*read_card(champion)[0].classes}
+    shown, blank = [], []
+    for case in cases:
+        if classes & {*read_labels(case.labels).present()}:
+            shown.append(case)
+        else:
+            said = f"{_named(case)} shows no organ of the model: it was left out of the training."
+            blank.append(finding("label-empty", said, file=Path(case.labels).name))
+    return shown, blank
 
 
 def _named(case) -> str:

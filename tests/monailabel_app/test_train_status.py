@@ -53,3 +53,21 @@ def test_a_training_looks_at_validation_cts_as_it_goes_without_learning_from_the
     looks = [row for row in seen if "dice_liver" in row]
     assert [row["step"] for row in looks] == [2 * n for n in range(1, LOOKS + 1)]
     assert looks[-1]["dice_liver"] == pytest.approx(done["training"]["dice_after"]["liver"])
+
+
+def test_an_empty_label_map_is_left_out_by_name_and_holds_up_no_training(tmp_path, boxes, untrained):
+    root = tmp_path / "studies"
+    for name in ("P-001", "P-002"):
+        boxes.make_patient(root / name, name, times_h=(24.0,))
+    store = StudyDatastore(root)
+    drawn = boxes.write(tmp_path / "labels.nii.gz", boxes.organs())
+    blank = boxes.write(tmp_path / "blank.nii.gz", 0 * boxes.organs())
+    for case in store.cases():
+        store.submit(case.image_id, drawn, LabelSubmission(author="ada"))
+    store.submit("P-002__ct", blank, LabelSubmission(author="bob"))
+    conf = Conf.read(str(root), {"checkpoint": str(untrained), "replay": "none"})
+    task = TrainKidneyLiver(ModelStore(conf.state / "model", untrained), conf)
+    done = task({"steps": 2, "out": str(tmp_path / "run")}, store)["training"]
+    assert done["cases"] == 3
+    (alarm,) = [alarm for alarm in done["alarms"] if alarm["code"] == "label-empty"]
+    assert "P-002/ct/v0002" in alarm["sentence"]
