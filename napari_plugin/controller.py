@@ -308,7 +308,7 @@ class Controller(QObject):
 
     # ---- training and dose
 
-    def train(self, steps: int = 50, **params: Any) -> None:
+    def train(self, steps: int, **params: Any) -> None:
         """Let the server train on the submitted labels."""
         if (client := self._connected("train")) is not None:
             self._asked("train", self.learning.train(client, self.settings.author, {"steps": steps, **params}))

@@ -36,7 +36,7 @@ SNAPSHOT = "snapshot.json"
 
 
 PEAK_RATE = 3e-4
-"""Of the learning rate. From one case to some dozens, 60 steps at it bring as much as 200 at a third of it."""
+"""Of the learning rate. On six cases 60 steps at it bring as much as 200 at a third of it (docs/training.md)."""
 
 SHOWN, LOOKS = 1, 3
 """So many validation CTs are looked at so often while it learns: that shows where it goes, and decides nothing."""

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from doselabel.geometry import oriented
-from doselabel.model.network import INPUT_MEAN, INPUT_SD
+from doselabel.model.network import Batch
 from doselabel.model.profiles import Profile
 from doselabel.model.replay import KINDS, made
 from doselabel.model.slices import PLANES, Pictures, body_box, frame_of, in_plane
@@ -65,7 +65,4 @@ def pictures(profile: Profile) -> Iterator[Tensor]:
                 seen = shown.of(plane, int(index), frame)
                 if profile.spect:
                     seen = torch.cat([seen, torch.zeros(1, *seen.shape[1:])])
-                height, width = (-(-side // 32) * 32 for side in seen.shape[1:])
-                padded = torch.zeros(1, len(seen), height, width)
-                padded[0, :, : seen.shape[1], : seen.shape[2]] = seen
-                yield (padded - INPUT_MEAN) / INPUT_SD
+                yield Batch()([seen])[0].tensors

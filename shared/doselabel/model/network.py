@@ -106,7 +106,7 @@ def build(profile: Profile, *, pretrained: Path | None = None) -> GeneralizedRCN
         mask_predictor=_MaskPredictor(profile.mask_convs[-1], n_classes, profile.mask_target),
     )
     heads.groups = class_groups(profile.classes)
-    return GeneralizedRCNN(backbone, rpn, heads, _Batch())
+    return GeneralizedRCNN(backbone, rpn, heads, Batch())
 
 
 def class_groups(classes: tuple[str, ...]) -> dict[str, tuple[int, ...]]:
@@ -338,7 +338,7 @@ class _Heads(RoIHeads):
         return boxes[torch.arange(len(boxes), device=boxes.device), label], member_scores.sum(1), label
 
 
-class _Batch(nn.Module):
+class Batch(nn.Module):
     """Pads a list of slices to one batch. Slices come at the size and range the network wants: nothing else is done."""
 
     def forward(self, images: list[Tensor], targets: list[dict[str, Tensor]] | None = None):

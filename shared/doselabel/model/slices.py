@@ -113,8 +113,13 @@ def channel_step(profile: Profile, spacing_mm: float) -> int:
 def adjacent(array: np.ndarray, plane: str, index: int, channels: int, step: int) -> np.ndarray:
     """Adjacent slices (C, rows, columns) around ``index``, ``step`` apart; at the ends the last one repeats."""
     along = np.moveaxis(array, PLANES[plane], 0)  # a view; np.take would copy a whole flipped volume
+    return np.stack([along[k] for k in neighbours(index, len(along), channels, step)])
+
+
+def neighbours(index: int, size: int, channels: int, step: int) -> list[int]:
+    """Slices around ``index``, ``step`` apart, of an image of ``size`` slices; at the ends the last one repeats."""
     wanted = index + step * (np.arange(channels) - channels // 2)
-    return np.stack([along[k] for k in np.clip(wanted, 0, len(along) - 1)])
+    return np.clip(wanted, 0, size - 1).tolist()
 
 
 def stack(hu: np.ndarray, plane: str, index: int, channels: int, step: int) -> Tensor:
@@ -155,10 +160,10 @@ class Pictures:
         self._recent: dict[tuple[str, int, Frame], Tensor] = {}
 
     def of(self, plane: str, index: int, frame: Frame) -> Tensor:
-        """One slice (C, H, W) in [0, 1], with its neighbours as channels; at the ends the last one repeats."""
-        wanted = index + self._steps[plane] * (np.arange(self._profile.in_slices) - self._profile.in_slices // 2)
-        there = np.clip(wanted, 0, self._hu.shape[PLANES[plane]] - 1)
-        return torch.cat([self._one(plane, int(k), frame) for k in there])
+        """One slice (C, H, W) in [0, 1], with its neighbours as channels."""
+        size = self._hu.shape[PLANES[plane]]
+        there = neighbours(index, size, self._profile.in_slices, self._steps[plane])
+        return torch.cat([self._one(plane, k, frame) for k in there])
 
     def _one(self, plane: str, index: int, frame: Frame) -> Tensor:
         key = (plane, index, frame)
