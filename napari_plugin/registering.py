@@ -71,7 +71,7 @@ class Registering(QObject):
         self.places: list[Place] = []
         self.active = self.dragging = self.looking_back = False
         self._judges: dict[int, tuple[Session, int, Judge]] = {}
-        self._overlay: Any = None
+        self.overlay: Any = None  # the layer of the SPECT's own CT
         self._again: set[str] = set()
         self._settle = QTimer(self)
         self._settle.setSingleShot(True)
@@ -217,7 +217,7 @@ class Registering(QObject):
         )
 
         def then(_: StudyInfo) -> None:
-            place.stored, place.steps, place.methods, place.at = matrix, [], [], -1
+            place.stored, place.steps, place.at = matrix, [], -1
             self._connection.refresh()
             self.stored.emit()
             self.status.emit(f"{patient}: the place of the SPECT at {frame.time_h:g} h is stored.", "info")
@@ -253,7 +253,7 @@ class Registering(QObject):
                 return
             place.to_shown, place.summary = np.asarray(summary.matrix), summary
             self._forget_overlay()
-            self._overlay = scene.add_second_ct(self._viewer, volume, case.ct.geometry, f"CT at {frame.time_h:g} h")
+            self.overlay = scene.add_second_ct(self._viewer, volume, case.ct.geometry, f"CT at {frame.time_h:g} h")
             self._viewer.layers.selection.active = self._editing.layers.labels if self._editing.layers else None
             self._show()
 
@@ -261,13 +261,8 @@ class Registering(QObject):
 
     def show_ct(self, on: bool) -> None:
         """Show or hide the SPECT's own CT over the diagnostic one."""
-        if self._overlay is not None:
-            self._overlay.visible = on
-
-    @property
-    def overlay(self) -> Any:
-        """The layer of the SPECT's own CT; None when it is not shown."""
-        return self._overlay
+        if self.overlay is not None:
+            self.overlay.visible = on
 
     # ---- on screen
 
@@ -364,9 +359,9 @@ class Registering(QObject):
         self._settle.start(200)
 
     def _forget_overlay(self) -> None:
-        if self._overlay is not None:
-            scene.remove(self._viewer, [self._overlay])
-            self._overlay = None
+        if self.overlay is not None:
+            scene.remove(self._viewer, [self.overlay])
+            self.overlay = None
 
     def _on_drag(self, viewer: ViewerModel, event: Any) -> Iterator[None]:
         """Left button: the SPECT goes with the mouse; with Ctrl it turns, to the right clockwise."""

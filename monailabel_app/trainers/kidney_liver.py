@@ -76,7 +76,7 @@ class TrainKidneyLiver(TrainTask):
             if (label := case.labels.tagged("final"))
         ]
         champion = self._models.champion()
-        final, blank = _parted(final, champion)
+        final, blank = _showing(final, champion)
         cases = [case for case in final if case.patient not in held_out]
         validation = [case for case in final if case.patient in held_out]
         if not cases:
@@ -155,7 +155,7 @@ class TrainKidneyLiver(TrainTask):
         return parted([case for case in cases_from(Path(self._conf.replay)) if case.patient not in held_out])
 
 
-def _parted(cases: Sequence[TrainCase], champion: Path) -> tuple[list[TrainCase], list[Alarm]]:
+def _showing(cases: Sequence[TrainCase], champion: Path) -> tuple[list[TrainCase], list[Alarm]]:
     """Cases whose label maps show an organ of the model, and what is to be said of the others."""
     from doselabel.model.checkpoint import read_card
 

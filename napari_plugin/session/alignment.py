@@ -52,16 +52,16 @@ class Quality:
 
 @dataclass
 class Place:
-    """The places one SPECT has had on its own CT: `steps` up to `at` can be undone, those behind it redone.
+    """The places one SPECT has had on its own CT, each with how it got there: `steps` up to `at` can be undone, those
+    behind it redone.
 
     ``to_shown`` brings its own CT onto the CT on screen; None while the diagnostic CT's relation to it is not known.
     ``drawn`` is the place on the CT on screen that the image shows.
     """
 
     stored: np.ndarray
-    steps: list[np.ndarray] = field(default_factory=list)
+    steps: list[tuple[np.ndarray, str]] = field(default_factory=list)
     at: int = -1
-    methods: list[str] = field(default_factory=list)
     to_shown: np.ndarray | None = None
     drawn: np.ndarray | None = None
     summary: RegistrationSummary | None = None
@@ -69,18 +69,17 @@ class Place:
     @property
     def now(self) -> np.ndarray:
         """Where it is."""
-        return self.steps[self.at] if self.at >= 0 else self.stored
+        return self.steps[self.at][0] if self.at >= 0 else self.stored
 
     @property
     def method(self) -> str:
         """How it got there."""
-        return self.methods[self.at] if self.at >= 0 else ""
+        return self.steps[self.at][1] if self.at >= 0 else ""
 
     def add(self, matrix: np.ndarray, method: str) -> None:
         """Take a step; those that were undone are forgotten."""
-        del self.steps[self.at + 1 :], self.methods[self.at + 1 :]
-        self.steps.append(matrix)
-        self.methods.append(method)
+        del self.steps[self.at + 1 :]
+        self.steps.append((matrix, method))
         self.at += 1
 
     def shown(self, matrix: np.ndarray) -> np.ndarray:
@@ -109,18 +108,20 @@ def turned(ct: Geometry, right: int, down: int, angle_deg: float, about_mm: np.n
 
 def moved_by(before: np.ndarray, after: np.ndarray, labels: LabelMap) -> tuple[float, float]:
     """Mean distance (mm) over the organs, or over the grid without any, and angle (°) between two places."""
-    drawn = np.argwhere(labels.array[::4, ::4, ::4] > 0) * 4
-    points = labels.geometry.index_to_lps(drawn) if len(drawn) else labels.geometry.corners_lps()
     turn = after[:3, :3] @ before[:3, :3].T
     angle = np.degrees(np.arccos(np.clip((np.trace(turn) - 1) / 2, -1.0, 1.0)))
-    return mean_shift_mm(before, after, points), float(angle)
+    return mean_shift_mm(before, after, _points(labels)), float(angle)
 
 
 def centre_mm(labels: LabelMap) -> np.ndarray:
     """Middle of what is drawn, or of the CT, LPS."""
+    return _points(labels).mean(axis=0)
+
+
+def _points(labels: LabelMap) -> np.ndarray:
+    """Points (n, 3) of what is drawn, or the CT's corners, LPS."""
     drawn = np.argwhere(labels.array[::4, ::4, ::4] > 0) * 4
-    points = labels.geometry.index_to_lps(drawn) if len(drawn) else labels.geometry.corners_lps()
-    return points.mean(axis=0)
+    return labels.geometry.index_to_lps(drawn) if len(drawn) else labels.geometry.corners_lps()
 
 
 def on_grid(spect: Volume, matrix: np.ndarray, grid: Geometry) -> np.ndarray:
