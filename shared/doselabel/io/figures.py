@@ -135,7 +135,7 @@ def _bright(name: str) -> str:
 
 def organ_charts(figure: FigureBase, result: OrganDose) -> None:
     """An organ's curve with residuals, the curve to infinity, and its dose-volume histogram, side by side."""
-    grid = figure.add_gridspec(2, 3, left=0.078, right=0.99, bottom=0.165, top=0.90, hspace=0.13, wspace=0.24,
+    grid = figure.add_gridspec(2, 3, left=0.078, right=0.99, bottom=0.2, top=0.90, hspace=0.13, wspace=0.24,
                                height_ratios=(3.0, 1))  # fmt: skip
     near, rest, whole, histogram = (figure.add_subplot(g) for g in (grid[0, 0], grid[1, 0], grid[:, 1], grid[:, 2]))
     time_activity(near, rest, whole, result)
@@ -245,20 +245,22 @@ def differential(dose_gy: np.ndarray, volume_percent: np.ndarray, bins: int = 60
     return (edges[1:] + edges[:-1]) / 2, np.clip(-np.diff(cumulative) / np.diff(edges), 0, None)
 
 
-def differences(
-    figure: FigureBase, rows: Sequence[tuple[str, float, float]], band_percent: float | None = None
-) -> None:
+def differences_height_mm(count: int) -> float:
+    """Height of `differences` with so many lines."""
+    return 18.0 + 9.0 * count
+
+
+def differences(figure: FigureBase, rows: Sequence[tuple[str, float, float]]) -> None:
     """Differences in percent (label, value, standard deviation) about zero, one per line."""
-    axes = figure.add_axes((0.20, 0.20, 0.77, 0.74))
+    below = 11.0 / differences_height_mm(len(rows))  # the scale and its words, however few the lines
+    axes = figure.add_axes((0.20, below, 0.77, 0.94 - below))
     y = np.arange(len(rows))[::-1]
     values = np.array([value for _, value, _ in rows])
     errors = np.array([sd for _, _, sd in rows])
-    if band_percent:
-        axes.axvspan(-band_percent, band_percent, color="#e8f1ea", linewidth=0)
     axes.axvline(0, color=SOFT, linewidth=0.8)
     axes.errorbar(values, y, xerr=errors if errors.any() else None, fmt="o", color=CHART_COLORS[1], markersize=4,
                   elinewidth=0.9, capsize=2.5)  # fmt: skip
-    reach = 1.15 * max(float(np.max(np.abs(values) + errors)), band_percent or 0.0, 1.0)
+    reach = 1.15 * max(float(np.max(np.abs(values) + errors)), 1.0)
     axes.set_xlim(-reach, reach)
     axes.set_ylim(-0.6, len(rows) - 0.4)
     axes.set_yticks(y, [label for label, _, _ in rows])

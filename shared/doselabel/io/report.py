@@ -196,7 +196,7 @@ def _truth(results: DoseResults, truth: Mapping[str, Mapping[str, Any]]) -> list
         Heading("Against the phantom's truth"),
         tables.truth(results, truth),
         Figure(
-            lambda fig: figures.differences(fig, chart), 150, 16 + 9 * len(chart),
+            lambda fig: figures.differences(fig, chart), 150, figures.differences_height_mm(len(chart)),
             "Computed minus true mean absorbed dose.", "Differences from the truth in percent",
         ),
     ]  # fmt: skip
@@ -218,7 +218,7 @@ def _organ(results: DoseResults, name: str, ct: Volume, labels: LabelMap | None,
     lower = title(name).lower()
     blocks += [
         Figure(
-            lambda fig: figures.organ_charts(fig, result), 178, 48,
+            lambda fig: figures.organ_charts(fig, result), 178, 52,
             "Time-activity curve (activities as measured, not decay-corrected; bars k = 1), its extrapolation, and the "
             f"dose-volume histogram with its differential form as a tint. {tables.parameters_text(result)}",
             f"Time-activity curve, residuals and dose-volume histogram of the {lower}",

@@ -8,13 +8,14 @@ import subprocess
 import sys
 from html.parser import HTMLParser
 
+import matplotlib
 import numpy as np
 import pytest
 
 from doselabel.dosimetry.options import DoseOptions
 from doselabel.errors import Cancelled, DoseError
 from doselabel.io import report_method, report_stated, report_tables
-from doselabel.io.document import Column, Document, Heading, Note, Table, to_html
+from doselabel.io.document import STYLE, Column, Document, Figure, Heading, Note, Table, new_figure, to_html
 from doselabel.io.figures import differential
 from doselabel.io.pdf import PAGE_MM, _column_widths, _width_mm, _wrap, to_pdf
 from doselabel.io.report import NOT_REVIEWED, build, in_ct_frame, read_truth, sections, write_report
@@ -277,6 +278,22 @@ def test_the_differential_histogram_is_the_slope_of_the_cumulative_one(example):
     middle, density = differential(dose, 100 * (1 - dose / 4))
     assert density == pytest.approx(25.0)
     assert np.sum(density) * (middle[1] - middle[0]) == pytest.approx(100.0)
+
+
+def test_no_title_or_axis_label_of_a_figure_is_cut(example):
+    document = build(example.results, example.study, example.labels, example.dose, truth=example.truth)
+    drawn = [block for block in document.blocks if isinstance(block, Figure)]
+    assert len(drawn) >= 8
+    for block in drawn:
+        with matplotlib.rc_context(STYLE):
+            canvas = new_figure(block.width_mm, block.height_mm)
+            block.draw(canvas)
+            canvas.draw_without_rendering()
+            for axes in canvas.axes:
+                for word in (axes.xaxis.label, axes.yaxis.label, axes.title, axes._left_title):
+                    at = word.get_window_extent().padded(-1)
+                    assert not word.get_text() or canvas.bbox.fully_contains(at.x0, at.y0), (block.alt, word)
+                    assert not word.get_text() or canvas.bbox.fully_contains(at.x1, at.y1), (block.alt, word)
 
 
 def test_the_parts_come_in_the_order_a_reader_wants(example):
