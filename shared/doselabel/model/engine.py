@@ -1,8 +1,8 @@
-"""What runs the dense part of a network: torch, or OpenVINO where it is installed. Knows no slices and no organs.
+"""What runs the layers of a network: torch, or OpenVINO where it is installed. Knows no slices and no organs.
 
-Backbone and pyramid cost most of a slice. OpenVINO computes them from the same weights: in 8 bits where NNCF is
-installed too (extra "openvino"), else in torch's own precision. Masks differ at single voxels of the rim. The rest
-(proposals, heads) stays in torch.
+OpenVINO computes whatever has weights, from the same ones: in 8 bits where NNCF is installed too (extra "openvino"),
+else in torch's own precision. Masks differ at single voxels of the rim. What goes between the parts (proposals, RoI
+align, boxes) stays in torch.
 """
 
 from __future__ import annotations
@@ -10,11 +10,12 @@ from __future__ import annotations
 import copy
 import importlib
 import importlib.util
-import os
+import shutil
 import sys
 import tempfile
 import warnings
 from collections import OrderedDict
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 from weakref import WeakKeyDictionary
@@ -28,16 +29,26 @@ from doselabel.errors import ModelError
 from doselabel.model import eightbit
 from doselabel.model.checkpoint import Checkpoint
 from doselabel.model.network import bf16_pays
+from doselabel.model.profiles import Profile
 from doselabel.model.vision import GeneralizedRCNN
 
 Engine = Literal["auto", "torch", "openvino"]
+
+PARTS: dict[str, Callable[[list[Tensor]], Any]] = {
+    "backbone": lambda levels: OrderedDict((str(k), level) for k, level in enumerate(levels)),
+    "rpn.head": lambda found: (found[: len(found) // 2], found[len(found) // 2 :]),
+    "roi_heads.box_head": lambda found: found[0],
+    "roi_heads.mask_head": lambda found: found[0],
+    "roi_heads.mask_predictor": lambda found: found[0],
+}
+"""What OpenVINO runs, and how its arrays become what torchvision expects of that part."""
 
 KEPT = 4
 """Converted models on disk."""
 
 
 def for_use(ready: Checkpoint, device: torch.device, engine: Engine = "auto") -> nn.Module:
-    """A network for prediction, its dense part run by the engine asked for.
+    """A network for prediction, its layers run by the engine asked for.
 
     Parameters
     ----------
@@ -61,61 +72,75 @@ def for_use(ready: Checkpoint, device: torch.device, engine: Engine = "auto") ->
         )
     if engine == "torch" or not able or not isinstance(model, GeneralizedRCNN) or len(ready.sha256) != 64:
         return model  # weights without a file's hash may still change
-    # The same parts, but for one: weights are shared, and the checkpoint's own network keeps its backbone.
-    quick = copy.copy(model)
-    quick._modules = {**model._modules, "backbone": _Dense(model.backbone, ready)}
+    if model not in _compiled:
+        _compiled[model] = _compile(model, ready)
+    quick: nn.Module = model
+    for name, compiled in _compiled[model].items():
+        quick = _exchanged(quick, name, _Part(name, model.get_submodule(name), compiled))
     return quick
 
 
-class _Dense(nn.Module):
-    """Backbone and pyramid by OpenVINO."""
-
-    def __init__(self, backbone: nn.Module, ready: Checkpoint) -> None:
-        super().__init__()
-        self.out_channels = backbone.out_channels
-        if backbone not in _compiled:
-            _compiled[backbone] = _compile(backbone, ready)
-        self.compiled = _compiled[backbone]
-
-    def forward(self, batch: Tensor) -> OrderedDict[str, Tensor]:
-        levels = self.compiled([np.ascontiguousarray(batch.numpy())])
-        return OrderedDict((str(k), torch.from_numpy(levels[k].copy())) for k in range(len(levels)))
-
-
-_compiled: WeakKeyDictionary[nn.Module, Any] = WeakKeyDictionary()
+_compiled: WeakKeyDictionary[nn.Module, dict[str, Any]] = WeakKeyDictionary()
 """Of the networks in use: compiled once, gone with the network."""
 
 
-class _Unnamed(nn.Module):
-    """A pyramid as a tuple, from the finest level on."""
+def _exchanged(model: nn.Module, name: str, part: nn.Module) -> nn.Module:
+    """The same network but for one part: weights are shared, and the checkpoint's own network stays as it is."""
+    first, _, rest = name.partition(".")
+    changed = copy.copy(model)
+    own = model._modules[first]
+    assert own is not None
+    changed._modules = {**model._modules, first: _exchanged(own, rest, part) if rest else part}
+    return changed
 
-    def __init__(self, backbone: nn.Module) -> None:
+
+class _Part(nn.Module):
+    """One of `PARTS` by OpenVINO."""
+
+    def __init__(self, name: str, own: nn.Module, compiled: Any) -> None:
         super().__init__()
-        self.backbone = backbone
+        self.shaped, self.own, self.compiled = PARTS[name], own, compiled
 
-    def forward(self, batch: Tensor) -> tuple[Tensor, ...]:
-        return tuple(self.backbone(batch).values())
+    def forward(self, given: Any) -> Any:
+        inputs = given if isinstance(given, list) else [given]
+        if not len(inputs[0]):  # no object was seen
+            return self.own(given)
+        found = self.compiled([np.ascontiguousarray(tensor.numpy()) for tensor in inputs])
+        return self.shaped([torch.from_numpy(found[k].copy()) for k in range(len(found))])
 
 
-def _compile(backbone: nn.Module, ready: Checkpoint) -> Any:
-    """Convert and compile; what was converted is kept among the user's cached files: converting takes half a minute."""
+class _Flat(nn.Module):
+    """A part with tensors for arguments, and a tuple of tensors for its result."""
+
+    def __init__(self, part: nn.Module) -> None:
+        super().__init__()
+        self.part = part
+
+    def forward(self, *given: Tensor) -> tuple[Tensor, ...]:
+        found = self.part(list(given) if len(given) > 1 else given[0])
+        if isinstance(found, Tensor):
+            return (found,)
+        return tuple(found.values()) if isinstance(found, dict) else tuple(level for kind in found for level in kind)
+
+
+def _compile(model: GeneralizedRCNN, ready: Checkpoint) -> dict[str, Any]:
+    """Convert and compile; what was converted is kept among the user's cached files: converting takes a minute."""
     openvino = _openvino()
     core = openvino.Core()
     kind = "int8" if eightbit.possible() else "float"
-    name = f"{ready.sha256[:16]}-{kind}-{openvino.__version__.partition('-')[0]}.xml"
+    name = f"{ready.sha256[:16]}-{kind}-{openvino.__version__.partition('-')[0]}"
     kept = user_cache_path("doselabel") / "openvino" / name
     try:
-        network = core.read_model(kept)
+        networks = {part: core.read_model(kept / f"{part}.xml") for part in PARTS}
     except RuntimeError:
-        network = _converted(openvino, ready.profile.channels, backbone)
+        networks = {part: _converted(openvino, part, model, ready.profile) for part in PARTS}
         if kind == "int8":
-            network = eightbit.eight_bits(network, ready.profile)
-        _keep(openvino, network, kept)
+            networks = eightbit.eight_bits(networks, model, ready.profile)
+        _keep(openvino, networks, kept)
     precision = "bf16" if bf16_pays() else "f32"
     # One thread, like torch: a second one is slower where others work beside.
-    return core.compile_model(
-        network, "CPU", {"INFERENCE_NUM_THREADS": 1, "NUM_STREAMS": 1, "INFERENCE_PRECISION_HINT": precision}
-    )
+    how = {"INFERENCE_NUM_THREADS": 1, "NUM_STREAMS": 1, "INFERENCE_PRECISION_HINT": precision}
+    return {part: core.compile_model(network, "CPU", how) for part, network in networks.items()}
 
 
 def _openvino() -> Any:
@@ -124,30 +149,47 @@ def _openvino() -> Any:
     return importlib.import_module("openvino")
 
 
-def _converted(openvino: Any, channels: int, backbone: nn.Module) -> Any:
-    with warnings.catch_warnings(), torch.autocast("cpu", enabled=False):
+def _converted(openvino: Any, name: str, model: GeneralizedRCNN, profile: Profile) -> Any:
+    """A part for slices of any size, and any number of objects."""
+    with warnings.catch_warnings(), torch.inference_mode(), torch.autocast("cpu", enabled=False):
         warnings.simplefilter("ignore")  # of torch, about tracing
+        if name.startswith("roi_heads"):
+            side, channels = profile.mask_roi, profile.fpn_channels
+            if name.endswith("box_head"):
+                side = profile.box_roi
+            elif name.endswith("mask_predictor"):
+                channels = profile.mask_convs[-1]
+            examples = [torch.zeros(2, channels, side, side)]
+            shapes = [[-1, channels, side, side]]
+        else:
+            examples = [torch.zeros(1, profile.channels, 64, 64)]
+            if name == "rpn.head":
+                levels = model.backbone(examples[0])
+                examples = [levels[level] for level in profile.rpn_levels]
+            shapes = [[1, tensor.shape[1], -1, -1] for tensor in examples]
         return openvino.convert_model(
-            _Unnamed(backbone),
-            example_input=torch.zeros(1, channels, 64, 64),
-            input=[openvino.PartialShape([1, channels, -1, -1])],
+            _Flat(model.get_submodule(name)),
+            example_input=tuple(examples),
+            input=[openvino.PartialShape(shape) for shape in shapes],
         )
 
 
-def _keep(openvino: Any, network: Any, path: Path) -> None:
+def _keep(openvino: Any, networks: dict[str, Any], kept: Path) -> None:
     """Write what was converted, whole or not at all; where that can't be, the next process converts again.
 
     Of models that were in use, the newest `KEPT` stay: every retraining brings one.
     """
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-            openvino.save_model(network, str(Path(folder) / path.name), compress_to_fp16=False)
-            for suffix in (".bin", ".xml"):  # the one that is looked for comes last
-                os.replace((Path(folder) / path.name).with_suffix(suffix), path.with_suffix(suffix))
-        newest_first = sorted(path.parent.glob("*.xml"), key=lambda file: file.stat().st_mtime, reverse=True)
-        for old in newest_first[KEPT:]:
-            old.unlink(missing_ok=True)
-            old.with_suffix(".bin").unlink(missing_ok=True)
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=kept.parent, prefix=".") as folder:
+            whole = Path(folder) / kept.name
+            whole.mkdir()
+            for part, network in networks.items():
+                openvino.save_model(network, str(whole / f"{part}.xml"), compress_to_fp16=False)
+            shutil.rmtree(kept, ignore_errors=True)
+            whole.replace(kept)
+        models = [folder for folder in kept.parent.iterdir() if not folder.name.startswith(".")]
+        for old in sorted(models, key=lambda folder: folder.stat().st_mtime, reverse=True)[KEPT:]:
+            shutil.rmtree(old, ignore_errors=True)
     except (OSError, RuntimeError):
         return
