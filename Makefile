@@ -1,5 +1,6 @@
 # make demo   the main job from first to last on sample patients; ends in demo/report.html
-# make test   the whole test suite (WORKERS=2: by two processes side by side)
+# make test   the whole test suite, by two processes side by side (WORKERS=0: by one)
+# make quick  what takes two or three minutes of it
 # make docs   the documentation site, in site/
 # They do all the set-up first; a second run finds it done.
 
@@ -8,10 +9,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DISPLAY_RUN := .ci/with-display
-WORKERS ?= 0
+WORKERS ?= 2
+# A worker that crashes ends the run with the test that crashed it; the tests start many processes, which compile once.
+PYTEST := env -u PYTHONDONTWRITEBYTECODE $(DISPLAY_RUN) $(BIN)/python -m pytest -n $(WORKERS) --max-worker-restart 0
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint docs constraints clean
+.PHONY: help setup demo test quick lint docs constraints clean
 
 help:
 	@sed -n 's/^# //p' Makefile
@@ -25,7 +28,10 @@ demo: $(READY)
 	$(BIN)/doselabel demo --out demo
 
 test: $(READY)
-	$(DISPLAY_RUN) $(BIN)/python -m pytest -n $(WORKERS) $(PYTEST_ARGS)
+	$(PYTEST) $(PYTEST_ARGS)
+
+quick: $(READY)
+	$(PYTEST) -m "not slow and not e2e" $(PYTEST_ARGS)
 
 lint: $(READY)
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy

@@ -1,37 +1,111 @@
-"""The suite on several cores (`make test WORKERS=2`): what stays together, and what begins first."""
+"""The suite by two processes side by side: what stays together, what begins first, and what a failure shows."""
 
 from __future__ import annotations
 
 import os
+import time
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
-ONE_DISPLAY = ("tests/napari_plugin/", "tests/e2e/")
-"""Two windows on one display would fight for the focus: one worker has them all."""
+TOGETHER = {
+    "windows": ("tests/napari_plugin/", "tests/e2e/"),
+    "server": ("tests/monailabel_app/",),
+}
+"""What one process has whole: two windows on one display would fight for the focus, and most server tests share one."""
 
-BEGIN_FIRST = (*ONE_DISPLAY, "tests/monailabel_app/")
-"""What lasts long begins first, so that no worker is left alone with it at the end."""
+SERVERS = {"server", "window", "served", "busy", "guarded", "cluster", "orthanc"}
+"""Fixtures that start a server or a window: tests with one are slow."""
+
+SLOW = (
+    "tests/test_examples.py",
+    "tests/test_docs.py",
+    "tests/test_house.py::test_shared_is_typed",
+    "tests/test_house.py::test_the_wheel",
+    "tests/monailabel_app/test_draft_dose.py",
+    "tests/monailabel_app/test_infer_tasks.py",
+    "tests/monailabel_app/test_launch.py::test_the_server_of_a_launcher",
+    "tests/monailabel_app/test_stuck.py",
+    "tests/monailabel_app/test_train_status.py",
+    "tests/monailabel_app/test_under_load.py",
+    "tests/napari_plugin/test_stalls.py",
+    "tests/napari_plugin/test_never_lose.py",
+    "tests/shared/calibration/",
+    "tests/shared/dosimetry/test_coverage.py",
+    "tests/shared/dosimetry/test_lesions.py",
+    "tests/shared/dosimetry/test_placement.py",
+    "tests/shared/dosimetry/test_registration.py",
+    "tests/shared/dosimetry/test_samples.py",
+    "tests/shared/model/test_carry.py",
+    "tests/shared/model/test_crossval.py",
+    "tests/shared/model/test_edge.py",
+    "tests/shared/model/test_engine.py",
+    "tests/shared/model/test_evaluate.py",
+    "tests/shared/model/test_network.py",
+    "tests/shared/model/test_paper.py",
+    "tests/shared/model/test_train.py",
+    "tests/shared/test_label_findings.py",
+    "tests/shared/test_phantom.py",
+    "tests/shared/test_plausibility.py",
+)
+"""What else lasts seconds rather than moments, by the beginnings of its names."""
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # side by side, the workers have taken the cores already
     for name in ("OMP_NUM_THREADS", "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS"):
         os.environ.setdefault(name, "1")
 
 
+def together(nodeid: str) -> str:
+    """Name of what a test stays with: its own file, if nothing larger."""
+    return next((name for name, homes in TOGETHER.items() if nodeid.startswith(homes)), nodeid.partition("::")[0])
+
+
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put first what begins first, where there are workers to divide it among; each file keeps its order."""
+    """Mark what is slow; begin with what lasts longest, so that nobody is left alone with it at the end."""
+    for item in items:
+        if item.nodeid.startswith(SLOW) or SERVERS & set(getattr(item, "fixturenames", ())):
+            item.add_marker("slow")
     if "PYTEST_XDIST_WORKER" in os.environ:
-        items.sort(key=lambda item: next((i for i, at in enumerate(BEGIN_FIRST) if item.nodeid.startswith(at)), 99))
+        first = list(TOGETHER)
+        items.sort(key=lambda item: first.index(name) if (name := together(item.nodeid)) in first else len(first))
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Give a worker a whole file at a time, whose tests share what they make, or all windows."""
+    """Give a worker at a time what stays together."""
     from xdist.scheduler import LoadScopeScheduling
 
-    class ByFile(LoadScopeScheduling):
+    class Together(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
-            return "windows" if nodeid.startswith(ONE_DISPLAY) else nodeid.partition("::")[0]
+            return together(nodeid)
 
     config.option.loadscopereorder = False
-    return ByFile(config, log)
+    return Together(config, log)
+
+
+LOG_LINES = 40
+BEGAN = pytest.StashKey[float]()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
+    """Remember when a test began."""
+    item.stash[BEGAN] = time.time()
+    return (yield)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
+    """Show beside a failure how to have it alone, how busy the machine was, and what servers said meanwhile."""
+    report = yield
+    if report.failed:
+        report.sections.append(("alone", f"python -m pytest '{item.nodeid}'"))
+        report.sections.append(("load of the machine", " ".join(f"{load:.1f}" for load in os.getloadavg())))
+        base = item.config._tmp_path_factory.getbasetemp()
+        for log in sorted(base.rglob("*.log")):
+            if log.stat().st_mtime >= item.stash[BEGAN]:
+                lines = log.read_text("utf-8", "replace").splitlines()
+                report.sections.append((f"end of {log}", "\n".join(lines[-LOG_LINES:])))
+    return report

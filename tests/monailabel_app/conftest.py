@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import httpx
 import numpy as np
 import pytest
+from scipy.ndimage import gaussian_filter
 
 from doselabel.geometry import Geometry, Volume, write_image
 from doselabel.labels import LabelMap, write_labels
@@ -29,18 +31,18 @@ def organs() -> np.ndarray:
 
 
 def make_patient(folder: Path, patient_id: str, times_h: tuple[float, ...] = (4.0, 24.0, 72.0)) -> Study:
-    """A box-shaped patient; activity in the organs decays with 50 h."""
+    """A box-shaped patient, seen by a camera of 12 mm; activity in the organs decays with 50 h."""
     labels = organs()
     body = np.zeros(GRID.shape, bool)
     body[:, 6:42, 4:44] = True
     ct = np.where(body, 20, -1000).astype(np.int16)
     ct[labels > 0] = 60
+    uptake = _seen(labels > 0)
     write_image(folder / "ct.nii.gz", Volume(ct, GRID))
     points = []
     for number, time_h in enumerate(times_h, 1):
         write_image(folder / f"ct_tp{number}.nii.gz", Volume(ct, GRID))
-        activity = np.where(labels > 0, 1e6 * 0.5 ** (time_h / 50), 0).astype(np.float32)
-        write_image(folder / f"spect_tp{number}.nii.gz", Volume(activity, GRID))
+        write_image(folder / f"spect_tp{number}.nii.gz", Volume(uptake * 1e6 * 0.5 ** (time_h / 50), GRID))
         points.append({"time_h": time_h, "ct": f"ct_tp{number}.nii.gz", "spect": f"spect_tp{number}.nii.gz"})
     study = Study.model_validate(
         {
@@ -54,6 +56,12 @@ def make_patient(folder: Path, patient_id: str, times_h: tuple[float, ...] = (4.
     )
     study.save(folder)
     return Study.load(folder)
+
+
+def _seen(mask: np.ndarray) -> np.ndarray:
+    """A SPECT sharper than any camera's is taken for another reading of its voxels, and 18 others are tried."""
+    sigma_mm = 12.0 / np.sqrt(8 * np.log(2))
+    return gaussian_filter(mask.astype(np.float32), [sigma_mm / s for s in GRID.spacing_mm])
 
 
 def write(path: Path, array: np.ndarray) -> Path:
@@ -82,15 +90,16 @@ def studies(tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def untrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A network of the fast profile that has learned nothing: what it finds is of no interest here."""
+    """A network that has learned nothing and sees coarse pixels: what it finds is of no interest here."""
     import torch
 
     from doselabel.model import checkpoint
     from doselabel.model.network import build
     from doselabel.model.profiles import FAST
 
+    coarse = replace(FAST, pixel_mm=4.0, anchors_px=((8, 12), (18, 26), (36, 48)))
     torch.manual_seed(0)
-    return checkpoint.save(tmp_path_factory.mktemp("model") / "untrained.safetensors", build(FAST), FAST, {})
+    return checkpoint.save(tmp_path_factory.mktemp("model") / "untrained.safetensors", build(coarse), coarse, {})
 
 
 @pytest.fixture(scope="session")

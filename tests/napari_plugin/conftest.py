@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -128,11 +129,12 @@ def server(tmp_path_factory, make_patient) -> Iterator[str]:
     from doselabel.model.profiles import FAST
     from monailabel_app.launch import running
 
+    coarse = replace(FAST, pixel_mm=4.0, anchors_px=((8, 12), (18, 26), (36, 48)))  # what it finds is of no interest
     torch.manual_seed(0)
     root = tmp_path_factory.mktemp("served") / "studies"
     for name in ("P-001", "P-002"):
         make_patient(root / name, name)
-    untrained = checkpoint.save(tmp_path_factory.mktemp("model") / "untrained.safetensors", build(FAST), FAST, {})
+    untrained = checkpoint.save(tmp_path_factory.mktemp("model") / "untrained.safetensors", build(coarse), coarse, {})
     with running(root, conf={"checkpoint": str(untrained), "grace_s": "3", "replay": "none"}) as found:
         yield found.url
 

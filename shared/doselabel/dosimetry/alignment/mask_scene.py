@@ -12,7 +12,7 @@ from scipy.spatial.transform import Rotation
 
 from doselabel.dosimetry.alignment.grids import Subdivision, box_around, cut, mask_corners_mm, sigma_from_fwhm
 from doselabel.errors import Progress, RegistrationError, no_progress
-from doselabel.geometry import Geometry, Volume, placed
+from doselabel.geometry import Geometry, Volume
 from doselabel.labels import LabelMap
 
 AROUND_MM = 25.0
@@ -104,8 +104,9 @@ class MaskScene:
         return replace(self, points_mm=self.points_mm[::step], basis=basis)
 
     def values(self, matrix: np.ndarray) -> NDArray[np.float64]:
-        """The moved SPECT at the points."""
-        index = placed(self.spect, matrix).lps_to_index(self.points_mm)
+        """The SPECT, moved rigidly, at the points: a search asks for it thousands of times."""
+        back = np.linalg.inv(matrix)
+        index = self.spect.lps_to_index(self.points_mm @ back[:3, :3].T + back[:3, 3])
         return ndimage.map_coordinates(self.spline, index.T, order=3, prefilter=False, mode="constant", cval=0.0)
 
     def best(
@@ -201,6 +202,7 @@ class MaskScene:
 def rigid(shift_mm: np.ndarray, rotation_rad: np.ndarray, about_mm: np.ndarray) -> np.ndarray:
     """A turn about a point (LPS x, y, z axes in this order), then a shift, 4×4."""
     matrix = np.eye(4)
-    matrix[:3, :3] = Rotation.from_euler("xyz", rotation_rad).as_matrix()
+    if np.any(rotation_rad):
+        matrix[:3, :3] = Rotation.from_euler("xyz", rotation_rad).as_matrix()
     matrix[:3, 3] = about_mm + shift_mm - matrix[:3, :3] @ about_mm
     return matrix
