@@ -36,12 +36,15 @@ WORDS: Mapping[str, str] = {
     "organ": "on the organs",
     "stored": "as stored",
     "identity": "none",
+    "none": "each organ's own scans",
+    "patient": "the patient as a whole",
 }
 """What a person reads for an option's values; which there are, `DoseOptions` says."""
 
 OFFERED: Mapping[str, tuple[str, ...]] = {
     "Activity from": ("voi", "preset"),
     "Curve": ("tac",),
+    "Half-life from": ("half_life_prior",),
     "Dose engine": ("engine",),
     "SPECT to CT": ("registration",),
 }
@@ -49,6 +52,7 @@ OFFERED: Mapping[str, tuple[str, ...]] = {
 
 WRITTEN: Mapping[str, str] = {
     "Half-life, h": "population_half_life_h",
+    "Earlier cycles', h": "earlier_half_life_h",
     "Density, g/cm³": "organ_density_g_cm3",
     "α/β, Gy": "alpha_beta_gy",
     "Repair, h": "repair_half_life_h",

@@ -98,6 +98,15 @@ class DoseOptions(BaseModel):
     """Its standard deviation between patients; 25 % where only the half-life is stated."""
     half_life_source: str = ""
     """Where these come from, for a reader ("2 earlier cycles of the patient")."""
+    half_life_prior: Literal["none", "patient"] = "none"
+    """Whether an organ's half-life is estimated from its own scans alone, or weighed (Bayes) with what the population,
+    the patient's other organs and earlier cycles say of it: for mono-exponential curves, and for one scan."""
+    half_life_shared: Annotated[float, Field(ge=0, lt=1)] = 0.5
+    """Part of the half-lives' variance between patients that a patient's organs have in common (assumed)."""
+    earlier_half_life_h: ByOrgan = Field(default_factory=dict)
+    """Effective half-life by the patient's earlier cycles, for half_life_prior patient: left_kidney:51/liver:66."""
+    earlier_half_life_sd_h: ByOrgan = Field(default_factory=dict)
+    """Its standard deviation, 10 % where none is stated; what changes to the next cycle (10 %, assumed) is added."""
     engine: Literal["voxel-s", "local", "organ"] = "voxel-s"
     """Whose dose is reported; all three are always computed."""
     density: Literal["uniform", "ct"] = "uniform"

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -34,6 +35,7 @@ from doselabel.dosimetry.options import DoseOptions
 from doselabel.dosimetry.organ_results import organ_result, provenance
 from doselabel.dosimetry.physics.convolution import transfer_of
 from doselabel.dosimetry.physics.kernels import VoxelSKernel, voxel_s_kernel
+from doselabel.dosimetry.priors import known_of, own_half_life
 from doselabel.dosimetry.results import DoseComputation, write_dose
 from doselabel.dosimetry.uptake.activity import placed_box, voi_method
 from doselabel.dosimetry.uptake.case import Case
@@ -45,7 +47,7 @@ from doselabel.labels import LabelMap, title
 from doselabel.study import Study
 from doselabel.study_check import check
 from doselabel.study_images import Images
-from doselabel.wire import DoseResults, ErrorInfo, MarrowDose, OrganDose
+from doselabel.wire import DoseResults, ErrorInfo, HalfLife, HalfLifePrior, MarrowDose, OrganDose
 
 REFERENCE_TIME_H = 24.0
 
@@ -239,15 +241,29 @@ def _never_back(progress: Progress) -> Progress:
 
 
 def _curves(case: Case, organs: tuple[str, ...], uptakes: list[Uptake], failures: Failures) -> dict[str, OrganCurve]:
-    """Each organ's time-activity curve."""
+    """Each organ's time-activity curve; with a prior, each is weighed with what the others' points say."""
+    activities = {name: [u.activity.activity_mbq[name] for u in uptakes] for name in organs}
+
+    def fitted(name: str, prior: HalfLifePrior | None = None) -> OrganCurve:
+        noise = [u.noise(name) for u in uptakes]
+        given = (name, case.times_h, activities[name], case.nuclide.name, case.options, noise, prior)
+        key = digest("curve", *given[:4], case.options.model_dump(), noise, prior and prior.model_dump())
+        return case.store.hold(key, partial(fit_organ, *given))
+
+    priors = {}
+    if case.options.half_life_prior == "patient":
+        own: dict[str, HalfLife] = {}
+        for name in organs:
+            with suppress(FitError):  # what its own points can't carry, a prior may
+                if (alone := own_half_life(fitted(name).fit)) is not None:
+                    own[name] = alone
+        for name in organs:
+            known = known_of(name, own, case.options, case.nuclide.name)
+            priors[name] = known and known.model_copy(update={"own": own.get(name)})
     curves = {}
     for name in organs:
         with failures.of(name):
-            activities = [u.activity.activity_mbq[name] for u in uptakes]
-            noise = [u.noise(name) for u in uptakes]
-            given = (name, case.times_h, activities, case.nuclide.name, case.options, noise)
-            key = digest("curve", *given[:4], case.options.model_dump(), noise)
-            curves[name] = case.store.hold(key, partial(fit_organ, *given))
+            curves[name] = fitted(name, priors.get(name))
     failures.settle()
     return curves
 

@@ -15,6 +15,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.optimize import brentq
+from scipy.special import ndtr
 
 from doselabel.dosimetry.curves.fit import TacFit
 from doselabel.dosimetry.physics.spheres import (
@@ -95,7 +97,7 @@ class TiaErrors:
     counts, registration : float
         Independent from scan to scan; parts of the noise that the fit assumes.
     spill_out : float
-        What a method that corrects nothing is off by: known, not corrected, and so an error as large as itself.
+        What a method that corrects nothing is off by: known and not corrected (`with_known_bias`).
     spill_in : float
         From activity outside all masks.
     half_life : float
@@ -158,6 +160,24 @@ def percentile_sd_gy(d_gy: float, mean_gy: float, relative_sd: float) -> float:
     return math.hypot(relative_sd * d_gy, SPREAD_RELATIVE_SD * (d_gy - mean_gy))
 
 
+def with_known_bias(bias: float, sd: float) -> float:
+    """Half-width about a result that holds the truth as often (68.3 %) as one standard deviation usually does.
+
+    The result is known to be ``bias`` off, with a standard deviation ``sd``.
+    GUM F.2.4.5 and Phillips et al., J Res NIST 102:577 (1997): an uncorrected bias does not scatter about 0, and
+    ``hypot(bias, sd)`` holds the truth the less often the larger the bias is (56 % for three times ``sd``). The
+    half-width is ``sd`` without a bias and tends to ``bias + 0.48 sd``; twice of it holds more than 95 %.
+    """
+    if bias <= 0 or sd <= 0:
+        return max(bias, sd, 0.0)
+    wanted = float(ndtr(1.0) - ndtr(-1.0))
+
+    def held(width: float) -> float:
+        return float(ndtr((width - bias) / sd) - ndtr((-width - bias) / sd)) - wanted
+
+    return float(brentq(held, sd, bias + sd))
+
+
 def combine(
     dose_gy: float,
     *,
@@ -211,6 +231,10 @@ def combine(
         "contours": abs(activity_slope) * rms * single,
         **independent,
     }
+    bias = sources.get("spill_out", 0.0)
+    if bias > 0:
+        rest = math.sqrt(sum(u**2 for u in sources.values()) - bias**2)
+        sources["spill_out"] = math.sqrt(with_known_bias(bias, rest) ** 2 - rest**2)
     variance = sum(u**2 for u in sources.values())
     activity = math.hypot(activity_slope * volume, recovery, calibration, *activities.values())
     return UncertaintyBudget(
@@ -259,7 +283,7 @@ def organ_budget(
     spect_fwhm_mm : float or sequence of 3 float
         Point-spread function of the SPECT.
     partial_volume_corrected : bool
-        Whether activities were corrected for recovery (``gtm``); the error of the recovery then counts.
+        Whether activities were corrected for recovery (``gtm``); its error counts then, and where it tells a bias.
     margin_mm : float or None
         By which the contour was expanded to read the activity, without a recovery correction; None for a volume of
         interest that does not follow the contour (``threshold``).
@@ -275,6 +299,8 @@ def organ_budget(
         Likewise.
     """
     fwhm = float(np.prod(np.broadcast_to(np.asarray(spect_fwhm_mm, dtype=float), 3)) ** (1.0 / 3.0))
+    # What is not corrected is a bias that the same recovery tells (`TiaErrors.spill_out`), and that is known no better.
+    by_width = 3.0 * recovery_volume_slope(volume_ml, fwhm) * fwhm_relative_sd
     recovery_slope = recovery_volume_slope(volume_ml, fwhm) if partial_volume_corrected else 0.0
     if partial_volume_corrected:
         counts_slope = transfer_volume_slope(volume_ml, fwhm) + recovery_slope
@@ -290,7 +316,7 @@ def organ_budget(
         volume=max(edges, contour_relative_sd),
         counts_volume_slope=counts_slope,
         recovery_volume_slope=recovery_slope,
-        recovery=3.0 * recovery_slope * fwhm_relative_sd,
+        recovery=by_width if partial_volume_corrected or scans.spill_out > 0 else 0.0,
         calibration=calibration_relative_sd,
         of_activity={
             "reconstruction": reconstruction_relative_sd,

@@ -43,7 +43,7 @@ def protocol(results: DoseResults, study: Study) -> Table:
         ("Density and its source", each(lambda o: f"{significant(o.density_g_cm3)} g/cm³")
          + " (label table: ICRP 110; kidney: Nazari et al. 2021)"),
         ("Time-activity fit", each(lambda o: f"'{o.tac.model}', degrees of freedom {o.tac.degrees_of_freedom}")),
-        *_half_lives(options),
+        *_half_lives(results),
         ("Goodness of fit", "largest residual: " + each(lambda o: percent(largest_residual_percent(o)))),
         ("Extrapolated part of the TIA", each(lambda o: percent(100 * o.tac.extrapolated_fraction))),
         ("Dose engine", ENGINES.get(str(options.get("engine")), say(options.get("engine")))),
@@ -59,14 +59,36 @@ def protocol(results: DoseResults, study: Study) -> Table:
     return Table([Column("Field", align="left"), Column("Value", align="left")], rows, caption)
 
 
-def _half_lives(options: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """What was assumed of effective half-lives, and from where."""
-    stated = options.get("population_half_life_h") or {}
-    if not stated:
-        return []
-    sd = options.get("population_half_life_sd_h") or {}
+def _half_lives(results: DoseResults) -> list[tuple[str, str]]:
+    """What was known of effective half-lives before, from where, and what the points made of it."""
+    options = results.options
+    stated, sd = options.get("population_half_life_h") or {}, options.get("population_half_life_sd_h") or {}
     each = "; ".join(f"{'all' if n == ANY else title(n)} {plus_minus(t, sd.get(n))} h" for n, t in stated.items())
-    return [("Half-lives taken as known", f"{each} ({options.get('half_life_source') or 'as stated'})")]
+    rows = [("Half-lives taken as known", f"{each} (as stated)")] if stated else []
+    priors = {n: organ for n, organ in results.organs.items() if organ.tac.half_life_prior is not None}
+    if options.get("half_life_prior") == "patient" and not priors:
+        return [*rows, ("Half-lives, weighed with what was known", "none: nothing was known that bears on a curve")]
+    said = "; ".join(f"{title(n)}: {_weighed(organ)}" for n, organ in priors.items())
+    source = options.get("half_life_source")
+    share = percent(100 * options.get("half_life_shared", 0))
+    shared = f"{f'{source}; ' if source else ''}organs share {share} of the variance between patients (assumed)"
+    if priors:
+        rows.append(("Half-lives, weighed with what was known", f"{said} ({shared})"))
+    return rows
+
+
+def _weighed(organ: OrganDose) -> str:
+    """A half-life by its own scans, what was known, and both together."""
+    prior = organ.tac.half_life_prior
+    assert prior is not None
+    known = ", ".join(f"{source} {plus_minus(t.half_life_h, t.sd_h)} h" for source, t in prior.sources.items())
+    own = "not told by its own scans" if prior.own is None else (
+        f"{plus_minus(prior.own.half_life_h, prior.own.sd_h)} h by its own scans"
+    )  # fmt: skip
+    return (
+        f"{own}, {plus_minus(prior.half_life_h, prior.sd_h)} h by what was known ({known}), together "
+        f"{significant(organ.effective_half_life_h)} h"
+    )
 
 
 def _models(results: DoseResults, study: Study) -> str:

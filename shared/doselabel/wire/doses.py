@@ -32,6 +32,21 @@ class DvhCurve(Frozen):
     mean_gy: float
 
 
+class HalfLife(Frozen):
+    """An effective half-life and its standard deviation."""
+
+    half_life_h: float
+    sd_h: float
+
+
+class HalfLifePrior(HalfLife):
+    """What was known of an organ's half-life before its own scans were looked at, and from what."""
+
+    sources: dict[str, HalfLife]
+    own: HalfLife | None = None
+    """What its own scans alone say."""
+
+
 class TimeActivity(Frozen):
     """One organ's fitted time-activity curve."""
 
@@ -49,6 +64,8 @@ class TimeActivity(Frozen):
     tia_mbq_h_by_model: dict[str, float] = Field(default_factory=dict)
     tia_mbq_h_without: list[float | None] = Field(default_factory=list)
     """TIA when each point in turn is left out; given where a point lies far off the curve."""
+    half_life_prior: HalfLifePrior | None = None
+    """Given where the curve weighs its points with what was known before."""
 
 
 class OrganDose(Frozen):

@@ -21,7 +21,7 @@ from doselabel.io.pdf import PAGE_MM, _column_widths, _width_mm, _wrap, to_pdf
 from doselabel.io.report import NOT_REVIEWED, build, in_ct_frame, read_truth, sections, write_report
 from doselabel.io.words import SMALL_PRINT
 from doselabel.study_fields import Reporting
-from doselabel.wire import LabelVersion, MarrowDose
+from doselabel.wire import HalfLife, HalfLifePrior, LabelVersion, MarrowDose
 
 
 class Page(HTMLParser):
@@ -320,6 +320,30 @@ def test_the_version_of_the_masks_is_found_by_its_hash_and_its_author_named(exam
     assert fields["Manual edits"] == "masks of ct.nii.gz: version 2 by Ada"
     assert fields["Model that drew the masks"] == "ef" * 32
     assert report_method.history(example.results, example.study) is None
+
+
+def test_half_lives_known_before_stand_with_their_sources_and_what_the_scans_alone_said(example):
+    organ = example.results.organs["left_kidney"]
+    population, liver = HalfLife(half_life_h=50.0, sd_h=10.0), HalfLife(half_life_h=80.0, sd_h=6.0)
+    prior = HalfLifePrior(
+        half_life_h=54.0, sd_h=8.0, own=HalfLife(half_life_h=71.0, sd_h=15.0),
+        sources={"population": population, "liver, this cycle": liver},
+    )  # fmt: skip
+    weighed = organ.model_copy(update={"tac": organ.tac.model_copy(update={"half_life_prior": prior})})
+    options = {
+        **example.results.options, "half_life_prior": "patient", "half_life_shared": 0.5,
+        "population_half_life_h": {"left_kidney": 50.0}, "population_half_life_sd_h": {"left_kidney": 10.0},
+    }  # fmt: skip
+    results = example.results.model_copy(update={"organs": {"left_kidney": weighed}, "options": options})
+    fields = dict(report_method.protocol(results, example.study).rows)
+    said = fields["Half-lives, weighed with what was known"]
+    assert "71 ± 15 h by its own scans, 54.0 ± 8.0 h by what was known" in said
+    assert "(population 50 ± 10 h, liver, this cycle 80.0 ± 6.0 h)" in said
+    assert "organs share 50.0 %" in said
+    assert "50 ± 10 h (as stated)" in fields["Half-lives taken as known"]
+    nothing = results.model_copy(update={"organs": example.results.organs})
+    fields = dict(report_method.protocol(nothing, example.study).rows)
+    assert "none" in fields["Half-lives, weighed with what was known"]
 
 
 def test_a_map_on_the_spects_grid_is_shown_where_the_spect_was_moved(example):

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from doselabel.alarms import Alarm, finding
+from doselabel.dosimetry.curves.estimates import require_band
 from doselabel.dosimetry.curves.fit import TacFit, fit
 from doselabel.dosimetry.curves.points import ASSUMED_RELATIVE_SD
 from doselabel.dosimetry.curves.spread import ModelSpread, fit_all
@@ -16,7 +17,7 @@ from doselabel.dosimetry.options import DoseOptions, of_organ
 from doselabel.errors import FitError
 from doselabel.labels import title
 from doselabel.nuclides import nuclide as find_nuclide
-from doselabel.wire import TimeActivity
+from doselabel.wire import HalfLifePrior, TimeActivity
 
 CURVE_POINTS = 160
 UPTAKE_EVIDENCE = 4.0
@@ -78,6 +79,8 @@ class OrganCurve:
         What a reader must know of the choice and of the points.
     far : FarPoint or None
         A point far off the curve.
+    prior : HalfLifePrior or None
+        What was known of the half-life before, where the fit weighs it.
     """
 
     fit: TacFit
@@ -86,6 +89,7 @@ class OrganCurve:
     model_relative_sd: float = 0.0
     remarks: tuple[str, ...] = ()
     far: FarPoint | None = None
+    prior: HalfLifePrior | None = None
 
 
 def fit_organ(
@@ -95,6 +99,7 @@ def fit_organ(
     nuclide: str,
     options: DoseOptions,
     relative_sd: Sequence[float] | None = None,
+    prior: HalfLifePrior | None = None,
 ) -> OrganCurve:
     """Fit one organ's curve as the options say, with the spread over admissible models from three points on.
 
@@ -102,6 +107,8 @@ def fit_organ(
     ----------
     relative_sd : sequence of float, optional
         What is known of each point's own noise; where it exceeds the assumed one, it counts instead.
+    prior : HalfLifePrior, optional
+        What is known of the half-life before; a single point and a mono-exponential curve are weighed with it.
 
     Raises
     ------
@@ -111,12 +118,16 @@ def fit_organ(
     sd_mbq = _noise(activity_mbq, relative_sd)
     try:
         fits: dict[str, TacFit] = {}
-        model = choose(name, times_h, activity_mbq, nuclide, options, sd_mbq, fits)
-        chosen = fits.get(model) or _fit(model, name, times_h, activity_mbq, nuclide, options, sd_mbq)
+        model = choose(name, times_h, activity_mbq, nuclide, options, sd_mbq, fits, prior)
+        if model not in (("mono",) if len(times_h) > 1 else ("population",)):
+            prior = None
+        elif prior is not None:
+            fits.pop(model, None)  # chosen by the points alone; fitted with what was known before
+        chosen = fits.get(model) or _fit(model, name, times_h, activity_mbq, nuclide, options, sd_mbq, prior)
         if len(times_h) == 2 and model in ("mono", "trapezoid") and _cannot_carry(times_h):
-            return OrganCurve(chosen, None, (), TWO_POINT_RELATIVE_SD, (f"{_cannot_carry(times_h)}.",))
+            return OrganCurve(chosen, None, (), TWO_POINT_RELATIVE_SD, (f"{_cannot_carry(times_h)}.",), prior=prior)
         if model not in ("uptake", "mono", "bi") or len(times_h) < 3:
-            return OrganCurve(chosen)
+            return OrganCurve(chosen, prior=prior)
         limb = "exclude" if options.uptake_limb == "refuse" else options.uptake_limb
         spread = fit_all(
             times_h,
@@ -128,11 +139,11 @@ def fit_organ(
             sd_mbq=sd_mbq,
             weights=options.tac_weights,
         )
-        without, far = _far_points(chosen, name, nuclide, options)
+        without, far = _far_points(chosen, name, nuclide, options, prior)
     except FitError as error:
         raise FitError(f"{name}: {error.message}", error.hint) from error
     remarks = () if far is None else (far.sentence,)
-    return OrganCurve(chosen, spread, without, spread.relative_sd, remarks, far)
+    return OrganCurve(chosen, spread, without, spread.relative_sd, remarks, far, prior)
 
 
 def fit_rest(
@@ -183,6 +194,7 @@ def described(curve: OrganCurve) -> TimeActivity:
             name: fit.tia_mbq_h for name, fit in (spread.fits if spread else {fitted.model: fitted}).items()
         },
         tia_mbq_h_without=list(curve.tia_without_mbq_h),
+        half_life_prior=curve.prior,
     )
 
 
@@ -223,8 +235,11 @@ def _fit(
     nuclide: str,
     options: DoseOptions,
     sd_mbq: NDArray[np.float64] | None = None,
+    prior: HalfLifePrior | None = None,
 ) -> TacFit:
     half_life_h, half_life_sd_h = stated_half_life_h(name, options)
+    if prior is not None:
+        half_life_h, half_life_sd_h = prior.half_life_h, prior.sd_h
     if model == "hanscheid" and len(times_h) == 1 and half_life_h is None:
         raise FitError(
             "One time point tells a time-integrated activity only together with an effective half-life, and none is "
@@ -243,6 +258,7 @@ def _fit(
         tail=options.tail,
         population_half_life_h=half_life_h,
         population_half_life_sd_h=half_life_sd_h,
+        known_half_life=None if prior is None else (prior.half_life_h, prior.sd_h / prior.half_life_h),
     )
 
 
@@ -272,6 +288,7 @@ def choose(
     options: DoseOptions,
     sd_mbq: NDArray[np.float64] | None = None,
     fits: dict[str, TacFit] | None = None,
+    prior: HalfLifePrior | None = None,
 ) -> str:
     """The model asked for, or the one that the points speak for; ``fits`` receives those made on the way."""
     fits = {} if fits is None else fits
@@ -279,7 +296,10 @@ def choose(
     if options.tac != "auto":
         return options.tac
     if count == 1:
-        return "hanscheid"
+        if prior is None:
+            return "hanscheid"
+        require_band(times_h[0], prior.half_life_h, find_nuclide(nuclide).half_life_h)
+        return "population"
     if count == 2:
         if _cannot_carry(times_h):
             raise FitError(f"{_cannot_carry(times_h)}.", TWO_POINTS_HINT)
@@ -310,7 +330,7 @@ def _cannot_carry(times_h: Sequence[float]) -> str:
 
 
 def _far_points(
-    chosen: TacFit, name: str, nuclide: str, options: DoseOptions
+    chosen: TacFit, name: str, nuclide: str, options: DoseOptions, prior: HalfLifePrior | None
 ) -> tuple[tuple[float | None, ...], FarPoint | None]:
     """A point far off its curve, and the TIA without each point in turn."""
     deviation = chosen.studentized_residuals
@@ -321,7 +341,7 @@ def _far_points(
         kept = np.arange(len(chosen.times_h)) != i
         try:
             times_h, activity_mbq = chosen.times_h[kept].tolist(), chosen.activity_mbq[kept].tolist()
-            fit = _fit(chosen.model, name, times_h, activity_mbq, nuclide, options, chosen.sd_mbq[kept])
+            fit = _fit(chosen.model, name, times_h, activity_mbq, nuclide, options, chosen.sd_mbq[kept], prior)
             without.append(fit.tia_mbq_h)
         except FitError:
             without.append(None)

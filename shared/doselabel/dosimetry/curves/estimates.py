@@ -12,6 +12,7 @@ from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike
+from scipy.optimize import minimize_scalar
 
 from doselabel.dosimetry.curves.models import PARAMETER_NAMES, Array, Curve, Solution, curve_of, solve, tia_gradient
 from doselabel.dosimetry.curves.points import Points, UptakeLimb, one_point, terminal_rate, without_uptake_limb
@@ -40,15 +41,20 @@ class Estimate:
     used: np.ndarray
     undetermined: tuple[str, ...] = ()
     method_sd_mbq_h: float = 0.0
+    prior_covariance: Array | float = 0.0  # what the error of a half-life known before adds to the parameters'
     warnings: list[str] = field(default_factory=list)
 
 
-def exponential(points: Points, model: str, uptake_limb: UptakeLimb) -> Estimate:
-    """The least-squares ``uptake``, ``mono`` or ``bi`` curve."""
+def exponential(
+    points: Points, model: str, uptake_limb: UptakeLimb, known_half_life: tuple[float, float] | None = None
+) -> Estimate:
+    """The least-squares ``uptake``, ``mono`` or ``bi`` curve; ``mono`` may know its half-life before (`_informed`)."""
     used = points.used.copy()
     warnings: list[str] = []
     if model == "mono":
         used, warnings = without_uptake_limb(points, uptake_limb)
+        if known_half_life is not None:
+            return _informed(points, used, known_half_life, warnings)
     t, a, w = points.times[used], points.activity[used], points.root_weights[used]
     solution = solve(model, t, a, w, points.physical)
     names = PARAMETER_NAMES[model]
@@ -69,6 +75,53 @@ def exponential(points: Points, model: str, uptake_limb: UptakeLimb) -> Estimate
         tia_gradient=tia_gradient(model, values) @ gradient,
         used=used,
         undetermined=undetermined,
+        warnings=warnings,
+    )
+
+
+def _informed(points: Points, used: np.ndarray, known: tuple[float, float], warnings: list[str]) -> Estimate:
+    """The most probable ``mono`` curve, given points with Gaussian noise and a half-life (h) known to a relative sd.
+
+    The half-life is log-normal: it adds ((ln T − ln T₀)/sd)² to χ². Its part of the TIA's error is ``method_sd_mbq_h``.
+    """
+    t, a, sd = points.times[used], points.activity[used], points.sd[used]
+    middle, spread = min(math.log(known[0]), math.log(points.nuclide.half_life_h)), known[1]
+
+    def at(log_half_life: ArrayLike) -> tuple[Array, Array]:
+        """Best amplitude for each half-life, and how improbable the two are together."""
+        u = np.atleast_1d(np.asarray(log_half_life, dtype=float))
+        shapes = np.exp2(-t / np.exp(u)[:, None]) / sd
+        amplitudes = shapes @ (a / sd) / np.sum(shapes**2, axis=1)
+        off = a / sd - amplitudes[:, None] * shapes
+        return amplitudes, np.sum(off**2, axis=1) + ((u - middle) / spread) ** 2
+
+    start = max(middle - 8.0 * spread, math.log(float(t[-1]) / 60.0))  # what falls faster is gone by the last scan
+    end = min(middle + 8.0 * spread, math.log(points.nuclide.half_life_h))
+    grid = np.linspace(start, max(end, start), 161)
+    best = int(np.argmin(at(grid)[1]))
+    ends = (grid[max(best - 1, 0)], grid[min(best + 1, len(grid) - 1)])
+    log_half_life = float(
+        minimize_scalar(lambda u: float(at(u)[1][0]), bounds=ends, method="bounded", options={"xatol": 1e-9}).x
+    )
+    rate, amplitude = math.log(2.0) / math.exp(log_half_life), float(at(log_half_life)[0][0])
+    shape = amplitude * np.exp(-rate * t)
+    slopes = np.stack([shape, shape * rate * t], axis=1)  # by ln A and ln T
+    information = slopes.T @ (slopes / sd[:, None] ** 2) + np.diag([0.0, spread**-2.0])
+    inverse = np.linalg.inv(information)
+    units = np.array([amplitude, -rate])  # dA/d ln A, dλ/d ln T
+    by_points = np.zeros((2, len(points.times)))
+    by_points[:, used] = inverse @ (slopes / sd[:, None] ** 2).T
+    by_prior = inverse[:, 1] / spread
+    tia = amplitude / rate
+    warnings.append("known_half_life: the points' half-life is weighed with what is known of it before")
+    return Estimate(
+        curve=Curve((amplitude,), (rate,)),
+        params=dict(zip(PARAMETER_NAMES["mono"], (amplitude, rate), strict=True)),
+        param_gradient=units[:, None] * by_points,
+        tia_gradient=tia * by_points.sum(axis=0),
+        used=used,
+        method_sd_mbq_h=tia * abs(float(by_prior.sum())),
+        prior_covariance=np.outer(units * by_prior, units * by_prior),
         warnings=warnings,
     )
 
@@ -184,18 +237,9 @@ def hanscheid(
     ]
     if half_life_h is not None:
         _check_half_life(half_life_h, half_life_sd_h, physical)
-        if not HANSCHEID_BAND[0] <= t / half_life_h <= HANSCHEID_BAND[1]:
-            raise FitError(
-                f"One time point at {t:g} h is {t / half_life_h:.2f} of the stated effective half-life of "
-                f"{half_life_h:g} h; a single point tells the time-integrated activity only between "
-                f"{HANSCHEID_BAND[0]} and {HANSCHEID_BAND[1]} of it.",
-                f"Measure between {HANSCHEID_BAND[0] * half_life_h:.0f} and "
-                f"{min(HANSCHEID_BAND[1] * half_life_h, physical):.0f} h after injection, or add time points.",
-            )
-        spread = half_life_h * np.exp(half_life_sd_h / half_life_h * np.linspace(-3, 3, 121))
-        likely = np.exp(-0.5 * np.linspace(-3, 3, 121) ** 2)
-        ratio = hanscheid_ratio(t / np.minimum(spread, physical))
-        method_relative_sd = float(np.sqrt(np.average((ratio - 1.0) ** 2, weights=likely)))
+        require_band(t, half_life_h, physical)
+        spread, likely = _likely_half_lives_h(half_life_h, half_life_sd_h, physical)
+        method_relative_sd = float(np.sqrt(np.average((hanscheid_ratio(t / spread) - 1.0) ** 2, weights=likely)))
     else:
         ratios = hanscheid_ratio(np.array([HANSCHEID_BAND[0], 1 / math.log(2.0), HANSCHEID_BAND[1]]))
         method_relative_sd = float(ratios.max() - ratios.min()) / (2.0 * math.sqrt(3.0))
@@ -207,6 +251,24 @@ def hanscheid(
         )
     method_sd = method_relative_sd * estimate.curve.integral_mbq_h()
     return replace(estimate, warnings=warnings, method_sd_mbq_h=method_sd)
+
+
+def _likely_half_lives_h(half_life_h: float, sd_h: float, physical_h: float) -> tuple[Array, Array]:
+    """Half-lives that scatter log-normally, to three standard deviations, and how likely each is."""
+    steps = np.linspace(-3, 3, 121)
+    return np.minimum(half_life_h * np.exp(sd_h / half_life_h * steps), physical_h), np.exp(-0.5 * steps**2)
+
+
+def require_band(time_h: float, half_life_h: float, physical_h: float) -> None:
+    """Raise FitError where one point is too early or too late, by what is known of the half-life."""
+    if not HANSCHEID_BAND[0] <= time_h / half_life_h <= HANSCHEID_BAND[1]:
+        raise FitError(
+            f"One time point at {time_h:g} h is {time_h / half_life_h:.2f} of the stated effective half-life of "
+            f"{half_life_h:.4g} h; a single point tells the time-integrated activity only between "
+            f"{HANSCHEID_BAND[0]} and {HANSCHEID_BAND[1]} of it.",
+            f"Measure between {HANSCHEID_BAND[0] * half_life_h:.0f} and "
+            f"{min(HANSCHEID_BAND[1] * half_life_h, physical_h):.0f} h after injection, or add time points.",
+        )
 
 
 def _check_half_life(half_life_h: float | None, half_life_sd_h: float, physical_h: float) -> None:
@@ -226,9 +288,11 @@ def population(points: Points, time_h: float | None, half_life_h: float | None, 
     rate = math.log(2.0) / half_life_h
     i = one_point(points, time_h, 1.0 / rate)
     estimate = _single(points, i, rate, math.exp(rate * points.times[i]) / rate)
-    # d ln(TIA) / d ln(T_eff) = 1 - λ t
-    slope = abs(1.0 - rate * float(points.times[i]))
-    method_sd = slope * half_life_sd_h / half_life_h * estimate.curve.integral_mbq_h()
+    # Over the half-lives that are likely, not by d ln(TIA)/d ln(T_eff) = 1 - λ t alone: that is 0 at the mean life.
+    spread, likely = _likely_half_lives_h(half_life_h, half_life_sd_h, points.nuclide.half_life_h)
+    time = float(points.times[i])
+    ratio = spread / half_life_h * np.exp2(time / spread - time / half_life_h)
+    method_sd = float(np.sqrt(np.average((ratio - 1.0) ** 2, weights=likely))) * estimate.curve.integral_mbq_h()
     warnings = list(estimate.warnings)
     if half_life_sd_h == 0:
         warnings.append("population_spread: no spread of the population half-life was given, none is in the sd")

@@ -59,7 +59,7 @@ class TacFit:
     tia_mbq_h, tia_sd_mbq_h : float
         Time-integrated activity from 0 to infinity and its standard deviation for this model (k = 1).
     method_sd_mbq_h : float
-        Part of it that comes from the spread of half-lives between patients (single-time-point models).
+        Part of it that comes from what is known of the half-life before: its spread between patients, or of a prior.
     tia_gradient_h : ndarray, shape (n,)
         d(TIA)/d(activity of each point), which carries any other error of the points into the TIA.
     effective_half_life_h : float
@@ -123,6 +123,7 @@ def fit(
     time_h: float | None = None,
     population_half_life_h: float | None = None,
     population_half_life_sd_h: float = 0.0,
+    known_half_life: tuple[float, float] | None = None,
 ) -> TacFit:
     """Fit a time-activity curve and integrate it from injection to infinity.
 
@@ -155,6 +156,9 @@ def fit(
     population_half_life_h, population_half_life_sd_h : float
         Effective half-life and its standard deviation between patients: ``population`` needs them; ``hanscheid``
         then refuses a point outside 0.75 to 2.5 half-lives, and takes its uncertainty from the spread.
+    known_half_life : (float, float), optional
+        ``mono`` only: effective half-life (h) and its relative standard deviation, log-normal, from elsewhere (the
+        patient's other organs, earlier cycles); the curve is the most probable one given it and the points.
 
     Returns
     -------
@@ -182,7 +186,7 @@ def fit(
     elif model == "population":
         estimate = population(points, time_h, population_half_life_h, population_half_life_sd_h)
     else:
-        estimate = exponential(points, model, uptake_limb)
+        estimate = exponential(points, model, uptake_limb, known_half_life)
     return _finish(points, model, estimate)
 
 
@@ -206,7 +210,7 @@ def _finish(points: Points, model: str, e: Estimate) -> TacFit:
     residuals = points.activity - e.curve.activity_mbq(points.times)
     chi_squared = float(np.sum((residuals[e.used] / points.sd[e.used]) ** 2))
     widen = max(1.0, chi_squared / dof) if dof else 1.0
-    covariance = (e.param_gradient * points.sd**2) @ e.param_gradient.T * widen
+    covariance = (e.param_gradient * points.sd**2) @ e.param_gradient.T * widen + e.prior_covariance
     tia = e.curve.integral_mbq_h()
     tia_sd = math.sqrt(float(np.sum((e.tia_gradient * points.sd) ** 2)) * widen + e.method_sd_mbq_h**2)
     if model in PARAMETER_NAMES:
