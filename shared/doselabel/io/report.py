@@ -139,7 +139,10 @@ def build(
     blocks.append(Heading("How it was done", together=True))
     if unsaid := reporting.missing(results, study):
         blocks.append(unsaid)
-    blocks += [method.protocol(results, study), reporting.stated_table(results, study)]
+    blocks += [method.protocol(results, study)]
+    if known := method.half_lives(results):
+        blocks.append(known)
+    blocks.append(reporting.stated_table(results, study))
     blocks += [Heading("What was assumed", level=3), reporting.assumed(results, study)]
     if history := method.history(results, study):
         blocks += [Heading("Who drew the masks", level=3), history]

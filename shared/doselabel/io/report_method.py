@@ -43,7 +43,7 @@ def protocol(results: DoseResults, study: Study) -> Table:
         ("Density and its source", each(lambda o: f"{significant(o.density_g_cm3)} g/cm³")
          + " (label table: ICRP 110; kidney: Nazari et al. 2021)"),
         ("Time-activity fit", each(lambda o: f"'{o.tac.model}', degrees of freedom {o.tac.degrees_of_freedom}")),
-        *_half_lives(results),
+        *_half_lives(results.options),
         ("Goodness of fit", "largest residual: " + each(lambda o: percent(largest_residual_percent(o)))),
         ("Extrapolated part of the TIA", each(lambda o: percent(100 * o.tac.extrapolated_fraction))),
         ("Dose engine", ENGINES.get(str(options.get("engine")), say(options.get("engine")))),
@@ -59,36 +59,33 @@ def protocol(results: DoseResults, study: Study) -> Table:
     return Table([Column("Field", align="left"), Column("Value", align="left")], rows, caption)
 
 
-def _half_lives(results: DoseResults) -> list[tuple[str, str]]:
-    """What was known of effective half-lives before, from where, and what the points made of it."""
-    options = results.options
+def _half_lives(options: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """What was stated of effective half-lives."""
     stated, sd = options.get("population_half_life_h") or {}, options.get("population_half_life_sd_h") or {}
     each = "; ".join(f"{'all' if n == ANY else title(n)} {plus_minus(t, sd.get(n))} h" for n, t in stated.items())
-    rows = [("Half-lives taken as known", f"{each} (as stated)")] if stated else []
-    priors = {n: organ for n, organ in results.organs.items() if organ.tac.half_life_prior is not None}
-    if options.get("half_life_prior") == "patient" and not priors:
-        return [*rows, ("Half-lives, weighed with what was known", "none: nothing was known that bears on a curve")]
-    said = "; ".join(f"{title(n)}: {_weighed(organ)}" for n, organ in priors.items())
-    source = options.get("half_life_source")
-    share = percent(100 * options.get("half_life_shared", 0))
-    shared = f"{f'{source}; ' if source else ''}organs share {share} of the variance between patients (assumed)"
-    if priors:
-        rows.append(("Half-lives, weighed with what was known", f"{said} ({shared})"))
-    return rows
+    return [("Half-lives taken as known", f"{each} (as stated)")] if stated else []
 
 
-def _weighed(organ: OrganDose) -> str:
-    """A half-life by its own scans, what was known, and both together."""
-    prior = organ.tac.half_life_prior
-    assert prior is not None
-    known = ", ".join(f"{source} {plus_minus(t.half_life_h, t.sd_h)} h" for source, t in prior.sources.items())
-    own = "not told by its own scans" if prior.own is None else (
-        f"{plus_minus(prior.own.half_life_h, prior.own.sd_h)} h by its own scans"
-    )  # fmt: skip
-    return (
-        f"{own}, {plus_minus(prior.half_life_h, prior.sd_h)} h by what was known ({known}), together "
-        f"{significant(organ.effective_half_life_h)} h"
+def half_lives(results: DoseResults) -> Table | None:
+    """What was known of half-lives before, from where, and what came of it with the scans; None where nothing was."""
+    rows = []
+    for name, organ in results.organs.items():
+        if (prior := organ.tac.half_life_prior) is not None:
+            known = ", ".join(f"{source} {plus_minus(t.half_life_h, t.sd_h)}" for source, t in prior.sources.items())
+            own = NOTHING if prior.own is None else plus_minus(prior.own.half_life_h, prior.own.sd_h)
+            together = significant(organ.effective_half_life_h)
+            rows.append([title(name), own, plus_minus(prior.half_life_h, prior.sd_h), known, together])
+    if not rows:
+        return None
+    columns = [Column("Half-life, h", align="left"), Column("Own scans"), Column("Known before"),
+               Column("From", align="left"), Column("Both")]  # fmt: skip
+    source = results.options.get("half_life_source")
+    caption = (
+        "Curves weighed (Bayes) with what was known of their half-lives; ± are standard deviations. "
+        f"{percent(100 * results.options.get('half_life_shared', 0))} of the variance between patients is taken as "
+        "common to a patient's organs (assumed)." + (f" Earlier cycles: {source}." if source else "")
     )
+    return Table(columns, rows, caption)
 
 
 def _models(results: DoseResults, study: Study) -> str:
