@@ -59,6 +59,11 @@ def starter_path() -> Path:
     return path
 
 
+def file_of(path: Path) -> Path:
+    """The file of a checkpoint: ``starter`` is the name of the one that ships."""
+    return starter_path() if str(path) == "starter" and not Path(path).is_file() else Path(path)
+
+
 def save(path: Path, model: nn.Module, profile: Profile, card: dict) -> Path:
     """Write a checkpoint atomically; floating-point weights become fp16."""
     path = Path(path)
@@ -87,6 +92,7 @@ def read_card(path: Path) -> tuple[Profile, dict]:
     ModelError
         When the file is missing or is no checkpoint of this program.
     """
+    path = file_of(path)
     with _open(path) as file:
         return _header(path, file.metadata())
 
@@ -99,6 +105,7 @@ def load(path: Path) -> Checkpoint:
     ModelError
         When the file is missing, is no checkpoint of this program, or its weights don't fit its profile.
     """
+    path = file_of(path)
     with _open(path) as file:
         profile, card = _header(path, file.metadata())
         weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
@@ -116,7 +123,7 @@ def load(path: Path) -> Checkpoint:
 
 def _open(path: Path):
     if not Path(path).is_file():
-        raise ModelError(f"{path}: there is no such checkpoint.", "Check the path, or use the starter model.")
+        raise ModelError(f"{path}: there is no such checkpoint.", "Check the path, or use the starter model: starter.")
     try:
         return safe_open(str(path), framework="pt")
     except (SafetensorError, OSError) as error:

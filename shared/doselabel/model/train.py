@@ -127,7 +127,7 @@ def train(
     out, settings = Path(out), (settings or Settings()).replace(**overrides)
     sources = _sources(cases, replay)
     _check(sources, [*validation], parenchyma)
-    start = settings.start
+    start = checkpoint.file_of(settings.start) if settings.start else None
     if settings.schedule()[0].learn == "heads" and not (start or settings.pretrained):
         raise ModelError(
             "The first stage trains the heads alone, on a backbone that has learned nothing.",

@@ -1,0 +1,119 @@
+"""The tutorials: every command and every line of code of a page is run, in order, and shows what the page says.
+
+A block marked ``sh`` or ``python`` is run in one folder of the page's own. With the title "another terminal" it runs on
+beside the others; with "not run" it is shown only (a window needs hands: its clicks are in tests/napari_plugin). A ``text``
+block is what the block before it printed, "..." standing for anything.
+"""
+
+from __future__ import annotations
+
+import doctest
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PAGES = sorted((ROOT / "docs" / "tutorials").glob("*.md"))
+BLOCK = re.compile(r'^```(sh|python|text)(?: title="([^"]*)")?\n(.*?)^```$', re.MULTILINE | re.DOTALL)
+PORT = "8000"
+LOOSE = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
+START_S = 120
+
+
+@pytest.mark.e2e
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.stem)
+def test_what_the_page_says_works(page, tmp_path):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    text = page.read_text("utf-8").replace(PORT, port)
+    blocks = BLOCK.findall(text)
+    assert len(blocks) == text.count("\n```") // 2, "a block that is neither sh, python nor text"
+    printed = ""
+    with terminals(tmp_path) as another:
+        for kind, title, body in blocks:
+            if title == "not run":
+                continue
+            if kind == "text":
+                assert doctest.OutputChecker().check_output(body, printed, LOOSE), f"{body}\n--- it printed\n{printed}"
+            elif title:
+                another(body)
+                answers(f"http://127.0.0.1:{port}/health")
+            else:
+                printed = run(kind, body, tmp_path)
+
+
+def test_there_is_one_for_each_reader_and_the_site_has_it():
+    assert [page.stem for page in PAGES] == ["administrator", "annotator", "developer", "physicist", "researcher"]
+    site = (ROOT / "mkdocs.yml").read_text("utf-8")
+    assert not [page for page in PAGES if f"tutorials/{page.name}" not in site]
+
+
+def environment(folder: Path) -> dict[str, str]:
+    python = Path(sys.executable).parent
+    return os.environ | {
+        "PATH": f"{python}{os.pathsep}{os.environ['PATH']}",
+        "PYTHONPATH": os.pathsep.join([str(ROOT / "shared"), str(ROOT)]),
+        "PYTHONUTF8": "1",
+        "REPOSITORY": str(ROOT),
+        "HOME": str(folder / "home"),
+    }
+
+
+def run(kind: str, body: str, folder: Path) -> str:
+    command = ["bash", "-euo", "pipefail", "-c", body] if kind == "sh" else [sys.executable, "-c", body]
+    done = subprocess.run(
+        command, cwd=folder, env=environment(folder), capture_output=True, encoding="utf-8", timeout=500, check=False
+    )
+    assert done.returncode == 0, f"{body}\n--- ended with {done.returncode}\n{done.stdout}{done.stderr}"
+    return done.stdout
+
+
+@contextmanager
+def terminals(folder: Path) -> Iterator:
+    """A function that starts a command beside; all of them end as by Ctrl+C."""
+    started = []
+
+    def start(body: str) -> None:
+        log = (folder / "terminal.log").open("w", encoding="utf-8")
+        command = ["bash", "-c", f"exec {body}"]
+        started.append(
+            subprocess.Popen(
+                command, cwd=folder, env=environment(folder), stdout=log, stderr=log, start_new_session=True
+            )
+        )
+        log.close()
+
+    try:
+        yield start
+    finally:
+        for process in started:
+            process.send_signal(signal.SIGINT)
+            try:
+                process.wait(30)
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+
+
+def answers(url: str) -> None:
+    """Wait until a server does."""
+    end = time.monotonic() + START_S
+    while time.monotonic() < end:
+        try:
+            with urllib.request.urlopen(url, timeout=10):
+                return
+        except (urllib.error.URLError, OSError):
+            time.sleep(0.2)
+    raise AssertionError(f"{url} did not answer within {START_S} s")
