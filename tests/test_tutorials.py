@@ -1,8 +1,8 @@
 """The tutorials: every command and every line of code of a page is run, in order, and shows what the page says.
 
-A block marked ``sh`` or ``python`` is run in one folder of the page's own. With the title "another terminal" it runs on
-beside the others; with "not run" it is shown only (a window needs hands: its clicks are in tests/napari_plugin). A ``text``
-block is what the block before it printed, "..." standing for anything.
+A block marked ``sh`` or ``python`` is run in one folder of the page's own. With the title "another terminal" it runs
+on beside the others; with "not run" it is shown only (a window needs hands: its clicks are in tests/napari_plugin). A
+``text`` block is what the block before it printed, "..." standing for anything.
 """
 
 from __future__ import annotations

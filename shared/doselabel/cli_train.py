@@ -53,7 +53,7 @@ def training_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--profile", help="fast, fast-spect or paper (default: that of --start, else fast)")
     parser.add_argument("--learn-organs", metavar="NAMES", help="organs to learn, with commas (default: the profile's)")
     parser.add_argument("--parenchyma", type=Path, help="cases whose kidneys are parenchyma, for stages that learn it")
-    parser.add_argument("--start", type=Path, help="checkpoint to go on from, or starter; with --profile, what fits is taken")
+    parser.add_argument("--start", type=Path, help="checkpoint to go on from (or: starter); with --profile, what fits")
     parser.add_argument("--pretrained", type=Path, help="file of torchvision's ImageNet weights for the backbone")
     for flag, name, kind, text in (
         ("--steps", "steps", int, "optimizer steps (default: 2000)"),
