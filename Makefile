@@ -2,6 +2,7 @@
 # make test   the whole test suite, by two processes side by side (WORKERS=0: by one)
 # make quick  what takes two or three minutes of it
 # make docs   the documentation site, in site/
+# make bench  docs/benchmarks.md, measured anew (BENCH=--long: all of it, an hour)
 # They do all the set-up first; a second run finds it done.
 
 SHELL := /bin/bash
@@ -14,7 +15,7 @@ WORKERS ?= 2
 PYTEST := env -u PYTHONDONTWRITEBYTECODE $(DISPLAY_RUN) $(BIN)/python -m pytest -n $(WORKERS) --max-worker-restart 0
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test quick lint docs constraints clean
+.PHONY: help setup demo test quick lint docs bench constraints clean
 
 help:
 	@sed -n 's/^# //p' Makefile
@@ -38,6 +39,9 @@ lint: $(READY)
 
 docs: $(READY)
 	$(BIN)/mkdocs build --quiet
+
+bench: $(READY)
+	$(BIN)/python benchmarks/all.py $(BENCH)
 
 constraints: $(READY)
 	$(BIN)/uv pip compile pyproject.toml --all-extras --python-version 3.11 \

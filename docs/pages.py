@@ -6,6 +6,7 @@ Run by mkdocs (``hooks`` in mkdocs.yml).
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ from doselabel.alarms import CATALOGUE
 from doselabel.cli import build_parser
 
 ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(Path(__file__).parent))  # a hook is loaded by its path
+import reference_pages  # noqa: E402
 
 
 def on_files(files: Files, config: Any) -> Files:
@@ -23,6 +26,10 @@ def on_files(files: Files, config: Any) -> Files:
     pages = {
         "reference/cli.md": command_line(),
         "reference/alarms.md": alarms(),
+        "reference/schemas.md": reference_pages.schemas(),
+        "reference/keys.md": reference_pages.shortcuts(),
+        "reference/model-card.md": reference_pages.model_card(),
+        "reference/notices.md": reference_pages.notices(),
         "examples.md": examples(),
         "contributing.md": (ROOT / "CONTRIBUTING.md").read_text("utf-8"),
     }

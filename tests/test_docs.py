@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import os
 import re
 import subprocess
@@ -11,6 +12,11 @@ from pathlib import Path
 import pytest
 
 from doselabel.alarms import CATALOGUE
+from doselabel.dosimetry.options import DoseOptions
+from doselabel.model.checkpoint import read_card, starter_path
+from doselabel.study import Study
+from doselabel.wire import DoseResults, LabelSubmission
+from napari_plugin.shortcuts import KEYS
 
 ROOT = Path(__file__).parents[1]
 FETCHED = re.compile(r"<(?:script|img|link|iframe)\b[^>]*?(?:src|href)=[\"']?([^\"' >]+)")
@@ -50,6 +56,26 @@ def test_the_reference_has_every_command_and_every_alarm(site):
         assert f">{command}</a>" in commands or f'id="{command.replace(" ", "-")}"' in commands
     alarms = (site / "reference" / "alarms.html").read_text("utf-8")
     assert not [code for code in CATALOGUE if f"<code>{code}</code>" not in alarms]
+
+
+def test_the_reference_has_every_field_every_key_and_the_starter_s_scores(site):
+    schemas, keys, card = (
+        (site / "reference" / f"{name}.html").read_text("utf-8") for name in ("schemas", "keys", "model-card")
+    )
+    for kind in (Study, DoseOptions, DoseResults, LabelSubmission):
+        names = [field.alias or name for name, field in kind.model_fields.items()]
+        assert not [name for name in names if f"<code>{name}</code>" not in schemas], kind
+    assert not [words for _, words in KEYS.values() if html.escape(words, quote=False) not in keys]
+    scores = read_card(starter_path())[1]["scores"]
+    assert card.count("<tr>") == len(scores) + 1
+    assert f"{scores[0]['dice']:.3f}" in card
+
+
+def test_what_is_pinned_is_named_with_its_licence(site):
+    notices = (site / "reference" / "notices.html").read_text("utf-8")
+    for package in ("numpy", "torch", "napari", "monailabel", "pydicom"):
+        assert re.search(rf"<td>{package}</td>\s*<td>[^<]+</td>\s*<td>(?!see the package)[^<]+</td>", notices), package
+    assert "PENELOPE" in notices
 
 
 @pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "sample_data/README.md"])
