@@ -1,4 +1,4 @@
-# make demo   the main job from first to last on sample patients; ends in demo/report.html
+# make demo   the main job from first to last on sample patients; ends in demo/story.html (DEMO=--window: and a window)
 # make test   the whole test suite, by two processes side by side (WORKERS=0: by one)
 # make quick  what takes two or three minutes of it
 # make docs   the documentation site, in site/
@@ -26,7 +26,7 @@ $(READY): pyproject.toml constraints.txt .ci/setup .ci/system-packages
 	@PYTHON="$(PYTHON)" .ci/setup $(VENV)
 
 demo: $(READY)
-	$(BIN)/doselabel demo --out demo
+	$(BIN)/doselabel demo --out demo $(DEMO)
 
 test: $(READY)
 	$(PYTEST) $(PYTEST_ARGS)

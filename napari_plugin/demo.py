@@ -1,11 +1,13 @@
 """The annotator's part of `make demo`, played by a program: the same dock and controller, a real window.
 
 The annotator is an expert: where the network's contour differs most from the phantom's ground truth, they redraw it.
+What they saw and did goes to ``story.json`` and pictures beside it; `doselabel.demo_story` makes the page of it.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -32,12 +34,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--studies", type=Path, required=True, help="the sample patients, with their ground truth")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--steps", type=int, default=6)
+    parser.add_argument("--stay", action="store_true", help="only connect, and leave the window to its user")
     args = parser.parse_args(argv)
     viewer = napari.Viewer(show=True)
     viewer.window.resize(1400, 900)
     dock = DoselabelDock(viewer, Settings(author=AUTHOR, folder=args.out / "napari-settings"))
     viewer.window.add_dock_widget(dock, name=NAME, area="right")
     try:
+        if args.stay:
+            dock.controller.connect(args.server)
+            napari.run()
+            return 0
         _play(dock, args.server, args.studies, args.out, args.steps)
     except DoselabelError as error:
         print(f"demo: {error}", file=sys.stderr)
@@ -49,22 +56,31 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _play(dock: DoselabelDock, server: str, studies: Path, out: Path, steps: int) -> None:
-    controller, viewer = dock.controller, dock.viewer
+    controller = dock.controller
     controller.connect(server)
     info = controller.wait("connect", 60)
     _say(f"connected: {info.studies} patients, {info.images} CTs, {info.labelled} labelled")
 
+    reasons: list[str] = []
+    controller.next_reason.connect(reasons.append)
     controller.next_case()
     case = controller.wait("case", 120)
     _say(f"next case: {case.image_id}")
+    truth = _truth(controller, studies)
+    _look_at_kidneys(controller, truth)
+    _shot(dock, out / "1-case.png")
 
     controller.segment()
     summary = controller.wait("segment", 900)
     for name, found in summary.organs.items():
         _say(f"  {title(name):<13} {found.volume_ml:6.0f} mL, score {found.score:.2f}")
+    drawn = _dice(controller, truth)
+    _shot(dock, out / "2-model.png")
 
-    changed = _correct(controller, studies)
+    changed = _correct(controller, truth)
     _say(f"corrected {changed} voxels as the expert would draw them")
+    corrected = _dice(controller, truth)
+    _shot(dock, out / "3-corrected.png")
     controller.submit(author=AUTHOR, comment="worst slices redrawn")
     version = controller.wait("submit", 120)
     _say(f"submitted as version {version.version}")
@@ -72,28 +88,51 @@ def _play(dock: DoselabelDock, server: str, studies: Path, out: Path, steps: int
     controller.train(steps=steps)
     training = controller.wait("train", 1800)
     _say(f"trained {training.steps} steps on {training.cases} case(s): {training.reason}")
+    _shot(dock, out / "4-learned.png", "Learn")
 
     controller.dose(labels="model")
     results = controller.wait("dose", 1800)
     for name, dose in results.organs.items():
         _say(f"  {title(name):<13} {dose.mean_dose_gy:6.2f} ± {dose.dose_sd_gy:.2f} Gy")
     controller.save_dose(out)
+    _shot(dock, out / "napari.png", "Dose")
 
-    _look_at_kidneys(controller)
-    dock.show_tab("Dose")
+    story = {
+        "case": case.image_id,
+        "reason": reasons[-1],
+        "model": {
+            name: {**found.model_dump(mode="json"), "dice": drawn[name]} for name, found in summary.organs.items()
+        },
+        "corrected": {"voxels": changed, "version": version.version, "dice": corrected},
+        "training": training.model_dump(mode="json"),
+    }
+    (out / "story.json").write_text(json.dumps(story, indent=1), "utf-8")
+
+
+def _truth(controller: Controller, studies: Path) -> np.ndarray:
+    """The phantom's own label map of the case on screen."""
+    assert controller.session is not None
+    patient, _, stem = controller.session.case.image_id.partition("__")
+    return canonical(read_labels(studies / patient / "truth" / f"{stem}.nii.gz").renumbered().volume).array
+
+
+def _dice(controller: Controller, truth: np.ndarray) -> dict[str, float]:
+    assert controller.layers is not None
+    pairs = {n: (controller.layers.labels.data == organ(n).index, truth == organ(n).index) for n in SEGMENTED}
+    return {name: round(2 * (a & b).sum() / max(1, a.sum() + b.sum()), 4) for name, (a, b) in pairs.items()}
+
+
+def _shot(dock: DoselabelDock, path: Path, tab: str = "Annotate") -> None:
+    dock.show_tab(tab)
     QApplication.processEvents()  # what the tab shows is laid out only now
     QApplication.processEvents()
-    viewer.screenshot(str(out / "napari.png"), canvas_only=False, flash=False)
+    dock.viewer.screenshot(str(path), canvas_only=False, flash=False)
 
 
-def _correct(controller: Controller, studies: Path) -> int:
+def _correct(controller: Controller, truth: np.ndarray) -> int:
     """Redraw, for each organ, the slices that differ most from the truth; each is one undo step."""
-    session, layers = controller.session, controller.layers
-    assert session is not None
+    layers = controller.layers
     assert layers is not None
-    case = session.case
-    patient, _, stem = case.image_id.partition("__")
-    truth = canonical(read_labels(studies / patient / "truth" / f"{stem}.nii.gz").renumbered().volume).array
     changed = 0
     for name in SEGMENTED:
         value = organ(name).index
@@ -107,13 +146,13 @@ def _correct(controller: Controller, studies: Path) -> int:
     return changed
 
 
-def _look_at_kidneys(controller: Controller) -> None:
+def _look_at_kidneys(controller: Controller, truth: np.ndarray) -> None:
     """Go to the slice that has most kidney."""
     assert controller.layers is not None
-    labels = controller.layers.labels
-    kidneys = np.isin(labels.data, [organ("left_kidney").index, organ("right_kidney").index])
+    kidneys = np.isin(truth, [organ("left_kidney").index, organ("right_kidney").index])
     z = int(kidneys.sum(axis=(1, 2)).argmax())
-    controller.viewer.dims.set_point(controller.viewer.dims.ndim - 3, float(labels.data_to_world((z, 0, 0))[0]))
+    place = controller.layers.labels.data_to_world((z, 0, 0))[0]
+    controller.viewer.dims.set_point(controller.viewer.dims.ndim - 3, float(place))
 
 
 def _say(text: str) -> None:

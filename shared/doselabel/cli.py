@@ -169,7 +169,7 @@ def _doctor(args: argparse.Namespace) -> int:
 def _demo(args: argparse.Namespace) -> int:
     from doselabel.demo import run
 
-    return run(args.out, patients=args.patients, seed=args.seed, steps=args.steps)
+    return run(args.out, patients=args.patients, seed=args.seed, steps=args.steps, window=args.window)
 
 
 # ---- the parser
@@ -189,6 +189,9 @@ def build_parser() -> argparse.ArgumentParser:
     demo.add_argument("--patients", type=_count, default=2)
     demo.add_argument("--seed", type=int, default=0)
     demo.add_argument("--steps", type=_count, default=6, help="training steps on the correction (default: 6)")
+    demo.add_argument(
+        "--window", action="store_true", help="leave a window open at the end, on a machine with a display"
+    )
 
     sample = _command(commands, "sample", _sample, "make synthetic patients with ground truth")
     sample.add_argument("dir", type=Path)

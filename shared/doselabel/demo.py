@@ -29,8 +29,11 @@ KIDNEY_TOLERANCE_PERCENT = 15.0
 """How far the starter model's kidney doses may be from the phantom's truth for the demo to pass."""
 
 
-def run(out: Path, *, patients: int = 2, seed: int = 0, steps: int = 6) -> int:
-    """Run the demo into ``out`` (made anew); 0 when every step worked and the kidney doses are near the truth."""
+def run(out: Path, *, patients: int = 2, seed: int = 0, steps: int = 6, window: bool = False) -> int:
+    """Run the demo into ``out`` (made anew); 0 when every step worked and the kidney doses are near the truth.
+
+    With ``window`` a window on its server stays open until it is closed.
+    """
     need("monailabel", "napari")
     out = _fresh(out)
     studies = out / "studies"
@@ -38,10 +41,13 @@ def run(out: Path, *, patients: int = 2, seed: int = 0, steps: int = 6) -> int:
     _sample(studies, patients, seed)
     with _server(studies, out / "server.log") as url:
         _say(3, "napari: next case, inference, correction, submit, retrain, dose")
-        _plugin(url, out, steps)
-    _say(4, "comparison with the phantom's ground truth")
-    worst = _compare(out, studies)
-    _closing(out, studies)
+        _plugin(url, out, "--steps", str(steps))
+        _say(4, "comparison with the phantom's ground truth")
+        worst = _compare(out, studies)
+        _closing(out, studies)
+        if window:
+            print("The window stays open; close it, and the server ends.", flush=True)
+            _plugin(url, out, "--stay", timeout_s=None)
     if worst > KIDNEY_TOLERANCE_PERCENT:
         print(f"demo: a kidney dose is {worst:.0f} % from the truth; expected at most {KIDNEY_TOLERANCE_PERCENT:.0f} %")
         return 1
@@ -106,9 +112,9 @@ def _wait_for(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
     )
 
 
-def _plugin(url: str, out: Path, steps: int) -> None:
+def _plugin(url: str, out: Path, *words: str, timeout_s: float | None = PLUGIN_S) -> None:
     command = [sys.executable, "-m", "napari_plugin.demo", "--server", url, "--studies", str(out / "studies")]
-    command += ["--out", str(out), "--steps", str(steps)]
+    command += ["--out", str(out), *words]
     if sys.platform.startswith("linux") and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
         if not shutil.which("xvfb-run"):
             raise DoselabelError(
@@ -116,7 +122,7 @@ def _plugin(url: str, out: Path, steps: int) -> None:
                 "apt-get install xvfb xauth libgl1 libegl1, then run the demo again.",
             )
         command = ["xvfb-run", "-a", "-s", "-screen 0 1400x900x24 +extension GLX", *command]
-    done = subprocess.run(command, timeout=PLUGIN_S, check=False)
+    done = subprocess.run(command, timeout=timeout_s, check=False)
     if done.returncode:
         raise DoselabelError(
             f"The plugin's part of the demo ended with exit code {done.returncode}; its message stands above.",
@@ -125,7 +131,8 @@ def _plugin(url: str, out: Path, steps: int) -> None:
 
 
 def _compare(out: Path, studies: Path) -> float:
-    """Print doses beside the truth, write report.html; return the worst kidney's deviation in percent."""
+    """Print doses beside the truth, write report and story; return the worst kidney's deviation in percent."""
+    from doselabel.demo_story import write_story
     from doselabel.io.report import write_report_of
     from doselabel.study import Study
 
@@ -141,12 +148,14 @@ def _compare(out: Path, studies: Path) -> float:
         if name.endswith("kidney"):
             worst = max(worst, abs(percent))
     write_report_of(out, study, truth=study.folder / "truth" / "truth.json")
+    write_story(out, truth)
     return worst
 
 
 def _closing(out: Path, studies: Path) -> None:
     print(f"""
 Done. Look at
+  {out / "story.html"}         case, contours, correction, training, and the dose beside the truth
   {out / "report.html"}        the dose report, beside the phantom's ground truth
   {out / "napari.png"}         the napari window
   {out / "server.log"}         what the server said

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -69,6 +70,25 @@ def test_the_report_stands_alone_and_shows_the_truth(demo):
     assert "truth" in html.lower()
     assert 'src="http' not in html
     assert (demo / "report.pdf").read_bytes().startswith(b"%PDF")
+
+
+def test_the_story_shows_each_step_in_order_and_the_dose_beside_the_truth(demo, results):
+    story = json.loads((demo / "story.json").read_text("utf-8"))
+    page = (demo / "story.html").read_text("utf-8")
+    headings = re.findall(r"<h2[^>]*>([^<]+)</h2>", page)
+    assert headings == [
+        "The case",
+        "What the network drew",
+        "What was corrected",
+        "What training changed",
+        "The dose beside the truth",
+    ]
+    assert page.count('src="data:image/png') == len(headings)
+    for name, drawn in story["model"].items():
+        assert story["corrected"]["dice"][name] > drawn["dice"] > 0.85
+    assert story["training"]["reason"].rstrip(".") in page
+    for organ in results.organs.values():
+        assert f"{organ.mean_dose_gy:.2f} ± {organ.dose_sd_gy:.2f}" in page
 
 
 def test_the_screenshot_shows_a_window_with_something_in_it(demo):
