@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -19,6 +20,7 @@ SERVERS = {"server", "window", "served", "busy", "guarded", "cluster", "orthanc"
 """Fixtures that start a server or a window: tests with one are slow."""
 
 SLOW = (
+    "tests/test_tutorials.py",
     "tests/test_examples.py",
     "tests/test_docs.py",
     "tests/test_house.py::test_shared_is_typed",
@@ -56,6 +58,14 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # side by side, the workers have taken 
         os.environ.setdefault(name, "1")
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Keep dose kernels for this run, all its processes, and not in the home of whoever runs it."""
+    if "DOSELABEL_CACHE" not in os.environ:
+        folder = tempfile.TemporaryDirectory(prefix="doselabel-kernels-")
+        os.environ["DOSELABEL_CACHE"] = folder.name
+        config.add_cleanup(folder.cleanup)
+
+
 def together(nodeid: str) -> str:
     """Name of what a test stays with: its own file, if nothing larger."""
     return next((name for name, homes in TOGETHER.items() if nodeid.startswith(homes)), nodeid.partition("::")[0])
@@ -68,8 +78,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if item.nodeid.startswith(SLOW) or SERVERS & set(getattr(item, "fixturenames", ())):
             item.add_marker("slow")
     if "PYTEST_XDIST_WORKER" in os.environ:
-        first = list(TOGETHER)
-        items.sort(key=lambda item: first.index(name) if (name := together(item.nodeid)) in first else len(first))
+        items.sort(key=lambda item: _turn(item.nodeid))
+
+
+def _turn(nodeid: str) -> int:
+    """When a worker begins with it: what stays together, then files with something slow, then the others."""
+    file, name = nodeid.partition("::")[0], together(nodeid)
+    if name in TOGETHER:
+        return list(TOGETHER).index(name)
+    return len(TOGETHER) + (not any(file.startswith(slow) or slow.startswith(file) for slow in SLOW))
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -17,7 +17,7 @@ from doselabel.labels import read_labels
 from doselabel.study import Study
 from doselabel.wire import DoseResults
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1800)]
 
 
 @pytest.fixture(scope="module")

@@ -104,11 +104,11 @@ def untrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def served(tmp_path_factory: pytest.TempPathFactory, untrained: Path) -> Callable[[], AbstractContextManager[Running]]:
-    """Starts a real server process on four patients, in a folder with a space in its name."""
+    """Starts a real server process on five patients, in a folder with a space in its name."""
 
     def serve() -> AbstractContextManager[Running]:
         root = tmp_path_factory.mktemp("served") / "studies with space"
-        for number in range(1, 5):
+        for number in range(1, 6):
             make_patient(root / f"P-{number:03}", f"P-{number:03}")
         (root / "broken").mkdir()
         (root / "broken" / "study.json").write_text("{}")

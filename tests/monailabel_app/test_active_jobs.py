@@ -14,6 +14,7 @@ from doselabel.labels import read_labels
 from doselabel.wire import JobStatus
 from monailabel_app.jobs.batch import Batch
 from monailabel_app.launch import Running, running
+from tests.load import shared
 
 PATIENCE_S = 500
 CTS = ("P-001__ct", "P-001__ct_tp1", "P-002__ct", "P-002__ct_tp1")
@@ -57,7 +58,7 @@ def test_scores_are_made_as_jobs_once_for_each_model_and_end_as_a_batch(http, se
     reply = http.post("/doselabel/active/score")
     asked_s = time.monotonic() - began
     assert (reply.status_code, reply.json()) == (202, {"images": 3})
-    assert asked_s < 2, "nothing is predicted while somebody waits"
+    assert asked_s < shared(2.0), "nothing is predicted while somebody waits"
     refused = http.post("/doselabel/active/score")
     assert (refused.status_code, refused.json()["code"]) == (429, "busy")
     task = batch_over(http)

@@ -180,15 +180,16 @@ def hs256(claims: dict, secret: bytes) -> str:
 def test_new_keys_of_the_issuer_are_known_soon_and_made_up_ones_ask_it_seldom(realm, monkeypatch):
     monkeypatch.setattr(oidc, "AGAIN_S", 0.5)
     own = Issuer(realm.url, "doselabel", "realm_access.roles")
-    before = realm.asked
+    before, began = realm.asked, time.monotonic()
     stranger = jwt.encode({"sub": "x"}, "k" * 32, algorithm="HS256", headers={"kid": "made up"})
     for _ in range(500):
         with pytest.raises(WrongLogin):
             own.bearer(stranger)
-    assert realm.asked - before <= 2 * 4, "two requests each time, at most every half a second"
+    times = 2 + (time.monotonic() - began) / 0.5
+    assert realm.asked - before <= 2 * times, "two requests each time, at most every half a second"
     realm.keys["second"] = rsa.generate_private_key(65537, 2048)
     try:
-        token, end = realm.token("ada", "doselabel-annotator", key="second"), time.monotonic() + 60
+        token, end = realm.token("ada", "doselabel-annotator", key="second"), time.monotonic() + 300
         while True:
             try:
                 assert own.bearer(token).name == "ada"

@@ -16,6 +16,7 @@ from doselabel.wire import (
     StudyInfo,
 )
 from monailabel_app.conf import STATE
+from tests.load import shared
 
 PATIENCE_S = 300
 """Only a machine with much else to do needs nearly this long."""
@@ -148,7 +149,7 @@ def test_the_server_answers_at_once_while_a_job_runs_and_the_job_can_be_cancelle
         began = time.monotonic()
         assert http.get("/info/").status_code == 200
         waits.append(time.monotonic() - began)
-    assert max(waits) < 1.0
+    assert max(waits) < shared(1.0)
     refused = http.get(f"/jobs/{job.id}/result")
     assert refused.status_code == 409
     assert ErrorInfo.model_validate(refused.json()).code == "job_running"

@@ -15,6 +15,7 @@ from doselabel.wire import JobResult, JobStatus
 from monailabel_app.conf import STATE
 from monailabel_app.jobs.manager import PAUSED, WAITING
 from monailabel_app.launch import Running, running
+from tests.load import shared
 
 PATIENCE_S = 500
 """Only a machine with much else to do needs nearly this long."""
@@ -82,7 +83,7 @@ def test_a_job_is_stopped_within_two_seconds_in_whatever_stage_it_is(http, task,
         seen.add(status.stage)
         waits[status.stage] = cancelled_within_s(http, name)
     assert len(waits) > 1
-    assert max(waits.values()) < STOPPED_WITHIN_S, waits
+    assert max(waits.values()) < shared(STOPPED_WITHIN_S), waits
 
 
 def test_events_tell_every_change_until_the_job_is_over_and_then_end(http):
@@ -167,11 +168,14 @@ def test_a_server_that_is_killed_leaves_no_worker_and_remembers_what_it_did_not_
         assert len(workers) >= 2
         server.process.kill()
         server.process.wait()
-        end = time.monotonic() + 30
+        end = time.monotonic() + PATIENCE_S
         while any(alive(pid) for pid in workers):
             assert time.monotonic() < end
             time.sleep(0.05)
-    with running(own, conf=conf) as server, httpx.Client(base_url=server.url, timeout=60, trust_env=False) as http:
+    with (
+        running(own, conf=conf) as server,
+        httpx.Client(base_url=server.url, timeout=PATIENCE_S, trust_env=False) as http,
+    ):
         jobs = {job["id"]: job for job in http.get("/jobs").json()}
         for name in (training, waiting, segmentation):
             assert jobs[name]["state"] in ("failed", "done"), "nothing runs for ever"

@@ -17,9 +17,10 @@ import SimpleITK as sitk
 
 from doselabel.geometry import Geometry, Volume, read_image, write_image
 from doselabel.labels import LabelMap, read_labels, write_labels
+from tests.load import shared
 
-IMAGE = "P-004__ct"
-"""Patient P-004 is theirs."""
+IMAGE = "P-005__ct"
+"""Patient P-005 is theirs."""
 
 
 def ours(http: httpx.Client, file: Path) -> httpx.Response:
@@ -104,7 +105,7 @@ def test_a_small_file_of_a_huge_image_is_refused_without_being_unpacked(http, se
     for _ in range(2):  # the quickest of three: what else the machine does is no fault of the server
         reply = min(reply, send(http, file), key=lambda reply: reply.elapsed)
     refused(reply, r"not on the grid of|are read here|is cut off")
-    assert reply.elapsed.total_seconds() < 1
+    assert reply.elapsed.total_seconds() < shared(1.0)
     assert peak_mb(server) - before < 200
 
 
@@ -141,7 +142,7 @@ def test_what_is_kept_under_a_tag_and_is_no_label_map_of_its_ct_says_so(http, bo
     array = boxes.organs() if shift_mm else boxes.organs() * np.float32(0.5)
     (alarm,) = tagged(http, write_image(tmp_path / "odd.nii.gz", Volume(array, moved))).json()["alarms"]
     assert alarm["code"] == "label-unread"
-    assert ("not on the grid of P-004__ct" if shift_mm else "not whole numbers") in alarm["sentence"]
+    assert ("not on the grid of P-005__ct" if shift_mm else "not whole numbers") in alarm["sentence"]
     assert "/tmp" not in alarm["sentence"]
 
 
@@ -187,7 +188,7 @@ def test_an_image_that_can_not_stand_alone_is_given_away_as_one_that_can(http, s
         nibabel.save(image, folder / "ct.nii.gz")
         study["stated_places"] = {"ct.nii.gz": {"orientation": "LPS", "spacing_mm": [8, 8, 5]}}
     (folder / "study.json").write_text(json.dumps(study))
-    end = time.monotonic() + 60
+    end = time.monotonic() + 300
     while patient not in {study["patient_id"] for study in http.get("/doselabel/studies").json()}:
         assert time.monotonic() < end, http.get("/doselabel/studies").text
         time.sleep(0.2)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -169,14 +168,3 @@ def known() -> SimpleNamespace:
         label_map=label_map,
         make_study=make_study,
     )
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _kernels_of_this_run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Keep kernels for the session, but not in the home of whoever runs the tests."""
-    if os.environ.get("DOSELABEL_CACHE"):
-        yield
-        return
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("DOSELABEL_CACHE", str(tmp_path_factory.mktemp("cache")))
-        yield
