@@ -22,6 +22,7 @@ from doselabel.dosimetry.uncertainty import (
     FWHM_RELATIVE_SD,
     RECONSTRUCTION_RELATIVE_SD,
     S_RELATIVE_SD,
+    UNSEEN_SPILL,
 )
 from doselabel.io.document import FLAG, Column, Note, Table
 from doselabel.io.numerals import percent, significant
@@ -97,6 +98,7 @@ def assumed(results: DoseResults, study: Study) -> Table:
         take("Volume of a contour, ±", percent(100 * CONTOUR_RELATIVE_SD), "Nazari et al. 2021, table 3 (at most)")
     take("Width of the resolution, ±", percent(100 * FWHM_RELATIVE_SD), "assumed")
     take("Attenuation and scatter, ±", percent(100 * RECONSTRUCTION_RELATIVE_SD), "MIRD Pamphlet 26")
+    take("Lost by tails and breath", percent(100 * UNSEEN_SPILL), "the project's phantoms; a part of the ±")
     take("S-values, ±", percent(100 * S_RELATIVE_SD), "spread between independent sources")
     take("An activity, ±", percent(100 * ASSUMED_RELATIVE_SD) + " at least", "assumed")
     tails = f"{percent(100 * TAIL_RELATIVE_SD)} after the last scan, {percent(100 * HEAD_RELATIVE_SD)} before the first"

@@ -8,9 +8,13 @@ from types import ModuleType
 
 import numpy as np
 import pytest
+from scipy import ndimage
 
 from doselabel.dosimetry import pipeline
 from doselabel.dosimetry.options import DoseOptions
+from doselabel.dosimetry.uncertainty import UNSEEN_SPILL
+from doselabel.dosimetry.uptake.voi import measure
+from doselabel.geometry import Volume
 from doselabel.labels import LabelMap
 from sample_data import clinic
 
@@ -70,6 +74,32 @@ def test_a_patient_is_its_seed_and_number_and_the_chain_finds_its_dose(tmp_path:
     assert {c["points"] for c in cases} == {4, 2}
     assert all(abs(coverage.z_of(c, what)) < 3 for c in cases for what in ("dose", "bed", "D50"))
     assert all(c["percent"]["counts"] > 0 and c["percent"]["spill_out"] > 1 for c in cases)
+
+
+def test_tails_and_breath_take_what_the_budget_takes_for_unseen() -> None:
+    """Activities by `gtm`, right masks and width, no noise, with and without what is no Gaussian."""
+    spect, ct = clinic.centred(clinic.SPECT_SHAPE, clinic.SPECT_MM), clinic.centred(clinic.CT_SHAPE, clinic.CT_MM)
+    fine = spect.with_spacing((clinic.SPECT_MM / clinic.FINE,) * 3)
+    right = {"contour_shared": 0.0, "contour_single": 0.0, "contour_waves_mm": 0.0, "psf": 0.0}
+    rng = np.random.default_rng(9)
+    organs = {name: clinic._Organ.draw(name, rng) for name in clinic.SEMI_MM}
+    active = np.where(clinic._level(fine, (0, 0, 0), clinic.BODY_MM) < 0, clinic.BODY_MBQ_ML, 0.0)
+    for name, organ in organs.items():
+        active[clinic._level(fine, organ.centre_mm, organ.semi_mm) < 0] = clinic.MBQ_ML[name]
+    masks = clinic._drawn(ct, organs, dict.fromkeys(organs, 0.0), clinic.Errors(**right), rng)
+
+    def found(tail: tuple[float, float], breath_mm: tuple[float, float]) -> np.ndarray:
+        """The mean tail and breath of the study's patients, or none."""
+        errors = clinic.Errors(**right, tail=tail, breath_mm=breath_mm)
+        drawn = clinic._Camera.draw(np.random.default_rng(4), errors)
+        image = ndimage.gaussian_filter(drawn.blurred(active, fine), clinic.GRAIN_MM / clinic.SPECT_MM)
+        scan = Volume((image * 1e6).astype(np.float32), spect)
+        seen = measure(scan, masks, method="gtm", psf_fwhm_mm=drawn.stated_fwhm_mm).organs
+        return np.array([seen[name].activity_mbq for name in organs])
+
+    lost = 1 - found((0.04, 0.04), (7.0, 7.0)) / found((0.0, 1e-6), (0.0, 1e-3))
+    assert lost.min() > 0
+    assert lost.mean() == pytest.approx(UNSEEN_SPILL, abs=0.01)
 
 
 @pytest.mark.parametrize("error", [0.0, -0.2])
