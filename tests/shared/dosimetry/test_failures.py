@@ -64,12 +64,22 @@ def with_a_kidney_beyond_a_low_dose_ct(study: Study) -> DoseOptions:
     return DoseOptions(registration="stored", organs=(OTHERS[0], "right_kidney"))
 
 
+def with_a_hot_spot_in_a_kidney(study: Study) -> DoseOptions:
+    """Two voxels of the second SPECT ten times as hot: a threshold of their maximum finds them alone."""
+    spect = read_image(study.path("spect_tp2.nii.gz"))
+    array = spect.array.astype(np.float32)
+    array[18, 27, 15:17] *= 10
+    write_image(study.path("spect_tp2.nii.gz"), Volume(array, spect.geometry))
+    return DoseOptions(registration="stored", voi="threshold", organs=(OTHERS[0], "right_kidney"))
+
+
 @pytest.mark.parametrize(
     ("spoil", "failing", "reason"),
     [
         (with_an_excluded_kidney, "right_kidney", r"Time point 2: Only \d+% of 'right_kidney' can be counted"),
         (with_a_kidney_that_is_still_filling, "right_kidney", "right_kidney: .*uptake limb"),
         (with_a_kidney_beyond_a_low_dose_ct, "right_kidney", "Time point 2: Right kidney lies outside the CT"),
+        (with_a_hot_spot_in_a_kidney, "right_kidney", r"Time point 2: 'right_kidney': .* 'threshold' finds holds \d%"),
     ],
 )
 def test_the_others_come_out_as_if_the_organ_had_not_been_asked_for(

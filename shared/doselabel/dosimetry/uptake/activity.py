@@ -26,6 +26,8 @@ from doselabel.labels import LabelMap
 from doselabel.study import TimePoint
 
 RATIO_LIMITS = (0.0, 4.0)
+LARGEST_LOSS = -0.6
+"""A volume of interest that lacks more of its organ's activity than this is something else's: blur takes a third."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -203,7 +205,13 @@ def measure(
             )
         except DoselabelError as error:
             raise type(error)(f"Time point {scan.index + 1}: {error.message}", error.hint) from error
-        return _entry(found, scan.spect, organs, _errors(found, scan, matrix, case))
+        errors = _errors(found, scan, matrix, case)
+        lost = {name: e.bias for name, e in errors.items() if e.bias < LARGEST_LOSS and name not in edited}
+        reasons = {name: _lost(method, bias) for name, bias in lost.items()}
+        if len(reasons) == len(found.organs):
+            (name, (message, hint)), *_ = reasons.items()
+            raise VoiError(f"Time point {scan.index + 1}: '{name}': {message}.", hint)
+        return _entry(found, scan.spect, organs, errors, reasons)
 
     drawn = {name: [v.array, v.geometry.affine_lps] for name, v in edited.items()}
     key = digest("measure", scan.key, matrix, list(organs), method, settings, psf_fwhm_mm, drawn)
@@ -283,9 +291,23 @@ def _errors(found: voi.VoiResult, scan: Scan, matrix: np.ndarray, case: Case) ->
     return errors_of(scan.spect, found, model, psf)
 
 
-def _entry(found: voi.VoiResult, spect: Volume, organs: Sequence[str], errors: Mapping[str, ActivityErrors]) -> Entry:
+def _lost(method: str, bias: float) -> tuple[str, str]:
+    """Why a volume of interest is not the organ's, and what to do."""
+    return (
+        f"the volume that '{method}' finds holds {1 + bias:.0%} of what the mask shows with its blur undone",
+        "Look at that SPECT: correct the volume by hand, or choose the method 'margin' or 'gtm'.",
+    )
+
+
+def _entry(
+    found: voi.VoiResult,
+    spect: Volume,
+    organs: Sequence[str],
+    errors: Mapping[str, ActivityErrors],
+    lost: Mapping[str, tuple[str, str]],
+) -> Entry:
     values = cut_array(spect.array, found.box)
-    organs = [name for name in organs if name in found.organs]
+    organs = [name for name in organs if name in found.organs and name not in lost]
     weights = np.stack([found.organs[name].weights for name in organs])
     regions = np.where(weights.max(axis=0) >= 0.5, weights.argmax(axis=0) + 1, 0).astype(np.uint8)
     if found.gtm is None:
@@ -305,7 +327,8 @@ def _entry(found: voi.VoiResult, spect: Volume, organs: Sequence[str], errors: M
         "box": [[s.start, s.stop] for s in found.box],
         "errors": {name: vars(errors[name]) for name in organs},
         "warnings": list(found.warnings),
-        "failed": {name: [reason.message, reason.hint] for name, reason in found.failed.items()},
+        "failed": {name: [reason.message, reason.hint] for name, reason in found.failed.items()}
+        | {name: [f"'{name}': {message}.", hint] for name, (message, hint) in lost.items()},
     }
     arrays = {"regions": regions, "organs_bq_ml": explained.astype(np.float32), "shape": shape.astype(np.float32)}
     return content, arrays
