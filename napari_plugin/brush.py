@@ -7,7 +7,6 @@ from typing import Any
 
 from qtpy.QtCore import QObject, Signal
 
-from doselabel.labels import ORGANS
 from napari_plugin.organ_labels import OrganLabels
 from napari_plugin.shortcuts import wheel_over
 
@@ -113,9 +112,9 @@ class Brush(QObject):
             self._labels.selected_label = value
 
     def step_organ(self, step: int) -> None:
-        """Choose the previous or next organ of the label table."""
+        """Choose the previous or next organ or region."""
         if self._labels is not None:
-            values = [row.index for row in ORGANS]
+            values = list(self._labels.names)
             now = self._labels.selected_label
             at = values.index(now) if now in values else 0
             self.select_organ(values[(at + step) % len(values)])

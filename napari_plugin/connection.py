@@ -13,7 +13,7 @@ from qtpy.QtCore import QObject, QTimer, Signal
 
 from doselabel.errors import DoselabelError, Progress, ServerError
 from doselabel.wire import LabelVersion, ServerInfo, StudyInfo
-from napari_plugin.client import Client
+from napari_plugin.client import Client, reached
 from napari_plugin.client.http import Unreachable, normal_url
 from napari_plugin.session.link import Link
 from napari_plugin.tasks import Tasks
@@ -79,9 +79,9 @@ class Connection(QObject):
         self.set(state="connecting", url=_address(url), detail="")
 
         def work(_: Progress) -> tuple[Client, ServerInfo, list[StudyInfo]]:
-            client = Client(url, token)
+            client, info = reached(url, token)
             try:
-                return client, client.info(), client.studies()
+                return client, info, client.studies()
             except BaseException:
                 client.close()
                 raise

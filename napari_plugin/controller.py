@@ -47,10 +47,12 @@ from napari_plugin.following import Following
 from napari_plugin.handing import Handing, Queued
 from napari_plugin.layers import CaseLayers
 from napari_plugin.learning import Learning
+from napari_plugin.regions import Regions
 from napari_plugin.registering import Registering
 from napari_plugin.reviewing import Reviewing
 from napari_plugin.segmenting import Segmenting
 from napari_plugin.session.case import Case, open_case
+from napari_plugin.session.link import MISSING
 from napari_plugin.session.recovery import Recovery
 from napari_plugin.session.settings import Settings
 from napari_plugin.session.state import Session
@@ -70,7 +72,7 @@ class Controller(QObject):
 
     Attributes
     ----------
-    connection, editing, tooling, segmenting, doubts, handing, reviewing, registering, dosing,
+    connection, editing, tooling, regions, segmenting, doubts, handing, reviewing, registering, dosing,
     following, learning
         The parts that do the work; each has signals of its own.
 
@@ -98,6 +100,7 @@ class Controller(QObject):
         self.tasks = Tasks(self)
         self.editing = Editing(viewer, self.tasks, self)
         self.tooling = Tooling(self.editing, self.tasks, self)
+        self.regions = Regions(self.editing, self)
         self.connection = Connection(self.tasks, self)
         self.segmenting = Segmenting(self.editing, self.tasks, self._job_file, self)
         folders = (self.settings.recovery_folder, self.settings.outbox_folder, scratch)
@@ -110,10 +113,9 @@ class Controller(QObject):
         self.following = Following(self.editing, self.dosing, self.tasks, lambda: self.client, scratch, self)
         self.started, self.progressed = self.tasks.started, self.tasks.progressed
         self.finished, self.failed, self.cancelled = self.tasks.finished, self.tasks.failed, self.tasks.cancelled
-        self.segmented, self.dose_ready, self.dose_outdated = (
-            self.segmenting.segmented, self.dosing.ready, self.dosing.outdated,
-        )  # fmt: skip
-        parts = (self.editing, self.tooling, self.segmenting, self.doubts, self.handing, self.reviewing)
+        self.segmented = self.segmenting.segmented
+        self.dose_ready, self.dose_outdated = self.dosing.ready, self.dosing.outdated
+        parts = (self.editing, self.tooling, self.regions, self.segmenting, self.doubts, self.handing, self.reviewing)
         for part in (*parts, self.registering, self.learning, self.dosing):
             part.status.connect(self.status)
         self.segmenting.segmented.connect(self.doubts.take)
@@ -222,8 +224,9 @@ class Controller(QObject):
         self.case_opened.emit(case)
         self.segmenting.case_opened()
         if case.restored:
-            back = "'Discard edits' returns to the server's labels"
-            self._say(f"Your unsaved work of {case.restored} is back; {back}.", "warning")
+            self._say(
+                f"Your unsaved work of {case.restored} is back; 'Discard' returns to the server's labels.", "warning"
+            )
         else:
             versions = f"{len(case.versions)} label version(s)" if case.versions else "no labels yet"
             self._say(f"{case.title}: {versions}.")
@@ -253,7 +256,7 @@ class Controller(QObject):
         """Let the server's network segment the case.
 
         Its labels replace those on screen as one undo step; where work of hands would be lost they are offered
-        (``segmenting.offered``), to be taken with `take_offer` or left with `keep_mine`.
+        (``segmenting.offered``), to be taken with `take_offer` or left with `segmenting.keep_mine`.
         """
         client, session = self._connected("segment"), self._opened("segment")
         if client is not None and session is not None:
@@ -262,10 +265,6 @@ class Controller(QObject):
     def take_offer(self, organs: Sequence[str] | None = None) -> None:
         """Take the model's labels that wait, all or of some organs."""
         self.segmenting.take(organs)
-
-    def keep_mine(self) -> None:
-        """Let the model's labels that wait go."""
-        self.segmenting.keep_mine()
 
     def tool(self, name: str, organ: str | None = None, **params: Any) -> int:
         """Apply a correction tool as one undo step, wait until it is done, and say how many voxels it changed.
@@ -354,7 +353,8 @@ class Controller(QObject):
             self.editing.close()
         self.settings = self.settings.with_url(client.url)
         self.settings.save()
-        self._say(f"Connected: {info.images} CTs of {info.studies} patients, {info.labelled} labelled.")
+        missing = f" {MISSING}" if self.connection.link.stock else ""
+        self._say(f"Connected: {info.images} CTs of {info.studies} patients, {info.labelled} labelled.{missing}")
         self.drafts_found.emit(self.drafts())
 
     def _on_stored(self, version: LabelVersion) -> None:

@@ -14,9 +14,11 @@ from qtpy.QtCore import QEvent, QSize, Qt, QUrl
 from qtpy.QtGui import QDesktopServices
 from qtpy.QtWidgets import QFileDialog, QLabel, QMessageBox, QScrollArea, QTabWidget, QVBoxLayout, QWidget
 
+from doselabel.labels import NAMES
 from doselabel.wire import LabelVersion, ServerInfo, StudyInfo
 from napari_plugin.actions import actions
 from napari_plugin.controller import Controller
+from napari_plugin.opening import preferred, show_three
 from napari_plugin.questions import Questions
 from napari_plugin.register_tab import tie
 from napari_plugin.session.case import Case
@@ -27,8 +29,9 @@ from napari_plugin.views.case import CaseView
 from napari_plugin.views.connect import ConnectView
 from napari_plugin.views.display import DisplayView
 from napari_plugin.views.dose import DoseView
+from napari_plugin.views.kit import column
 from napari_plugin.views.learn import LearnView
-from napari_plugin.views.organs import OrganTable
+from napari_plugin.views.organs import EXCLUDED, OrganTable
 from napari_plugin.views.palette import ToolPalette
 from napari_plugin.views.planes import PlanesView
 from napari_plugin.views.progress import Footer
@@ -66,9 +69,8 @@ class DoselabelDock(QWidget):
     def __init__(self, napari_viewer: Viewer, settings: Settings | None = None) -> None:
         super().__init__()
         self.viewer = napari_viewer
-        self.controller = Controller(napari_viewer, settings, parent=self)
-        remembered = self.controller.settings
-        self.server_view = ConnectView(remembered.urls)
+        self.controller = Controller(napari_viewer, settings or preferred(), parent=self)
+        self.server_view = ConnectView(self.controller.settings.urls)
         self.case_view = CaseView()
         self.segment_view = SegmentView()
         self.planes_view = PlanesView(bool(find_spec("napari_orthogonal_views")))
@@ -138,11 +140,8 @@ class DoselabelDock(QWidget):
 
     def _lay_out(self) -> None:
         annotate = QWidget()
-        lines = QVBoxLayout(annotate)
+        lines = column(annotate, self.segment_view, self.palette_view)
         lines.setContentsMargins(0, 2, 0, 0)
-        lines.setSpacing(4)
-        for view in (self.segment_view, self.palette_view):
-            lines.addWidget(view)
         lines.addStretch(1)
         pages = (annotate, self.register_view, self.dose_view, self.review_view, self.learn_view)
         for title, page in zip(TABS, pages, strict=True):
@@ -193,6 +192,8 @@ class DoselabelDock(QWidget):
         self.display_view.spect_wanted.connect(to.editing.display.set_spect)
         self.display_view.time_wanted.connect(to.editing.display.show_time)
         self.organ_table.organ_chosen.connect(brush.select_organ)
+        self.organ_table.region_wanted.connect(lambda kind: to.regions.add(excluded=kind == EXCLUDED))
+        self.organ_table.renamed.connect(to.regions.rename)
         self.palette_view.mode_wanted.connect(brush.set_mode)
         self.palette_view.brush_changed.connect(brush.set_size)
         self.palette_view.brush_3d_changed.connect(brush.set_sphere)
@@ -233,7 +234,7 @@ class DoselabelDock(QWidget):
             self.controller.discard_edits()
 
     def _show_three(self) -> None:
-        self.viewer.window.add_plugin_dock_widget("napari-orthogonal-views")
+        self._say(show_three(self.viewer), "error")
 
     def _open_report(self) -> None:
         if self.controller.report is not None:
@@ -255,6 +256,7 @@ class DoselabelDock(QWidget):
         of.next_reason.connect(self.case_view.set_reason)
         of.editing.labels_changed.connect(self._on_labels)
         of.editing.measured.connect(self.organ_table.set_measures)
+        of.editing.named.connect(self.organ_table.set_names)
         of.editing.display_changed.connect(self._on_display)
         of.editing.plane_changed.connect(self.planes_view.set_plane)
         of.editing.brush.changed.connect(self.palette_view.set_brush)
@@ -288,16 +290,21 @@ class DoselabelDock(QWidget):
         of = self.controller
         server = "" if of.client is not None else NO_SERVER
         case = server or ("" if of.session is not None else NO_CASE)
+        lacks = of.client.lacks if of.client is not None else {}
         offered = {
             "segment": (self.segment_view, case),
             "submit": (self.submit_view, case),
             "train": (self.learn_view, server),
-            "dose": (self.dose_view, case),
+            "dose": (self.dose_view, case or lacks.get("dose", "")),
         }
+        for i, title in enumerate(TABS):
+            self.tabs.setTabEnabled(i, title.lower() not in lacks)
+            self.tabs.setTabToolTip(i, lacks.get(title.lower(), ""))
         for action, (view, missing) in offered.items():
             why_not = missing or (BUSY if of.tasks.running(action) else "")
             view.set_ready(not why_not, why_not)
         self.palette_view.set_case(of.session is not None)
+        self.organ_table.set_offered(case, of.regions.why_none_excluded)
         self.planes_view.setEnabled(of.session is not None)
         self.display_view.setEnabled(of.session is not None)
 
@@ -315,6 +322,8 @@ class DoselabelDock(QWidget):
         self.case_view.set_studies(studies, self._drafts(), self.controller.settings.author)
         self._set_ready()
         self.learn_view.set_server(info)
+        self.learn_view.set_history(self.controller.client.lacks.get("models", "") if self.controller.client else "")
+        self.segment_view.set_models(info.infers if self.controller.connection.link.stock else [])
         self.controller.learning.refresh()
 
     def _drafts(self) -> set[str]:
@@ -346,6 +355,7 @@ class DoselabelDock(QWidget):
         self.case_view.set_case(None)
         self._show_versions([])
         self.organ_table.set_measures([])
+        self.organ_table.set_names(NAMES)
         self.submit_view.set_dirty(False)
         self._set_ready()
 

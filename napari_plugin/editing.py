@@ -31,6 +31,8 @@ from napari_plugin.tasks import Tasks
 
 MEASURE_AFTER_MS = 300
 AUTOSAVE_AFTER_MS = 1000
+MODELS = tuple(organ(name).index for name in SEGMENTED)
+"""The organs that a model draws: all of them are its own when its labels are taken."""
 
 
 @dataclass(frozen=True)
@@ -71,12 +73,15 @@ class Editing(QObject):
     -------
     status(text, level), labels_changed(), measured(list of OrganMeasure)
     layers_lost("removed" or "renamed", name), layers_back(), opened(), closed()
+    named(names)
+        Value → organ or region of the open case.
     plane_changed("axial", "coronal", "sagittal" or "3d"), display_changed()
     """
 
     status = Signal(str, str)
     labels_changed = Signal()
     measured = Signal(object)
+    named = Signal(object)
     layers_lost = Signal(str, str)
     layers_back = Signal()
     opened = Signal()
@@ -120,6 +125,7 @@ class Editing(QObject):
         self.layers = scene.add_case(self.viewer, case)
         labels = self.layers.labels
         self.session = Session(case, labels.data, recovery)
+        self._show_names()
         self.frames = list(case.spects)
         labels.events.edited.connect(self._on_edited)
         labels.events.labels_update.connect(self._on_painting)
@@ -179,11 +185,11 @@ class Editing(QObject):
 
     # ---- labels
 
-    def change_to(self, array: np.ndarray, organs: Sequence[str] = SEGMENTED) -> tools.Change | None:
+    def change_to(self, array: np.ndarray) -> tools.Change | None:
         """What must change for the labels to become another map's; from any thread. See `becoming`."""
         assert self.session is not None
         now = self.session.array
-        return tools.difference(now, tools.whole(now), becoming(array, organs)(now))
+        return tools.difference(now, tools.whole(now), becoming(array)(now))
 
     def prepare(self, session: Session, wanted: Callable[[np.ndarray], np.ndarray]) -> Prepared:
         """Find in a thread what labels from elsewhere change: on a large CT it takes longer than a window may stall.
@@ -218,10 +224,37 @@ class Editing(QObject):
         """
         self.take(self.change_to(array), "model", model_sha256, array)
 
+    def add_region(self, name: str) -> int:
+        """Let there be a region of that name, and choose it to be drawn; its value."""
+        assert self.session is not None
+        value = self.session.value_of(name)
+        self._show_names()
+        self.brush.select_organ(value)
+        return value
+
+    def rename_region(self, value: int, name: str) -> None:
+        """Call a region otherwise; raises LabelError when it can't be."""
+        assert self.session is not None
+        try:
+            self.session.rename(value, name)
+        finally:
+            self._show_names()
+        self.labels_changed.emit()
+        self._autosave_timer.start()
+
+    def _show_names(self) -> None:
+        if self.session is not None and self.layers is not None:
+            if self.layers.labels.names is not self.session.names:
+                self.layers.labels.names = self.session.names
+            self.named.emit(self.session.names)
+            self._measure_timer.start()
+
     def take(self, change: tools.Change | None, origin: str, started_from: str, start: np.ndarray) -> None:
         """Take over labels from elsewhere as one undo step, and remember where they come from."""
         assert self.session is not None
         assert self.layers is not None
+        if self.layers.labels.names is not self.session.names:
+            self._show_names()
         if change is not None:
             self.layers.labels.apply(change)
         self.session.taken(origin, started_from, start)
@@ -285,7 +318,9 @@ class Editing(QObject):
         frame = self.frame
         self._measured_frame = frame
         spect = None if frame is None else frame.volume
-        self._tasks.run("measure", lambda _: measure(session.array, session.case.ct, spect), self.measured.emit)
+        self._tasks.run(
+            "measure", lambda _: measure(session.array, session.case.ct, spect, session.names), self.measured.emit
+        )
 
     def _autosave(self) -> None:
         session = self.session
@@ -336,17 +371,17 @@ class Editing(QObject):
         text.visible = bool(words)
 
 
-def becoming(array: np.ndarray, organs: Sequence[str] = SEGMENTED) -> Callable[[np.ndarray], np.ndarray]:
+def becoming(array: np.ndarray, values: Sequence[int] = MODELS) -> Callable[[np.ndarray], np.ndarray]:
     """How labels become another map's.
 
-    Organs that are not among ``organs`` keep their voxels: the others are laid around them, when they are not all
+    Organs that are not among ``values`` keep their voxels: the others are laid around them, when they are not all
     that the map holds.
     """
     keep = np.ones(256, bool)
-    keep[[0, *(organ(name).index for name in organs)]] = False
+    keep[[0, *values]] = False
 
     def wanted(now: np.ndarray) -> np.ndarray:
-        new = np.where(keep[array], 0, array) if set(organs) != set(SEGMENTED) else array
+        new = np.where(keep[array], 0, array) if set(values) != set(MODELS) else array
         return np.where(keep[now], now, new)
 
     return wanted

@@ -79,7 +79,8 @@ class Following(QObject):
         def work(progress: Progress) -> list[tuple[int, DoseResults]]:
             found = []
             for i, number in enumerate((first, second)):
-                labels = case.to_native(fetch_version(client, case, number, self._scratch).array)
+                version = fetch_version(client, case, number, self._scratch)
+                labels = case.to_native(version.array, version.names)
                 share = part(progress, i / 2, (i + 1) / 2)
                 found.append((number, self._compute(client, case, labels, options, share)))
             return found

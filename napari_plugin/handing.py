@@ -18,7 +18,7 @@ from napari_plugin.client.http import Unreachable
 from napari_plugin.connection import Connection
 from napari_plugin.editing import Editing, Prepared
 from napari_plugin.session.case import fetch_version
-from napari_plugin.session.conflict import Conflict, differences
+from napari_plugin.session.conflict import Conflict, called, differences
 from napari_plugin.session.outbox import Delivery, Outbox
 from napari_plugin.session.recovery import Recovery
 from napari_plugin.session.review import Review, review
@@ -66,6 +66,7 @@ class Handing(QObject):
         self._connection, self._editing, self._tasks = connection, editing, tasks
         self._drafts, self._outboxes, self._scratch = folders
         self._told: set[tuple[str, int]] = set()
+        self._shown = ("", 0)
         self._mine: dict[tuple[str, int], LabelVersion] = {}
         connection.versions.connect(self._on_versions)
         connection.answering.connect(self.send_waiting)
@@ -82,7 +83,7 @@ class Handing(QObject):
         client = self._connection.client if self._connection.link.state == "connected" else None
 
         def work(_: Progress) -> tuple[Review, Sequence[LabelVersion]]:
-            found = review(snapshot.array, snapshot.moment.start, case.ct, case.study.organs_absent)
+            found = review(snapshot.array, snapshot.moment.start, case.ct, case.study.organs_absent, snapshot.names)
             try:
                 return found, client.label_versions(case.image_id) if client else ()
             except Unreachable:
@@ -90,6 +91,7 @@ class Handing(QObject):
 
         def then(found: tuple[Review, Sequence[LabelVersion]]) -> Review:
             others = self._unknown(found[1])
+            self._shown = (case.image_id, max((v.version for v in others), default=0))
             self.reviewed.emit(found[0], Conflict(case.image_id, others) if others else None)
             return found[0]
 
@@ -107,13 +109,16 @@ class Handing(QObject):
         assert session is not None
         assert connection.client is not None
         snapshot, client, case = session.snapshot(), connection.client, session.case
+        seen = snapshot.seen
+        if client.lacks and self._shown[0] == case.image_id:  # theirs is overwritten: only after it was shown
+            seen = max(seen or 0, self._shown[1])
         outbox = Outbox(self._outboxes, client.url)
         submission = LabelSubmission(
             author=author,
             comment=comment,
             origin=snapshot.moment.origin,  # type: ignore[arg-type]
             started_from=snapshot.moment.started_from,
-            seen=snapshot.seen,
+            seen=seen,
         )
 
         def work(progress: Progress) -> tuple[list[Delivery], str]:
@@ -197,7 +202,7 @@ class Handing(QObject):
                     drafts.clear(image_id)
             self._mine[image_id, version.version] = version
             self.stored.emit(version)
-            self.status.emit(f"{image_id}: stored as version {version.version}. Thank you.", "info")
+            self.status.emit(f"{image_id}: stored as {called(version)}. Thank you.", "info")
             if version.unseen and client is not None:
                 self._fetch_conflict(image_id, version)
         self._count()
@@ -214,11 +219,11 @@ class Handing(QObject):
         if client is None or session is None:
             self._tasks.refuse("compare", DoselabelError("No case is open.", "Open a case first."))
             return
-        case, array = session.case, session.array.copy()
+        snapshot, case = session.snapshot(), session.case
 
         def work(_: Progress) -> tuple[LabelMap, list[tuple[str, float, float, float]]]:
             theirs = fetch_version(client, case, version.version, self._scratch)
-            return theirs, differences(LabelMap(array, theirs.geometry), theirs)
+            return theirs, differences(LabelMap(snapshot.array, theirs.geometry, snapshot.names), theirs)
 
         def then(found: tuple[LabelMap, list[tuple[str, float, float, float]]]) -> None:
             if self._editing.session is session:
@@ -235,7 +240,7 @@ class Handing(QObject):
         case = session.case
 
         def work(_: Progress) -> tuple[np.ndarray, Prepared]:
-            array = fetch_version(client, case, version.version, self._scratch).array
+            array = session.adopted(fetch_version(client, case, version.version, self._scratch))
             return array, self._editing.prepare(session, lambda _: array)
 
         def then(found: tuple[np.ndarray, Prepared]) -> LabelVersion:
@@ -243,7 +248,8 @@ class Handing(QObject):
             if self._editing.take_prepared(ready, version.origin, f"version {version.version}", array):
                 session.seen = max(version.version, session.seen or 0)
                 who = version.author or "nobody named"
-                self.status.emit(f"Version {version.version} by {who} is on screen; Ctrl+Z brings yours back.", "info")
+                taken = called(version).capitalize()
+                self.status.emit(f"{taken} by {who} is on screen; Ctrl+Z brings yours back.", "info")
             return version
 
         self._tasks.run("take", work, then)

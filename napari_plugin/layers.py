@@ -15,7 +15,7 @@ from napari.utils.colormaps import Colormap, DirectLabelColormap, ensure_colorma
 from napari.utils.colormaps.standardize_color import transform_color
 
 from doselabel.geometry import Geometry, Volume, resample
-from doselabel.labels import ORGANS, LabelMap
+from doselabel.labels import LabelMap, region
 from napari_plugin.organ_labels import OrganLabels, organ_features
 from napari_plugin.session.case import Case, SpectFrame
 from napari_plugin.session.placement import onto_frame, place
@@ -47,20 +47,19 @@ class CaseLayers:
 
 def add_case(viewer: ViewerModel, case: Case) -> CaseLayers:
     """Add CT, SPECT and labels of a case, and go to the slice where its labels are."""
-    where = _where(case.ct.geometry, case.ct.geometry)
+    there = where(case.ct.geometry, case.ct.geometry)
     ct = Image(
         case.ct.array, name=f"CT · {case.title}", colormap="gray", contrast_limits=CT_WINDOW_HU, metadata=_facts(case),
-        **where,
+        **there,
     )  # fmt: skip
     ct.contrast_limits_range = (-1024.0, max(1500.0, float(case.ct.array.max())))
     labels = OrganLabels(
         np.array(case.labels.array, order="C"),
         ct_hu=case.ct.array,
         name="Organs",
-        features=organ_features(),
         metadata=_facts(case),
         opacity=0.45,
-        **where,
+        **there,
     )
     layers = CaseLayers(ct, _spect_layer(case), labels)
     for layer in layers.all():
@@ -105,12 +104,12 @@ def _spect_layer(case: Case) -> Image | None:
         frame.volume.array if frame.volume.geometry.same_place(grid) else resample(frame.volume, grid).array
         for frame in case.spects
     ]
-    where = _where(grid, case.ct.geometry)
+    there = where(grid, case.ct.geometry)
     if len(frames) > 1:
         data = np.stack([np.asarray(frame, np.float32) / BQ_PER_KBQ for frame in frames])
-        where = {
-            "scale": (1.0, *where["scale"]),
-            "translate": (0.0, *where["translate"]),
+        there = {
+            "scale": (1.0, *there["scale"]),
+            "translate": (0.0, *there["translate"]),
             "axis_labels": ("t", *AXES),
             "units": ("pixel", *MM),
         }
@@ -128,9 +127,9 @@ def _spect_layer(case: Case) -> Image | None:
             **_facts(case),
             "time_h": [frame.time_h for frame in case.spects],
             "grid": grid,
-            "translate": where["translate"],
+            "translate": there["translate"],
         },
-        **where,
+        **there,
     )
     layer.contrast_limits_range = (0.0, top)
     layer.colorbar.visible = True
@@ -150,7 +149,7 @@ def add_dose(viewer: ViewerModel, dose_gy: Volume, ct: Geometry, levels_gy: Sequ
         Rising doses of the isodose lines, Gy.
     """
     dose = onto_frame(dose_gy, ct)
-    where = _where(dose.geometry, ct)
+    there = where(dose.geometry, ct)
     top = float(dose.array.max()) or 1.0
     image = Image(
         dose.array,
@@ -159,7 +158,7 @@ def add_dose(viewer: ViewerModel, dose_gy: Volume, ct: Geometry, levels_gy: Sequ
         blending="translucent_no_depth",
         opacity=0.6,
         contrast_limits=(0.0, top),
-        **where,
+        **there,
     )
     image.colorbar.visible = True
     colours = ensure_colormap("turbo").map(np.asarray(levels_gy) / top)
@@ -171,7 +170,7 @@ def add_dose(viewer: ViewerModel, dose_gy: Volume, ct: Geometry, levels_gy: Sequ
         ),
         features={"index": range(1, len(levels_gy) + 1), "isodose": [f"≥ {level:.3g} Gy" for level in levels_gy]},
         opacity=1.0,
-        **where,
+        **there,
     )
     lines.contour = 1
     viewer.add_layer(image)
@@ -183,7 +182,7 @@ def add_second_ct(viewer: ViewerModel, ct: Volume, shown: Geometry, name: str) -
     """Add another CT of the patient over the one that is shown (a canonical grid), in cyan, to compare."""
     layer = Image(
         ct.array, name=name, colormap="cyan", blending="additive", opacity=0.5, contrast_limits=CT_WINDOW_HU,
-        **_where(ct.geometry, shown),
+        **where(ct.geometry, shown),
     )  # fmt: skip
     viewer.layers.insert(1, layer)
     return layer
@@ -191,14 +190,17 @@ def add_second_ct(viewer: ViewerModel, ct: Volume, shown: Geometry, name: str) -
 
 def add_version(viewer: ViewerModel, labels: LabelMap, name: str) -> Labels:
     """Add another version of a case's labels as thin bright outlines, to compare; it can't be painted on."""
-    colours = {organ.index: np.clip(0.5 + 0.5 * np.asarray(transform_color(organ.color)[0]), 0, 1) for organ in ORGANS}
+    colours = {
+        value: np.clip(0.5 + 0.5 * np.asarray(transform_color(region(name).color)[0]), 0, 1)
+        for value, name in labels.names.items()
+    }
     layer = Labels(
         labels.array,
         name=name,
         colormap=DirectLabelColormap(color_dict={0: "transparent", None: "white", **colours}),
-        features=organ_features(),
+        features=organ_features(labels.names),
         opacity=1.0,
-        **_where(labels.geometry, labels.geometry),
+        **where(labels.geometry, labels.geometry),
     )
     layer.contour = 1
     viewer.add_layer(layer)
@@ -227,7 +229,8 @@ def _dose_colours() -> Colormap:
     return Colormap(colours, name="dose")
 
 
-def _where(geometry: Geometry, ct: Geometry) -> dict:
+def where(geometry: Geometry, ct: Geometry) -> dict:
+    """Where a grid lies in a viewer that shows a canonical CT: a layer's scale, translation, axes and units."""
     at = place(geometry, ct)
     return {"scale": at.scale_mm, "translate": at.translate_mm, "axis_labels": AXES, "units": MM}
 

@@ -6,7 +6,7 @@ and "there is a step to undo": `_block_history`, `_undo_history` and `_redo_hist
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,8 +16,8 @@ from napari.utils.events import Event
 from scipy import ndimage
 from skimage.draw import polygon
 
-from doselabel.labels import ORGANS, title
-from napari_plugin.tools import Change, brush_indices, part_given
+from doselabel.labels import NAMES, lies_in_organ, region, title
+from napari_plugin.tools import Change, brush_indices, given_back, part_given
 
 
 class OrganLabels(Labels):
@@ -39,7 +39,9 @@ class OrganLabels(Labels):
     """
 
     def __init__(self, data: np.ndarray, *, ct_hu: np.ndarray, **kwargs: Any) -> None:
-        super().__init__(data, colormap=organ_colormap(), **kwargs)
+        super().__init__(data, colormap=organ_colormap(NAMES), features=organ_features(NAMES), **kwargs)
+        self._names: Mapping[int, str] = NAMES
+        self._inner: list[int] = inner_values(NAMES)
         self._ct_hu = ct_hu
         self._hu_range: tuple[float, float] | None = None
         self.events.add(edited=Event, hu_range=Event)
@@ -49,6 +51,18 @@ class OrganLabels(Labels):
     @property
     def _type_string(self) -> str:
         return "labels"  # napari would derive "organlabels", which no writer knows
+
+    @property
+    def names(self) -> Mapping[int, str]:
+        """What the values stand for: organs, and regions beside or in them."""
+        return self._names
+
+    @names.setter
+    def names(self, names: Mapping[int, str]) -> None:
+        self._names, self._inner = names, inner_values(names)
+        self.colormap = organ_colormap(names)
+        self.features = organ_features(names)
+        self.metadata = {**self.metadata, "names": dict(names)}
 
     @property
     def painting(self) -> bool:
@@ -87,7 +101,7 @@ class OrganLabels(Labels):
 
     def paint(self, coord: Any, new_label: int, refresh: bool = True) -> None:
         """Paint a disk or sphere, only where the CT lies in ``hu_range`` when there is one."""
-        if self._hu_range is None:
+        if self._hu_range is None and self.selected_label not in self._inner:
             super().paint(coord, new_label, refresh)
             return
         radius_mm = self.brush_mm / 2
@@ -122,7 +136,8 @@ class OrganLabels(Labels):
 
     def paint_polygon(self, points: Any, new_label: int) -> None:
         """Paint what a polygon holds, only where the CT lies in ``hu_range`` when there is one."""
-        if self._hu_range is None or len(self.painted_axes) != 2:
+        plain = self._hu_range is None and self.selected_label not in self._inner
+        if plain or len(self.painted_axes) != 2:
             super().paint_polygon(points, new_label)
             return
         corners = np.asarray(points, int)
@@ -136,16 +151,25 @@ class OrganLabels(Labels):
         return tuple(found.get(axis, np.full(len(flat[0]), i)) for axis, i in enumerate(at))
 
     def _in_range(self, hu: np.ndarray) -> np.ndarray:
-        assert self._hu_range is not None
+        if self._hu_range is None:
+            return np.ones(hu.shape, bool)
         low, high = self._hu_range
         return (hu >= low) & (hu <= high)
 
     def _write(self, indices: tuple[np.ndarray, ...], new_label: int, refresh: bool) -> None:
-        """Write a label where the CT lies in ``hu_range``, sparing other organs when they are protected."""
-        wanted = self._in_range(self._ct_hu[indices])
+        """Write a label where the CT lies in ``hu_range``, sparing other organs when they are protected.
+
+        A region in an organ, such as a lesion, takes voxels of the organ, and gives them back where it is erased.
+        """
+        wanted, old = self._in_range(self._ct_hu[indices]), self.data[indices]
+        inner = self.selected_label in self._inner
         if self.preserve_labels:
-            wanted &= self.data[indices] == (self.selected_label if new_label == 0 else 0)
-        self.data_setitem(tuple(index[wanted] for index in indices), new_label, refresh)
+            spared = np.isin(old, self._inner) if inner else old != 0
+            wanted &= old == self.selected_label if new_label == 0 else ~spared
+        at = tuple(index[wanted] for index in indices)
+        if inner and new_label == 0 and at[0].size:
+            new_label = given_back(self.data, at, self._inner)
+        self.data_setitem(at, new_label, refresh)
 
     def apply(self, change: Change) -> None:
         """Apply a tool's change as one undo step."""
@@ -167,12 +191,17 @@ class OrganLabels(Labels):
         self.events.edited(how="edit")
 
 
-def organ_colormap() -> DirectLabelColormap:
-    """Colours of the label table; values outside it are drawn in grey, not hidden."""
-    colours: dict[int | None, Any] = {organ.index: organ.color for organ in ORGANS}
+def inner_values(names: Mapping[int, str]) -> list[int]:
+    """Values of regions that lie in organs."""
+    return [value for value, name in names.items() if lies_in_organ(name)]
+
+
+def organ_colormap(names: Mapping[int, str]) -> DirectLabelColormap:
+    """Colours of organs and regions; values without a name are drawn in grey, not hidden."""
+    colours: dict[int | None, Any] = {value: region(name).color for value, name in names.items()}
     return DirectLabelColormap(color_dict={0: "transparent", None: "#808080", **colours})
 
 
-def organ_features() -> dict[str, list]:
+def organ_features(names: Mapping[int, str]) -> dict[str, list]:
     """Table by which napari shows an organ's name under the cursor."""
-    return {"index": [organ.index for organ in ORGANS], "organ": [title(organ.name) for organ in ORGANS]}
+    return {"index": list(names), "organ": [title(name) for name in names.values()]}

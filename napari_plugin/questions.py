@@ -16,7 +16,7 @@ from doselabel.wire import LabelVersion
 from napari_plugin import layers as scene
 from napari_plugin.controller import Controller
 from napari_plugin.segmenting import Offer
-from napari_plugin.session.conflict import Conflict, spoken
+from napari_plugin.session.conflict import Conflict, called, spoken
 from napari_plugin.session.review import Review
 from napari_plugin.views.notices import Notice, Notices
 from napari_plugin.views.submit import SubmitSheet
@@ -54,7 +54,7 @@ class Questions(QObject):
     # ---- the model's result
 
     def _on_offer(self, offer: Offer) -> None:
-        answers = {"Take it": self._take_offer, "Keep mine": self._of.keep_mine}
+        answers = {"Take it": self._take_offer, "Keep mine": self._of.segmenting.keep_mine}
         text = "<b>Model result ready.</b> Your labels are as you left them. Take it (tick the organs), or keep yours?"
         organs = {name: title(name) for name in offer.organs}
         self.notices.ask("offer", Notice(text, answers, choices=organs))
@@ -149,20 +149,20 @@ class Questions(QObject):
         theirs = self._conflict.others[0]
         answers = {
             "Compare": lambda: self._of.handing.compare(theirs),
-            f"Take version {theirs.version}": lambda: self._settle(theirs),
+            f"Take {called(theirs)}".replace("a label map", "theirs"): lambda: self._settle(theirs),
             "Keep mine": lambda: self._settle(None),
         }
         self.notices.ask("conflict", Notice(text, answers, level="warning"))
 
     def _on_compared(self, version: LabelVersion, labels: LabelMap, rows: Sequence[tuple]) -> None:
         self.hide_overlay()
-        name = f"Version {version.version} · {version.author or 'no name'}"
+        name = f"{called(version).capitalize()} · {version.author or 'no name'}"
         self._overlay = scene.add_version(self._of.viewer, labels, name)
         if self._of.layers is not None:
             self._of.viewer.layers.selection.active = self._of.layers.labels
         lines = [f"{organ}: {mine:.1f} → {their:.1f} mL, Dice {dice:.3f}" for organ, mine, their, dice in rows]
         if self._conflict is not None:
-            head = f"{spoken(self._conflict)} Thin lines: version {version.version}. Yours → theirs:"
+            head = f"{spoken(self._conflict)} Thin lines: {called(version)}. Yours → theirs:"
             self._ask_conflict("<br>".join([head, *lines]))
 
     def _settle(self, version: LabelVersion | None) -> None:

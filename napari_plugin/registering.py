@@ -17,7 +17,6 @@ from qtpy.QtCore import QObject, QTimer, Signal
 
 from doselabel.errors import DoselabelError, Progress
 from doselabel.geometry import Volume, read_image
-from doselabel.labels import LabelMap
 from doselabel.study import Registration
 from doselabel.wire import JobRequest, JobResult, RegistrationSummary, StudyInfo
 from napari_plugin import layers as scene
@@ -114,8 +113,7 @@ class Registering(QObject):
         place, session = self.place, self._editing.session
         if place is None or session is None or place.now is place.stored:
             return 0.0, 0.0
-        labels = LabelMap(session.array, session.case.ct.geometry)
-        return alignment.moved_by(place.shown(place.stored), place.shown(place.now), labels)
+        return alignment.moved_by(place.shown(place.stored), place.shown(place.now), session.labels)
 
     @property
     def unsaved(self) -> list[float]:
@@ -155,7 +153,7 @@ class Registering(QObject):
         down, right = (axis - (dims.ndim - 3) for axis in dims.displayed)
         step = alignment.shifted(ct, right, right_mm) @ alignment.shifted(ct, down, down_mm)
         if turn_deg:
-            about = alignment.centre_mm(LabelMap(session.array, ct))
+            about = alignment.centre_mm(session.labels)
             step = alignment.turned(ct, right, down, turn_deg, about) @ step
         frame = np.eye(4) if place.to_shown is None else place.to_shown
         self._go(np.linalg.inv(frame) @ step @ frame @ place.now, "manual")
@@ -307,7 +305,7 @@ class Registering(QObject):
         """For threads; made anew when the labels have changed."""
         known = self._judges.get(frame.index)
         if known is None or known[0] is not session or known[1] != edits:
-            labels = LabelMap(session.array.copy(), session.case.ct.geometry)
+            labels = replace(session.labels, array=session.array.copy())
             known = (session, edits, Judge(frame.source, labels, session.case.ct))
             self._judges[frame.index] = known
         return known[2]

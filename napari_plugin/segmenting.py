@@ -12,7 +12,7 @@ import numpy as np
 from qtpy.QtCore import QObject, Signal
 
 from doselabel.errors import DoselabelError, Progress
-from doselabel.labels import LabelMap, organ, read_labels, title
+from doselabel.labels import LabelMap, read_labels, title
 from doselabel.wire import JobRequest, JobResult, SegmentationSummary
 from napari_plugin.client import Client
 from napari_plugin.editing import Editing, Prepared, becoming
@@ -73,7 +73,7 @@ class Segmenting(QObject):
         assert session is not None
         case = session.case
 
-        def work(progress: Progress) -> tuple[SegmentationSummary | None, LabelMap, Prepared | None]:
+        def work(progress: Progress) -> tuple[SegmentationSummary | None, LabelMap, Prepared | None, np.ndarray]:
             request = JobRequest(image_id=case.image_id, user=user, params=params)
             result = client.run_job(SEGMENT_TASK, request, progress, patience_s=math.inf)
             path = self._fetch(client, result, "labels", progress)
@@ -81,18 +81,19 @@ class Segmenting(QObject):
             found = to_canonical(labels, case.native, "the server's segmentation")
             session = self._editing.session
             if session is None or session.case is not case:
-                return result.segmentation, found, None
-            return result.segmentation, found, self._editing.prepare(session, becoming(found.array))
+                return result.segmentation, found, None, found.array
+            array = session.adopted(found)
+            return result.segmentation, found, self._editing.prepare(session, becoming(array)), array
 
-        def then(found: tuple[SegmentationSummary | None, LabelMap, Prepared | None]) -> Any:
-            summary, labels, ready = found
+        def then(found: tuple[SegmentationSummary | None, LabelMap, Prepared | None, np.ndarray]) -> Any:
+            summary, labels, ready, array = found
             offer = Offer(case, labels, summary)
             session = self._editing.session
             if session is None or session.case.image_id != case.image_id:
                 self.keep(offer)
                 self.status.emit(f"The model's result for {case.title} is ready: open it to take it.", "warning")
             elif self._editing.untouched and ready is not None:
-                self._apply(offer, ready, "model", labels.array)
+                self._apply(offer, ready, "model", array)
             else:
                 self.keep(offer)
                 self.offered.emit(offer)
@@ -119,13 +120,15 @@ class Segmenting(QObject):
         if offer is None or session is None:
             self._tasks.refuse("take", DoselabelError("No result of the model is waiting.", "Segment the case first."))
             return False
-        array, start = offer.labels.array, session.moment.start
+        start = session.moment.start
 
         def work(_: Progress) -> tuple[Prepared, np.ndarray]:
+            array = session.adopted(offer.labels)
             if organs is None:
                 return self._editing.prepare(session, becoming(array)), array
-            found = self._editing.prepare(session, becoming(array, organs))
-            return found, array if start is None else _mixed(start, array, organs)
+            values = [session.value_of(name) for name in organs]
+            found = self._editing.prepare(session, becoming(array, values))
+            return found, array if start is None else _mixed(start, array, values)
 
         def then(found: tuple[Prepared, np.ndarray]) -> None:
             ready, begun_from = found
@@ -170,9 +173,8 @@ class Segmenting(QObject):
         return True
 
 
-def _mixed(start: np.ndarray, array: np.ndarray, organs: Sequence[str]) -> np.ndarray:
+def _mixed(start: np.ndarray, array: np.ndarray, values: Sequence[int]) -> np.ndarray:
     """What the labels started from, with some organs from the model."""
-    values = [organ(name).index for name in organs]
     mixed = np.where(np.isin(start, values), 0, start)
     chosen = np.isin(array, values) & (mixed == 0)
     mixed[chosen] = array[chosen]

@@ -9,9 +9,9 @@ from typing import Any
 
 from qtpy.QtCore import QCoreApplication, QObject, QTimer, Signal
 
-from doselabel.labels import organ as organ_of
 from napari_plugin import tools
 from napari_plugin.editing import Editing
+from napari_plugin.organ_labels import inner_values
 from napari_plugin.session.state import Session
 from napari_plugin.tasks import Tasks
 
@@ -57,7 +57,8 @@ class Tooling(QObject):
 
     def start(self, name: str, organ: str | None = None, **params: Any) -> bool:
         """Let a tool change an organ, the chosen one by default; False when it can't."""
-        value = None if organ is None else organ_of(organ).index
+        session = self._editing.session
+        value = None if organ is None or session is None else session.value_of(organ)
         return self._wish(name, value, params, None)
 
     def click(self, name: str, click: tools.Click, **params: Any) -> bool:
@@ -96,7 +97,10 @@ class Tooling(QObject):
         spect = None if frame is None else frame.volume
 
         def work(_: Any) -> tools.Change | None:
-            return tools.by_name(wish.name, session.array, wish.value, session.case.ct, params, spect=spect)
+            inner = inner_values(session.names)
+            return tools.by_name(
+                wish.name, session.array, wish.value, session.case.ct, params, spect=spect, inner=inner
+            )
 
         def then(change: tools.Change | None) -> int:
             if editing.session is not session:

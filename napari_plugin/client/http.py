@@ -43,7 +43,15 @@ Answer = TypeVar("Answer")
 
 
 class Client(Transport):
-    """One server."""
+    """One server.
+
+    Attributes
+    ----------
+    lacks : mapping
+        What can't be asked of it → why: nothing of a doselabel server.
+    """
+
+    lacks: Mapping[str, str] = {}
 
     def __enter__(self) -> Client:
         return self
@@ -53,7 +61,7 @@ class Client(Transport):
     def info(self, timeout_s: float | None = None) -> ServerInfo:
         """Ask who answers; tells a MONAI Label server with another app from one that is none at all."""
         try:
-            return self._model(ServerInfo, "GET", "/doselabel/info", **_within(timeout_s))
+            return self._model(ServerInfo, "GET", "/doselabel/info", **within(timeout_s))
         except ServerError as error:
             if error.code != "http_404":
                 raise
@@ -89,7 +97,7 @@ class Client(Transport):
     def label_versions(self, image_id: str, timeout_s: float | None = None) -> list[LabelVersion]:
         """List the label maps of a CT, newest first."""
         route = f"/doselabel/labels/{quote(image_id, safe='')}"
-        return self._models(LabelVersion, "GET", route, **_within(timeout_s))
+        return self._models(LabelVersion, "GET", route, **within(timeout_s))
 
     def label_file(self, image_id: str, version: int, path: Path) -> Path:
         """Fetch one version of a label map to ``path``."""
@@ -260,13 +268,17 @@ class Client(Transport):
             name = self._send("GET", "/info/").json().get("name", "unnamed")
         except (ServerError, ValueError, AttributeError):
             return ServerError(f"{self.url} answers, but is no doselabel server.", "Check address and port.")
-        return ServerError(
-            f"{self.url} is a MONAI Label server, but its app is '{name}'.",
-            "Start it with `--app monailabel_app`.",
-        )
+        return OtherApp(f"{self.url} is a MONAI Label server, but its app is '{name}'.")
 
 
-def _within(timeout_s: float | None) -> dict[str, httpx.Timeout]:
+class OtherApp(ServerError):
+    """A MONAI Label server whose app is not doselabel's."""
+
+    code = "other_app"
+
+
+def within(timeout_s: float | None) -> dict[str, httpx.Timeout]:
+    """Options of a request that must be answered in a time of its own."""
     return {} if timeout_s is None else {"timeout": httpx.Timeout(timeout_s)}
 
 

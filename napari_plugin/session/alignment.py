@@ -175,5 +175,5 @@ class Judge:
 
     def _activities(self, matrix: np.ndarray) -> dict[str, float]:
         there = onto_frame(self.spect, self.ct.geometry, matrix)
-        organs = measure(self.labels.array, self.ct, there)
+        organs = measure(self.labels.array, self.ct, there, self.labels.names)
         return {organ.name: (organ.mean_bq_ml or 0.0) * organ.volume_ml / 1e6 for organ in organs}

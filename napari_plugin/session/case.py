@@ -5,8 +5,8 @@ Fetches through a client and reads files; knows no Qt and no napari.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ import numpy as np
 from doselabel.errors import Progress, StudyError, no_progress
 from doselabel.geometry import Geometry, Volume, canonical, read_image, restore
 from doselabel.image_values import check_hu, check_spect
-from doselabel.labels import LabelMap, read_labels
+from doselabel.labels import NAMES, LabelMap, read_labels
 from doselabel.wire import ImageInfo, LabelVersion, StudyInfo, TimePointInfo
 from napari_plugin.client import Client, inside
 from napari_plugin.session.placement import onto_frame
@@ -89,6 +89,8 @@ class Case:
     @property
     def title(self) -> str:
         """Short name for people."""
+        if not self.study.nuclide:  # an image of a server that knows no patients
+            return self.study.patient_id
         role = "diagnostic CT" if self.image.role == "diagnostic" else f"CT at {self.image.time_h:g} h"
         return f"{self.study.patient_id} · {role}"
 
@@ -96,21 +98,22 @@ class Case:
         """The CT on its file's own grid, as label maps are drawn on it."""
         return restore(self.ct, self.native)
 
-    def to_native(self, array: np.ndarray) -> LabelMap:
+    def to_native(self, array: np.ndarray, names: Mapping[int, str] = NAMES) -> LabelMap:
         """Put a label array of this case's canonical grid back on the CT file's own grid."""
         back = restore(Volume(array, self.ct.geometry), self.native)
-        return LabelMap(back.array, self.native)
+        return LabelMap(back.array, self.native, dict(names))
 
 
-def to_canonical(labels: LabelMap, native: Geometry, where: str) -> LabelMap:
-    """Bring a label map drawn on a CT's own grid to canonical orientation and the label table's values."""
+def to_canonical(labels: LabelMap, native: Geometry, where: str, known: Mapping[int, str] = NAMES) -> LabelMap:
+    """Bring a label map drawn on a CT's own grid to canonical orientation and the values of ``known`` names."""
     if not labels.geometry.same_place(native):
         raise StudyError(
             f"{where}: lies on a grid of {labels.geometry.shape} (z, y, x), not on its CT's {native.shape}.",
             "Was the CT exchanged after it was labelled? Label it anew.",
         )
-    upright = canonical(Volume(labels.renumbered().array, native))
-    return LabelMap(upright.array, upright.geometry, findings=labels.findings)
+    ours = labels.renumbered(known)
+    upright = canonical(Volume(ours.array, native))
+    return LabelMap(upright.array, upright.geometry, ours.names, labels.findings)
 
 
 def find_image(studies: Sequence[StudyInfo], image_id: str) -> tuple[StudyInfo, ImageInfo]:
@@ -213,11 +216,13 @@ class _Start:
         draft: Draft | None = recovery.load(self.image_id, self.native_ct)
         if draft is not None and draft.labels.geometry.same_place(native):
             known = next((v for v in self.versions if draft.started_from == f"version {v.version}"), None)
+            labels = to_canonical(draft.labels, native, "unsaved work")
+            start = None if known is None else self.version(known.version, labels.names)
             return {
-                "labels": to_canonical(draft.labels, native, "unsaved work"),
+                "labels": labels if start is None else replace(labels, names=start.names),
                 "origin": draft.origin,
                 "started_from": draft.started_from,
-                "start": None if known is None else self.version(known.version).array,
+                "start": None if start is None else start.array,
                 "restored": draft.saved.astimezone().strftime("%Y-%m-%d %H:%M"),
                 "content": content_of(draft.labels),
                 "seen": draft.seen,
@@ -234,12 +239,12 @@ class _Start:
         empty = LabelMap(np.zeros(self.grid.shape, np.uint8), self.grid)
         return {"labels": empty, "start": empty.array}
 
-    def version(self, number: int) -> LabelMap:
+    def version(self, number: int, known: Mapping[int, str] = NAMES) -> LabelMap:
         path = inside(self.folder, f"labels/{self.image_id}_{number}.nii.gz")
         self.client.label_file(self.image_id, number, path)
         native = self.native_ct.geometry
         drawn = read_labels(path, expect=native, ct=self.native_ct)
-        return to_canonical(drawn, native, f"label version {number} of {self.image_id}")
+        return to_canonical(drawn, native, f"label version {number} of {self.image_id}", known)
 
 
 def fetch_version(client: Client, case: Case, number: int, folder: Path) -> LabelMap:

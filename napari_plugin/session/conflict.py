@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from doselabel.labels import LabelMap, title
 from doselabel.wire import LabelVersion
 
+BY_TIME = 1_000_000
+
 
 @dataclass(frozen=True)
 class Conflict:
@@ -20,12 +22,17 @@ class Conflict:
     mine: LabelVersion | None = None
 
 
+def called(version: LabelVersion) -> str:
+    """A version as a person reads it; a server that keeps only one numbers it by the time."""
+    return f"version {version.version}" if version.version < BY_TIME else "a label map"
+
+
 def spoken(conflict: Conflict) -> str:
     """A conflict in one sentence."""
     newest = conflict.others[0]
     who = newest.author or "Somebody"
     count = "" if len(conflict.others) == 1 else f" and {len(conflict.others) - 1} more"
-    text = f"{who} stored version {newest.version}{count} of this case ({newest.created.astimezone():%H:%M})"
+    text = f"{who} stored {called(newest)}{count} of this case ({newest.created.astimezone():%H:%M})"
     if conflict.mine is None:
         return f"{text} while you work on it."
     if conflict.mine.version < newest.version:

@@ -8,6 +8,13 @@ from urllib.parse import urlsplit
 
 from doselabel.wire import ServerInfo
 
+STOCK = "MONAI Label (stock)"
+"""What a MONAI Label server with another app than doselabel's is called; its app's name follows."""
+MISSING = (
+    "This server's app is not doselabel's: images, inference, next case, training and labels work. Missing: SPECT, "
+    "registration, dose, older versions and their review, history of models. A submission overwrites the label there."
+)
+
 LinkState = Literal["offline", "connecting", "connected", "lost"]
 
 
@@ -33,12 +40,18 @@ class Link:
     waiting: int = 0
 
     @property
+    def stock(self) -> bool:
+        """Whether it is a MONAI Label server with another app."""
+        return self.info is not None and self.info.name.startswith(STOCK)
+
+    @property
     def text(self) -> str:
         """The chip's words."""
         parts = [self._head]
         if self.info is not None and self.state == "connected":
             model = self.info.model
-            parts += [self.info.version, f"{model.profile} {model.sha256[:8]}" if model else "no model"]
+            ours = [self.info.version, f"{model.profile} {model.sha256[:8]}" if model else "no model"]
+            parts += [STOCK] if self.stock else ours
         if self.user and self.url:
             parts.append(self.user)
         if self.waiting:
@@ -52,7 +65,8 @@ class Link:
         if self.info is not None:
             info = self.info
             lines.append(f"{info.name} {info.version}: {info.studies} patients, {info.labelled} of {info.images} CTs")
-            lines.append(f"model {info.model.name} {info.model.sha256}" if info.model else "no model")
+            model = f"model {info.model.name} {info.model.sha256}" if info.model else "no model"
+            lines.append(MISSING if self.stock else model)
         if self.waiting:
             lines.append(f"{self.waiting} submission(s) are kept here and sent when it answers.")
         return "\n".join([*lines, self.detail] if self.detail else lines)

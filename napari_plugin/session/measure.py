@@ -13,7 +13,7 @@ from scipy import ndimage
 
 from doselabel.errors import LabelError
 from doselabel.geometry import Geometry, Volume
-from doselabel.labels import NAMES, organ, title
+from doselabel.labels import NAMES, excluded_at, region, title
 
 
 @dataclass(frozen=True)
@@ -59,14 +59,15 @@ def measure(
         value = index + 1
         mask = labels[box] == value
         voxels = int(np.count_nonzero(mask))
-        name = names.get(value, f"label {value}")
+        known = names.get(value)
+        name = known or f"label {value}"
         volume_ml = voxels * ct.geometry.voxel_volume_ml
         measures.append(
             OrganMeasure(
                 value,
                 name,
                 volume_ml,
-                _mass_g(name, volume_ml),
+                None if known is None else _mass_g(name, volume_ml),
                 float(ct.array[box][mask].mean(dtype=np.float64)),
                 None if spect is None else _mean_at(spect, ct.geometry, box, mask),
             )
@@ -75,8 +76,10 @@ def measure(
 
 
 def _mass_g(name: str, volume_ml: float) -> float | None:
+    if excluded_at(name) is not None:
+        return None
     try:
-        return volume_ml * organ(name).density_g_cm3
+        return volume_ml * region(name).density_g_cm3
     except LabelError:
         return None
 

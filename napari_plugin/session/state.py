@@ -12,15 +12,18 @@ from __future__ import annotations
 
 import threading
 from collections import deque
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from doselabel.labels import LabelMap
+from doselabel.errors import LabelError
+from doselabel.labels import NAMES, LabelMap, region, title
 from doselabel.wire import LabelVersion
 from napari_plugin.session.case import Case
 from napari_plugin.session.recovery import Draft, Recovery, content_of, now
 
+MOST_VALUES = 255
 HISTORY = 100
 """Steps that can be undone: as many as napari's labels layer keeps."""
 
@@ -55,10 +58,11 @@ class Snapshot:
     array: np.ndarray
     moment: Moment
     seen: int | None
+    names: Mapping[int, str]
 
     def native(self) -> LabelMap:
         """Labels on the CT's own grid."""
-        return self.case.to_native(self.array)
+        return self.case.to_native(self.array, self.names)
 
 
 class Session:
@@ -72,11 +76,17 @@ class Session:
         The labels on screen, canonical.
     recovery : Recovery
         Where drafts go.
+
+    Attributes
+    ----------
+    names : dict
+        Value → organ or region. Replaced by another when one is added, never changed.
     """
 
     def __init__(self, case: Case, array: np.ndarray, recovery: Recovery) -> None:
         self.case = case
         self.array = array
+        self.names: Mapping[int, str] = dict(case.labels.names)
         self.recovery = recovery
         self.seen = case.seen
         self.moment = Moment(1 if case.restored else 0, case.origin, case.started_from, case.start)
@@ -87,6 +97,57 @@ class Session:
         self._submitted = 0
         self._sent = {case.content: self._last} if case.restored else {}
         self._saving = threading.Lock()  # drafts are written by the window's thread and by a worker's
+        self._naming = threading.Lock()
+
+    # ---- what the values stand for
+
+    @property
+    def labels(self) -> LabelMap:
+        """The labels on screen, on the canonical grid; the array is the live one."""
+        return LabelMap(self.array, self.case.ct.geometry, dict(self.names))
+
+    def adopted(self, labels: LabelMap) -> np.ndarray:
+        """A map's array under the values that names have here; names that it brings are known from now on."""
+        with self._naming:
+            ours = labels.renumbered(self.names)
+            self.names = dict(ours.names)
+        return ours.array
+
+    def value_of(self, name: str) -> int:
+        """The value that stands for an organ or region; a new one if it is not known yet.
+
+        Raises
+        ------
+        LabelError
+            When it is no name, or there are too many.
+        """
+        name = region(name).name
+        with self._naming:
+            known = next((value for value, own in self.names.items() if own == name), None)
+            if known is not None:
+                return known
+            value = max(self.names) + 1
+            if value > MOST_VALUES:
+                raise LabelError(f"A label map holds {MOST_VALUES} regions at most.", "Give some the same name.")
+            self.names = {**self.names, value: name}
+        return value
+
+    def rename(self, value: int, name: str) -> None:
+        """Call a region otherwise.
+
+        Raises
+        ------
+        LabelError
+            When it is an organ of the table, or the name is none or taken.
+        """
+        name = region(name).name
+        if value in NAMES:
+            raise LabelError(f"{title(NAMES[value])} is an organ of the label table and keeps its name.")
+        with self._naming:
+            if name in self.names.values() and self.names[value] != name:
+                raise LabelError(f"There is a region '{title(name)}' already.", "Choose another name.")
+            self.names = {**self.names, value: name}
+        self.moment = replace(self.moment, token=self._next())
 
     # ---- where the labels come from
 
@@ -155,7 +216,7 @@ class Session:
 
     def snapshot(self) -> Snapshot:
         """Copy the labels as they are now."""
-        return Snapshot(self.case, self.array.copy(), self.moment, self.seen)
+        return Snapshot(self.case, self.array.copy(), self.moment, self.seen, self.names)
 
     def autosave(self, snapshot: Snapshot | None = None) -> None:
         """Bring the recovery file up to date; from any thread, with a snapshot."""

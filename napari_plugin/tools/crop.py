@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from scipy import ndimage
 
 Box = tuple[slice, slice, slice]
 Spacing = tuple[float, float, float]
+
+AROUND = 2
+"""So many voxels around a piece say what it lies in."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +71,32 @@ def difference(labels: np.ndarray, box: Box, new: np.ndarray) -> Change | None:
         return None
     z, y, x = (index + span.start for index, span in zip(changed[part].nonzero(), part, strict=True))
     return Change((z + box[0].start, y + box[1].start, x + box[2].start), new[z, y, x])
+
+
+def given_back(labels: np.ndarray, at: tuple[np.ndarray, ...], inner: Sequence[int]) -> np.ndarray:
+    """What is beneath voxels that a region in an organ leaves: for each that hang together, what they touch most.
+
+    Parameters
+    ----------
+    at : tuple (z, y, x) of integer arrays
+        The voxels.
+    inner : sequence of int
+        Values of regions that lie in organs: none of them is beneath another.
+    """
+    start = [max(0, int(index.min()) - AROUND) for index in at]
+    box = tuple(slice(a, int(index.max()) + AROUND + 1) for a, index in zip(start, at, strict=True))
+    here = tuple(index - a for index, a in zip(at, start, strict=True))
+    old = labels[box]
+    left = np.zeros(old.shape, bool)
+    left[here] = True
+    parts, count = ndimage.label(left)
+    beneath = np.zeros(count + 1, labels.dtype)
+    gone = left | np.isin(old, list(inner))
+    for number in range(1, count + 1):
+        shell = ndimage.binary_dilation(parts == number, iterations=AROUND) & ~gone
+        found = np.bincount(old[shell], minlength=1)
+        beneath[number] = found.argmax() if found.any() else 0
+    return beneath[parts[here]]
 
 
 def reshape_organ(labels: np.ndarray, box: Box, value: int, mask: np.ndarray) -> Change | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, get_type_hints
 
@@ -14,7 +14,7 @@ from doselabel.geometry import Volume, resample
 from doselabel.grid import Geometry, int3
 from doselabel.labels import organ
 from napari_plugin.tools.clicks import correct
-from napari_plugin.tools.crop import Box, Change
+from napari_plugin.tools.crop import Box, Change, given_back
 from napari_plugin.tools.grow import grow_from_seeds, threshold_spect
 from napari_plugin.tools.islands import keep_largest, remove_small
 from napari_plugin.tools.shape import clear, closed, fill_holes, limit_to_hu, margin, opened, smooth
@@ -102,8 +102,11 @@ def by_name(
     params: Mapping[str, Any],
     *,
     spect: Volume | None = None,
+    inner: Sequence[int] = (),
 ) -> Change | None:
-    """Change that a tool makes to an organ.
+    """Change that a tool makes to an organ, or to a region that lies in one.
+
+    Such a region takes voxels of the organs, and gives them back where it is taken away.
 
     Parameters
     ----------
@@ -115,6 +118,8 @@ def by_name(
         The tool's own parameters, and ``clicks`` for one that works at clicks.
     spect : Volume, optional
         The SPECT on screen, in the CT's frame.
+    inner : sequence of int
+        Values of regions that lie in organs, such as lesions.
 
     Raises
     ------
@@ -130,7 +135,18 @@ def by_name(
 
     there = {"spacing_mm": ct.geometry.spacing_mm, "ct_hu": ct.array, "spect_in": spect_in}
     wanted = inspect.signature(tool.function).parameters
-    return tool.function(labels, value, **{key: there[key] for key in there if key in wanted}, **params)
+    given = {key: there[key] for key in there if key in wanted}
+    if value not in inner:
+        return tool.function(labels, value, **given, **params)
+    seen = np.zeros(256, labels.dtype)
+    seen[list(inner)] = inner
+    change = tool.function(seen[labels], value, **given, **params)
+    if change is None or not (left := change.values == 0).any():
+        return change
+    z, y, x = change.indices
+    values = change.values.copy()
+    values[left] = given_back(labels, (z[left], y[left], x[left]), inner)
+    return Change(change.indices, values)
 
 
 def _part(grid: Geometry, box: Box) -> Geometry:

@@ -107,8 +107,9 @@ class CaseView(QWidget):
         study = case.study
         spects = ", ".join(f"{frame.time_h:g} h" for frame in case.spects)
         self.name.setToolTip(
-            f"{case.title}\n{study.nuclide}, {study.injected_activity_mbq:g} MBq\n"
-            f"SPECT at {spects or '–'} after injection"
+            f"{case.title}"
+            + (f"\n{study.nuclide}, {study.injected_activity_mbq:g} MBq" if study.nuclide else "")
+            + f"\nSPECT at {spects or '–'} after injection"
             + "".join(f"\nno {title(name).lower()}" for name in study.organs_absent)
             + "\nClick: all cases"
         )
@@ -177,6 +178,8 @@ class CaseBrowser(QFrame):
         for study in studies:
             done = sum(image.labelled for image in study.images)
             top = QTreeWidgetItem([study.patient_id, f"{done} / {len(study.images)}", ""])
+            if len(study.images) == 1:
+                top.setData(0, ID, study.images[0].image_id)
             if study.error is not None:
                 top.setText(1, "unusable")
                 for i in (0, 1):

@@ -39,6 +39,7 @@ class LearnView(QWidget):
         self.history = Table(["Since", "Model", "How", "By"], rows_shown=4)
         self.history.itemSelectionChanged.connect(self._offer)
         self._why = note()
+        self._no_history = ""
         self.rollback = button("Go back to this model", "It answers from then on; the one that answers now is kept")
         self.rollback.clicked.connect(lambda: self.rollback_wanted.emit(self._chosen.sha256 if self._chosen else ""))
         lines = column(
@@ -61,6 +62,11 @@ class LearnView(QWidget):
         self._labelled.setRange(0, max(1, info.images))
         self._labelled.setValue(info.labelled)
         self.set_answering(info.model)
+
+    def set_history(self, why_none: str) -> None:
+        """Say why there is no list of models that answered, "" when there is one."""
+        self._no_history = why_none
+        self._offer()
 
     def set_answering(self, model: ModelInfo | None) -> None:
         """Show which model answers now."""
@@ -90,7 +96,11 @@ class LearnView(QWidget):
 
     def _offer(self) -> None:
         event = self._chosen
-        why = "No model has been exchanged yet." if not self._events else "Choose one to read why it came."
+        why = (
+            self._no_history or "No model has been exchanged yet."
+            if not self._events
+            else "Choose one to read why it came."
+        )
         self._why.setText(why if event is None else f"{event.sha256[:12]}: {event.reason or event.what}")
         can = event is not None and event.kept and event.sha256 != self._answering
         self.rollback.setEnabled(can)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from qtpy.QtCore import Signal
-from qtpy.QtWidgets import QCheckBox, QWidget
+from qtpy.QtWidgets import QCheckBox, QComboBox, QWidget
 
 from doselabel.labels import title
 from doselabel.wire import SegmentationSummary
@@ -26,11 +28,26 @@ class SegmentView(QWidget):
         self._summary = note()
         self._summary.hide()
         self._flags = LongNote(64)
-        column(self, row(self._run, self._three, stretch=0), self._summary, self._flags)
+        self.model = QComboBox()
+        self.model.setToolTip("Which of the server's models")
+        self.model.hide()
+        column(self, row(self._run, self.model, self._three, stretch=0), self._summary, self._flags)
 
     def ask(self) -> None:
         """Ask for a segmentation with the chosen options."""
-        self.segment_wanted.emit({"dose_doubt": True} | ({"planes": "all"} if self._three.isChecked() else {}))
+        if self.model.count():
+            self.segment_wanted.emit({"model": self.model.currentText()})
+        else:
+            self.segment_wanted.emit({"dose_doubt": True} | ({"planes": "all"} if self._three.isChecked() else {}))
+
+    def set_models(self, names: Sequence[str]) -> None:
+        """Offer these models of a server that has others than ours; none: ours."""
+        if names != [self.model.itemText(i) for i in range(self.model.count())]:
+            self.model.clear()
+            self.model.addItems(names)
+        self.model.setVisible(len(names) > 1)
+        self._three.setVisible(not names)
+        self._run.setText("Segment" if names else "Segment kidneys and liver")
 
     def set_ready(self, ready: bool, why_not: str) -> None:
         """Allow a segmentation, or say why there can be none."""

@@ -23,18 +23,34 @@ from doselabel.images.header import Header
 from doselabel.label_findings import contradictions, findings, lone
 from doselabel.label_names import METADATA_KEY, Carried, carried, is_of_segments
 from doselabel.label_values import Values, read_values
-from doselabel.organs import NAMES, ORGANS, REGION_DENSITY_G_CM3, SEGMENTED, Organ, organ, plain_name, region, title
+from doselabel.organs import (
+    EXCLUDED,
+    NAMES,
+    ORGANS,
+    REGION_DENSITY_G_CM3,
+    SEGMENTED,
+    Organ,
+    excluded_at,
+    lies_in_organ,
+    organ,
+    plain_name,
+    region,
+    title,
+)
 from doselabel.schemes import KIDNEYS, LESIONS, SCHEMES
 
 __all__ = [
+    "EXCLUDED",
     "NAMES",
     "ORGANS",
     "REGION_DENSITY_G_CM3",
     "SEGMENTED",
     "LabelMap",
     "Organ",
+    "excluded_at",
     "inspected",
     "known_name",
+    "lies_in_organ",
     "organ",
     "read_labels",
     "region",
@@ -89,10 +105,13 @@ class LabelMap:
         """Volume of one organ, mL."""
         return float(np.count_nonzero(self.mask(name))) * self.geometry.voxel_volume_ml
 
-    def renumbered(self) -> LabelMap:
-        """Return the same organs under the values of `ORGANS`; other regions follow in the order of their names."""
+    def renumbered(self, known: Mapping[int, str] = NAMES) -> LabelMap:
+        """Return the same organs under the values of `ORGANS`; other regions follow in the order of their names.
+
+        ``known`` are other values to use, with those of `ORGANS` among them.
+        """
         plain = {v: region(self.names[v]).name for v in _values(self.array) if v != 0}
-        names = dict(NAMES)
+        names = dict(known)
         names |= dict(enumerate(sorted(set(plain.values()) - set(names.values())), start=max(names) + 1))
         indices = {name: index for index, name in names.items()}
         lut = np.zeros(256, np.uint8)
@@ -352,7 +371,7 @@ def _kidneys_parted(labels: LabelMap, ct: Volume | None) -> tuple[LabelMap, list
 
 
 def _lesions_merged(labels: LabelMap) -> LabelMap:
-    lesions = [value for value, name in labels.names.items() if name in LESIONS]
+    lesions = [value for value, name in labels.names.items() if lies_in_organ(name)]
     names = {value: name for value, name in labels.names.items() if value not in lesions}
     array = labels.array.copy()
     found = into_organs(np.isin(array, lesions), {name: array == value for value, name in names.items()})

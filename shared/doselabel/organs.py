@@ -52,6 +52,10 @@ SEGMENTED = ("left_kidney", "right_kidney", "liver")
 REGION_DENSITY_G_CM3 = 1.04
 """Taken for a region outside the table unless another is stated: soft tissue of MIRD Pamphlet 17."""
 _REGION_NAME = re.compile(r"[^\W\d_]\w{0,39}")
+EXCLUDED = "excluded"
+"""A region that is no organ: what lies in it is part of the organ around it and is not counted (`excluded_at`)."""
+_EXCLUDED_NAME = re.compile(r"(?:excluded|(?:(?:left|right)_)?renal_pelvis)(?:_tp([1-9]\d?))?")
+_LESION_NAME = re.compile(r"(?:tumour|cyst|lesion|metastas[ei]s)(?:_\w+)?")
 _REGION_COLORS = ("#d2d25a", "#e6788c", "#5ad2b4", "#c8a0e6", "#e6b48c", "#78a0f0", "#b4dc78", "#f08cd2")
 
 _KIDNEY_NAMES = {
@@ -101,6 +105,25 @@ def region(name: str) -> Organ:
         )
     color = _REGION_COLORS[zlib.crc32(plain.encode()) % len(_REGION_COLORS)]
     return Organ(0, plain, title(plain), color, REGION_DENSITY_G_CM3)
+
+
+def excluded_at(name: str) -> int | None:
+    """Tell a region that is not counted, such as urine in the renal pelvis, from one that is measured.
+
+    Returns
+    -------
+    int or None
+        The time point (1, 2, …) for which it is not counted, 0 for each that is seen on the map's CT; None for organs
+        and lesions. Such regions are called ``excluded`` or ``renal_pelvis``, with ``left_`` or ``right_`` before, and
+        ``_tp2`` behind where it is for one time point.
+    """
+    match = _EXCLUDED_NAME.fullmatch(plain_name(name))
+    return None if match is None else int(match[1] or 0)
+
+
+def lies_in_organ(name: str) -> bool:
+    """Whether a region is a part of the organ around it to those who look for organs: a lesion, or what is excluded."""
+    return bool(_LESION_NAME.fullmatch(plain_name(name))) or excluded_at(name) is not None
 
 
 def plain_name(name: str) -> str:

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from doselabel.errors import LabelError, no_progress
-from doselabel.geometry import Geometry
-from doselabel.labels import LabelMap, write_labels
+from doselabel.geometry import Geometry, read_image, write_image
+from doselabel.labels import NAMES, LabelMap, write_labels
 from doselabel.versions import LabelStore
 from doselabel.wire import DoseResults, LabelSubmission
 from monailabel_app.infers.dosimetry import Dosimetry
@@ -111,3 +111,32 @@ def test_what_was_submitted_meanwhile_takes_the_place_of_what_the_model_filled_i
     LabelStore.of(ask.study, "ct_tp2.nii.gz").add(boxes.label_map, LabelSubmission(author="ada"))
     found = ask({"ct.nii.gz": boxes.label_map}, labels="model")
     assert "completed by the model for ct_tp1, ct_tp3" in found.labels_origin
+
+
+def test_a_drawn_lesion_gets_a_row_of_its_own_and_a_drawn_pelvis_is_not_counted_at_its_time_point(ask, boxes):
+    spect = read_image(ask.study.path("spect_tp1.nii.gz"))
+    z, y, x = np.rint(spect.geometry.lps_to_index(np.array([36.0, 20.0, -5.0]))).astype(int)  # in the left kidney
+    spect.array[z, y - 1 : y + 2, x - 1 : x + 2] = 50 * spect.array.max()
+    write_image(ask.study.path("spect_tp1.nii.gz"), spect)
+    organs = ["left_kidney", "liver"]
+    plain = ask(everywhere(boxes.label_map), organs=organs)
+
+    lesion, pelvis = boxes.organs(), boxes.organs()
+    lesion[5:13, 15:23, 9:17] = 6
+    pelvis[9:14, 26:31, 30:35] = 6
+    with_lesion = LabelMap(lesion, boxes.grid, {**NAMES, 6: "tumour_1"})
+    drafts = dict.fromkeys(everywhere(with_lesion), with_lesion)
+    drafts["ct_tp1.nii.gz"] = LabelMap(
+        np.where(lesion == 6, 7, pelvis), boxes.grid, {**NAMES, 6: "renal_pelvis", 7: "tumour_1"}
+    )
+    found = ask(drafts, organs=None)
+    assert set(found.organs) == {"left_kidney", "right_kidney", "liver", "tumour_1"}
+    assert found.organs["tumour_1"].volume_ml == pytest.approx(512 * boxes.grid.voxel_volume_ml)
+    assert found.organs["tumour_1"].mean_dose_gy > 0
+    assert found.organs["liver"].volume_ml == pytest.approx(
+        plain.organs["liver"].volume_ml - found.organs["tumour_1"].volume_ml
+    )
+    kidney, before = found.organs["left_kidney"], plain.organs["left_kidney"]
+    assert kidney.activity_mbq[0] < 0.7 * before.activity_mbq[0]
+    assert kidney.activity_mbq[1:] == pytest.approx(before.activity_mbq[1:])
+    assert kidney.mass_g == before.mass_g

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from napari.components import ViewerModel
 
-from napari_plugin.editing import AUTOSAVE_AFTER_MS, Editing
+from napari_plugin.editing import AUTOSAVE_AFTER_MS, Editing, becoming
 from napari_plugin.organ_labels import OrganLabels
 from napari_plugin.session.recovery import Recovery
 from napari_plugin.tasks import Tasks
@@ -100,7 +100,9 @@ def test_other_labels_are_not_laid_over_hand_work_or_a_stroke_under_way(editing)
 def test_some_organs_of_a_model_leave_the_others_as_they_are(editing, truth):
     paint(editing)
     moved = np.roll(truth, 3, axis=1)
-    editing.take(editing.change_to(moved, ["liver"]), "corrected", "a-model", moved)
+    session = editing.session
+    ready = editing.prepare(session, becoming(moved, [session.value_of("liver")]))
+    editing.take(ready.change, "corrected", "a-model", moved)
     now = editing.session.array
     for value in (1, 2, 4):
         assert np.array_equal(now == value, np.where(truth == 0, now == value, truth == value))

@@ -230,7 +230,9 @@ def test_an_absent_organ_with_a_mask_is_left_out_and_said_so(three_organs: Study
     assert any("said to be absent" in text for text in results.warnings)
 
 
-def test_urine_excluded_at_one_time_point(three_organs: Study, known: SimpleNamespace, tmp_path: Path) -> None:
+def test_urine_excluded_at_one_time_point_by_a_mask_of_the_study_or_drawn_in_the_labels(
+    three_organs: Study, known: SimpleNamespace, tmp_path: Path
+) -> None:
     study = copied(three_organs, tmp_path)
     spect = read_image(study.path("spect_tp1.nii.gz"))
     urine = ndimage.gaussian_filter(known.inside(spect.geometry, (0, 26, 44), (12, 10, 9), 4), 5.1 / 4.42)
@@ -246,6 +248,17 @@ def test_urine_excluded_at_one_time_point(three_organs: Study, known: SimpleName
     assert hot.activity_mbq[0] > 1.2 * clear.activity_mbq[0]
     corrected = pipeline.run(study, study.folder / "truth", PLAIN).organs["left_kidney"]
     assert corrected.activity_mbq[0] == pytest.approx(true, rel=0.03)
+    study.time_points[0].exclude = {}
+    map_ = study.folder / "truth" / "ct.nii.gz"
+    drawn = read_labels(map_)
+    array = np.where((shut > 0) & (drawn.mask("left_kidney") | (drawn.array == 0)), 77, drawn.array).astype(np.uint8)
+    write_labels(map_, LabelMap(array, grid, {**drawn.names, 77: "Renal pelvis TP1"}))
+    by_drawing = pipeline.run(study, study.folder / "truth", PLAIN)
+    assert set(by_drawing.organs) == {"left_kidney", "right_kidney", "liver"}
+    kidney = by_drawing.organs["left_kidney"]
+    assert kidney.activity_mbq[0] == pytest.approx(true, rel=0.03)
+    assert kidney.activity_mbq[1:] == pytest.approx(corrected.activity_mbq[1:], rel=0.01)
+    assert kidney.mass_g == pytest.approx(corrected.mass_g, rel=0.01)
 
 
 def test_a_volume_of_interest_corrected_by_hand_is_used(one_kidney: Study, tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from doselabel.dosimetry.options import DoseOptions
 from doselabel.dosimetry.uptake import voi
 from doselabel.dosimetry.uptake.case import Case
 from doselabel.dosimetry.uptake.errors import ActivityErrors, ScanModel, errors_of, scan_model, unknown
+from doselabel.dosimetry.uptake.scene import ALL_ORGANS
 from doselabel.errors import DoselabelError, RegistrationError, VoiError
 from doselabel.files import file_sha256
 from doselabel.geometry import Geometry, Volume, placed
@@ -122,6 +123,8 @@ def scan_of(case: Case, index: int, labels: LabelMap) -> Scan:
         name: case.images.read(f"time_points[{index}].exclude.{name}", file).array != 0
         for name, file in point.exclude.items()
     }
+    if (drawn := case.labels.excluded_from(point.ct, index)) is not None:
+        exclude[ALL_ORGANS] = exclude[ALL_ORGANS] | drawn if ALL_ORGANS in exclude else drawn
     geometry = [given.geometry.affine_lps, labels.geometry.affine_lps]
     key = digest(code_sha256(), fingerprint(spect), geometry, fingerprint(labels.array), dict(labels.names), exclude)
     return Scan(index, point, Volume(spect, given.geometry), labels, exclude, key)

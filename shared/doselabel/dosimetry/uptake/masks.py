@@ -8,22 +8,30 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+from scipy import ndimage
 
 from doselabel.alarms import Alarm
+from doselabel.anatomy import into_organs
 from doselabel.dosimetry.alignment.registration import match_masks
 from doselabel.errors import LabelError
 from doselabel.geometry import SUFFIXES, Geometry, resample
-from doselabel.labels import LabelMap, read_labels
+from doselabel.labels import LabelMap, excluded_at, read_labels
 from doselabel.study import Study, image_id
 from doselabel.study_images import Images
 from doselabel.submitted import Submitted
 
 _SUFFIXES = (*SUFFIXES, ".seg.nrrd")
 _TAG = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,39}")
+
+
+NOTCH_MM = 20.0
+"""What is drawn as not counted belongs to the organ as far as a ball of this radius does not enter it from outside."""
+
+Excluded = Mapping[int, np.ndarray]
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,6 +48,8 @@ class LabelSet:
         Whether somebody approved every one of them.
     findings : tuple of Alarm
         What is odd about them, with the CT named.
+    excluded : dict
+        CT → time point (1, 2, …; 0: every one seen on it) → what was drawn there as not to be counted.
     """
 
     maps: Mapping[str, LabelMap]
@@ -47,6 +57,12 @@ class LabelSet:
     origin: str
     reviewed: bool = False
     findings: tuple[Alarm, ...] = ()
+    excluded: Mapping[str, Excluded] = field(default_factory=dict)
+
+    def excluded_from(self, ct: str, index: int) -> np.ndarray | None:
+        """What is not to be counted of a time point (0, 1, …) that is seen on a CT; None: nothing is drawn."""
+        drawn = [mask for at, mask in self.excluded.get(ct, {}).items() if at in (0, index + 1)]
+        return np.logical_or.reduce(drawn) if drawn else None
 
 
 def resolve(
@@ -80,12 +96,13 @@ def resolve(
     """
     files, origin, reviewed = where(study, labels, drawn_anew=drawn_anew)
     maps: dict[str, LabelMap] = {}
+    excluded: dict[str, Excluded] = {}
     findings: list[Alarm] = []
     images = images or Images(study)
     fields = {name: field for field, name in study.files()}
     for name, file in files.items():
         ct = images.read(fields[name], name)
-        maps[name] = read_labels(
+        drawn = read_labels(
             file,
             scheme=scheme,
             expect=ct.geometry,
@@ -93,8 +110,9 @@ def resolve(
             within=study.folder if file.resolve().is_relative_to(study.folder) else None,
             ct=ct,
         )
-        findings += _named(maps[name], name)
-    return LabelSet(maps, files, origin, reviewed, tuple(findings))
+        findings += _named(drawn, name)
+        maps[name], excluded[name] = _parted(drawn)
+    return LabelSet(maps, files, origin, reviewed, tuple(findings), excluded)
 
 
 def where(study: Study, labels: str | Path, *, drawn_anew: bool = False) -> tuple[dict[str, Path], str, bool]:
@@ -135,14 +153,45 @@ def where(study: Study, labels: str | Path, *, drawn_anew: bool = False) -> tupl
 
 def with_drafts(given: LabelSet, drafts: Mapping[str, LabelMap]) -> LabelSet:
     """The same set with maps that nobody has submitted, by the CT's file name, in place of its own."""
-    maps = {**given.maps, **drafts}
+    parted = {name: _parted(drawn) for name, drawn in drafts.items()}
+    maps = {**given.maps, **{name: organs for name, (organs, _) in parted.items()}}
+    excluded = {**given.excluded, **{name: masks for name, (_, masks) in parted.items()}}
     findings: list[Alarm] = []
     for name in maps:
         own = [alarm for alarm in given.findings if alarm.file == _file(name)]
         findings += _named(drafts[name], name) if name in drafts else own
     files = {name: file for name, file in given.files.items() if name not in drafts}
     origin = f"draft, not submitted ({', '.join(drafts)}); else {given.origin}"
-    return LabelSet(maps, files, origin, False, tuple(findings))
+    return LabelSet(maps, files, origin, False, tuple(findings), excluded)
+
+
+def _parted(drawn: LabelMap) -> tuple[LabelMap, Excluded]:
+    """The organs, whole, and what was drawn as not to be counted of them."""
+    at = {value: when for value, name in drawn.names.items() if (when := excluded_at(name)) is not None}
+    if not at or not (there := [value for value in at if (drawn.array == value).any()]):
+        return drawn, {}
+    masks: dict[int, np.ndarray] = {}
+    for value in there:
+        mask = drawn.array == value
+        masks[at[value]] = mask | masks[at[value]] if at[value] in masks else mask
+    names = {value: name for value, name in drawn.names.items() if value not in at}
+    array = np.where(np.isin(drawn.array, there), 0, drawn.array).astype(np.uint8)
+    organs = {name: array == value for value, name in names.items()}
+    for name, mask in into_organs(np.logical_or.reduce(list(masks.values())), organs).items():
+        if mask.any():
+            array[mask & _without_hole(organs[name], mask, drawn.geometry)] = drawn.value(name)
+    return LabelMap(array, drawn.geometry, names, drawn.findings), masks
+
+
+def _without_hole(organ: np.ndarray, hole: np.ndarray, geometry: Geometry) -> np.ndarray:
+    """An organ's outline as it was before a part of it was drawn as something else: notches and holes are closed."""
+    found = np.zeros(organ.shape, bool)
+    depth = [int(np.ceil(2 * NOTCH_MM / s)) for s in geometry.spacing_mm]
+    (span,) = ndimage.find_objects((organ | hole).astype(np.uint8))
+    box = tuple(slice(max(0, s.start - d), s.stop + d) for s, d in zip(span, depth, strict=True))
+    around = ndimage.distance_transform_edt(~organ[box], sampling=geometry.spacing_mm) <= NOTCH_MM
+    found[box] = ndimage.distance_transform_edt(around, sampling=geometry.spacing_mm) > NOTCH_MM
+    return found | organ
 
 
 def _named(labels: LabelMap, ct: str) -> list[Alarm]:
