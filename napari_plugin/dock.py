@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Sequence
 from functools import partial
-from importlib.util import find_spec
 from typing import Any
 
 from napari.utils.theme import get_theme
@@ -14,8 +13,8 @@ from qtpy.QtCore import QEvent, QSize, Qt, QUrl
 from qtpy.QtGui import QDesktopServices
 from qtpy.QtWidgets import QFileDialog, QLabel, QMessageBox, QScrollArea, QTabWidget, QVBoxLayout, QWidget
 
-from doselabel.labels import NAMES
 from doselabel.wire import LabelVersion, ServerInfo, StudyInfo
+from napari_plugin import paper
 from napari_plugin.actions import actions
 from napari_plugin.controller import Controller
 from napari_plugin.opening import preferred, show_three
@@ -73,7 +72,7 @@ class DoselabelDock(QWidget):
         self.server_view = ConnectView(self.controller.settings.urls)
         self.case_view = CaseView()
         self.segment_view = SegmentView()
-        self.planes_view = PlanesView(bool(find_spec("napari_orthogonal_views")))
+        self.planes_view = PlanesView()
         self.display_view = DisplayView()
         self.strip = SliceStrip(self.controller.doubts)
         self.organ_table = OrganTable()
@@ -213,11 +212,13 @@ class DoselabelDock(QWidget):
         self.dose_view.dose_wanted.connect(lambda options: to.dose(**options))
         self.dose_view.report_wanted.connect(self._open_report)
         self.dose_view.export_wanted.connect(self._export)
+        self.dose_view.isodoses_wanted.connect(to.dosing.set_isodoses)
         self.dose_view.follow_wanted.connect(to.following.set_wanted)
         self.dose_view.versions.compare_wanted.connect(to.following.compare)
         self.footer.cancelled.connect(to.cancel)
         self.tabs.currentChanged.connect(lambda at: to.registering.set_active(self.tabs.tabText(at) == "Register"))
         tie(self.register_view, to)
+        self.paper = paper.tie(to, self.display_view)
 
     def _on_click(self, name: str, voxel: tuple[int, int, int], belongs: bool) -> None:
         params = self.palette_view.forms[name].params
@@ -354,8 +355,7 @@ class DoselabelDock(QWidget):
     def _on_closed(self) -> None:
         self.case_view.set_case(None)
         self._show_versions([])
-        self.organ_table.set_measures([])
-        self.organ_table.set_names(NAMES)
+        self.organ_table.forget()
         self.submit_view.set_dirty(False)
         self._set_ready()
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import csv
 import io
 import math
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from napari.components import ViewerModel
 from qtpy.QtCore import QObject, Signal
 
@@ -23,11 +25,33 @@ from napari_plugin.editing import Editing
 from napari_plugin.tasks import Tasks
 
 DOSE_TASK = "dosimetry"
+ISODOSES = "20 40 60 80 %"
+"""The lines drawn when nobody asked for others."""
+MOST_ISODOSES = 12
 FIGURES = (
     "mean_dose_gy", "dose_sd_gy", "dose_gy_per_gbq", "tia_mbq_h", "tia_sd_mbq_h", "effective_half_life_h",
     "volume_ml", "mass_g", "bed_gy", "bed_sd_gy",
 )  # fmt: skip
 """What the table of a saved dose tells of each organ."""
+
+
+def read_levels(text: str, highest_gy: float) -> list[float]:
+    """Rising doses, Gy, of isodose lines as a person writes them: numbers, then "Gy" or "%" of the highest dose.
+
+    Raises
+    ------
+    DoselabelError
+        When it is something else.
+    """
+    match = re.fullmatch(r"\s*((?:\d+(?:\.\d+)?[\s;,·]*)+)(%|gy)\s*", text, re.IGNORECASE)
+    numbers = sorted({float(n) for n in re.findall(r"\d+(?:\.\d+)?", match[1])}) if match else []
+    numbers = [n for n in numbers if n > 0]
+    if match is None or not numbers or len(numbers) > MOST_ISODOSES:
+        raise DoselabelError(
+            f"'{text}' are no isodoses.",
+            f"Write 1 to {MOST_ISODOSES} numbers and a unit: '{ISODOSES}' or '5 10 20 Gy'.",
+        )
+    return [n * highest_gy / 100 for n in numbers] if match[2] == "%" else numbers
 
 
 def table(results: DoseResults) -> str:
@@ -69,6 +93,7 @@ class Dosing(QObject):
         self._layers: tuple = ()
         self.options: dict[str, Any] = {}
         self._stale = self._stored = False
+        self._isodoses, self._highest_gy = ISODOSES, 0.0
         editing.labels_changed.connect(self._on_labels)
         editing.captions.append(self._caption)
 
@@ -136,8 +161,35 @@ class Dosing(QObject):
         organs = self.results.organs.values() if self.results else ()
         highest = max((organ.dvh.max_gy for organ in organs), default=float(volume.array.max()))
         grid = session.case.ct.geometry
-        self._layers = scene.add_dose(self._viewer, volume, grid, scene.isodose_levels(highest))
+        self._highest_gy = highest
+        levels_gy = read_levels(self._isodoses, highest)
+        self._layers = scene.add_dose(self._viewer, volume, grid, levels_gy)
         self._editing.make_room_for_dose()
+
+    def set_isodoses(self, text: str) -> bool:
+        """Draw other isodose lines, such as "10 20 Gy" or "20 50 80 %" of the highest; False: not begun."""
+        try:
+            levels_gy = read_levels(text, self._highest_gy)
+        except DoselabelError as error:
+            self._tasks.refuse("isodoses", error)
+            return False
+        self._isodoses = text
+        if not self._layers or self._layers[0] not in self._viewer.layers:
+            return False
+        image, old = self._layers
+        array = image.data
+
+        def then(lines: np.ndarray) -> None:
+            if self._layers != (image, old) or old not in self._viewer.layers:
+                return
+            at, active = self._viewer.layers.index(old), self._viewer.layers.selection.active
+            layer = scene.isodose_layer(image, lines, levels_gy)
+            self._viewer.layers.insert(at, layer)
+            scene.remove(self._viewer, [old])
+            self._layers = (image, layer)
+            self._viewer.layers.selection.active = layer if active is old else active
+
+        return self._tasks.run("isodoses", lambda _: scene.isodose_lines(array, levels_gy), then)
 
     def _caption(self) -> str:
         shown = self._layers and self._layers[0] in self._viewer.layers and self._layers[0].visible

@@ -54,7 +54,7 @@ def study_layers(path: str) -> list[LayerData]:
     ct = canonical(native)
     grid = ct.geometry
     facts = {"patient_id": study.patient_id, "native_geometry": native.geometry}
-    look = {"colormap": "gray", "contrast_limits": CT_WINDOW_HU, "metadata": facts}
+    look: dict[str, Any] = {"colormap": "gray", "contrast_limits": CT_WINDOW_HU, "metadata": facts}
     found: list[LayerData] = [(ct.array, {"name": f"CT · {study.patient_id}", **look, **where(grid, grid)}, "image")]
     for index, point in enumerate(study.time_points):
         spect = onto_frame(images.spect(index), grid, np.asarray(point.spect_to_ct.matrix))
@@ -117,7 +117,7 @@ def sample_patient() -> list[LayerData]:
 def _labels(labels: LabelMap, name: str) -> LayerData:
     ours = labels.renumbered()
     upright = canonical(ours.volume)
-    look = {
+    look: dict[str, Any] = {
         "name": name,
         "colormap": organ_colormap(ours.names),
         "features": organ_features(ours.names),

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from napari.components import ViewerModel
-from napari.layers import Image, Labels
+from napari.layers import Image, Labels, Layer, Shapes
 from napari.utils.colormaps import Colormap, DirectLabelColormap, ensure_colormap
 from napari.utils.colormaps.standardize_color import transform_color
 
@@ -71,7 +71,7 @@ def add_case(viewer: ViewerModel, case: Case) -> CaseLayers:
     return layers
 
 
-def remove(viewer: ViewerModel, layers: Sequence[Image | Labels]) -> None:
+def remove(viewer: ViewerModel, layers: Sequence[Layer]) -> None:
     """Take layers out of the viewer, locked or not."""
     for layer in layers:
         if layer in viewer.layers:
@@ -161,21 +161,76 @@ def add_dose(viewer: ViewerModel, dose_gy: Volume, ct: Geometry, levels_gy: Sequ
         **there,
     )
     image.colorbar.visible = True
-    colours = ensure_colormap("turbo").map(np.asarray(levels_gy) / top)
-    lines = Labels(
-        np.digitize(dose.array, levels_gy).astype(np.uint8),
+    lines = isodose_layer(image, isodose_lines(dose.array, levels_gy), levels_gy)
+    viewer.add_layer(image)
+    viewer.add_layer(lines)
+    return image, lines
+
+
+def isodose_lines(dose_gy: np.ndarray, levels_gy: Sequence[float]) -> np.ndarray:
+    """How many of the rising levels a voxel's dose reaches; slow on a large map, and safe in a thread."""
+    lines = np.zeros(dose_gy.shape, np.uint8)
+    for level_gy in levels_gy:
+        lines += dose_gy >= level_gy
+    return lines
+
+
+def isodose_layer(dose: Image, lines: np.ndarray, levels_gy: Sequence[float]) -> Labels:
+    """Isodose lines of a dose map on screen, in its colours."""
+    colours = ensure_colormap("turbo").map(np.clip(np.asarray(levels_gy) / dose.contrast_limits[1], 0, 1))
+    layer = Labels(
+        lines,
         name="Isodose (" + " · ".join(f"{level:.3g}" for level in levels_gy) + " Gy)",
         colormap=DirectLabelColormap(
             color_dict={None: "transparent", 0: "transparent", **{i + 1: c for i, c in enumerate(colours)}}
         ),
         features={"index": range(1, len(levels_gy) + 1), "isodose": [f"≥ {level:.3g} Gy" for level in levels_gy]},
         opacity=1.0,
-        **there,
+        scale=dose.scale,
+        translate=dose.translate,
+        axis_labels=dose.axis_labels,
+        units=dose.units,
     )
-    lines.contour = 1
-    viewer.add_layer(image)
-    viewer.add_layer(lines)
-    return image, lines
+    layer.contour = 1
+    return layer
+
+
+def add_paper_view(viewer: ViewerModel, outline: np.ndarray, like: Labels) -> Labels:
+    """Add what the paper's figures show: organs (1) outlined in red, the expanded regions (2) in yellow."""
+    colours = {0: "transparent", None: "transparent", 1: "red", 2: "yellow"}
+    layer = Labels(
+        outline,
+        name="As in the paper: organs red, + 3 mm yellow",
+        colormap=DirectLabelColormap(color_dict=colours),
+        features={"index": [1, 2], "region": ["organ", "expanded region"]},
+        opacity=1.0,
+        scale=like.scale,
+        translate=like.translate,
+        axis_labels=like.axis_labels,
+        units=like.units,
+    )
+    layer.contour = 1
+    viewer.add_layer(layer)
+    layer.editable = False
+    return layer
+
+
+def add_boxes(viewer: ViewerModel, like: Labels) -> Shapes:
+    """Add a layer for the detector's boxes on the slice on screen, with their scores."""
+    layer = Shapes(
+        ndim=3,
+        name="Boxes and scores",
+        edge_color="cyan",
+        face_color="transparent",
+        edge_width=0.6,
+        scale=like.scale,
+        translate=like.translate,
+        axis_labels=like.axis_labels,
+        units=like.units,
+    )
+    viewer.add_layer(layer)
+    layer.editable = False
+    return layer
 
 
 def add_second_ct(viewer: ViewerModel, ct: Volume, shown: Geometry, name: str) -> Image:
@@ -206,11 +261,6 @@ def add_version(viewer: ViewerModel, labels: LabelMap, name: str) -> Labels:
     viewer.add_layer(layer)
     layer.editable = False
     return layer
-
-
-def isodose_levels(highest_gy: float, percent: Sequence[float] = (20, 40, 60, 80)) -> list[float]:
-    """Doses at percentages of the highest, Gy."""
-    return [highest_gy * p / 100 for p in sorted(percent)]
 
 
 def clear_below(part: float) -> Colormap:

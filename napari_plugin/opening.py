@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 from napari.settings import get_plugin_settings
 from napari.viewer import Viewer
@@ -33,7 +34,8 @@ def preferred() -> Settings:
     """What the plugin remembers; where it remembers nothing yet, what napari's preferences say."""
     remembered = Settings.load()
     try:
-        stated = get_plugin_settings(PLUGIN).annotating
+        settings: Any = get_plugin_settings(PLUGIN)
+        stated = settings.annotating
     except KeyError:  # imported without being installed
         return remembered
     unused = remembered.urls == (DEFAULT_URL,)

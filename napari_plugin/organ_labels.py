@@ -167,9 +167,8 @@ class OrganLabels(Labels):
             spared = np.isin(old, self._inner) if inner else old != 0
             wanted &= old == self.selected_label if new_label == 0 else ~spared
         at = tuple(index[wanted] for index in indices)
-        if inner and new_label == 0 and at[0].size:
-            new_label = given_back(self.data, at, self._inner)
-        self.data_setitem(at, new_label, refresh)
+        beneath = inner and new_label == 0 and at[0].size
+        self.data_setitem(at, given_back(self.data, at, self._inner) if beneath else new_label, refresh)
 
     def apply(self, change: Change) -> None:
         """Apply a tool's change as one undo step."""

@@ -50,7 +50,8 @@ def named(raw: Path, path: Path, numbering: Mapping[int, str]) -> Path:
 def numbered(labels: LabelMap, numbering: Mapping[int, str]) -> tuple[LabelMap, dict[str, int]]:
     """The map in the app's numbers; what the app does not know gets numbers behind them, and is told by name."""
     numbers = {_plain(name, value): value for value, name in numbering.items()}
-    lut, told = np.zeros(256, np.uint8), {}
+    lut = np.zeros(256, np.uint8)
+    told: dict[str, int] = {}
     for value, name in sorted(labels.names.items()):
         if name not in labels.present():
             continue

@@ -256,15 +256,15 @@ class StockClient(Client):
     def _no(self, what: str) -> NoReturn:
         raise ServerError(LACKS[what])
 
-    def set_registration(self, *_: Any) -> NoReturn:
+    def set_registration(self, *_: Any, **__: Any) -> NoReturn:
         """Refuse."""
         self._no("register")
 
-    def review_label(self, *_: Any) -> NoReturn:
+    def review_label(self, *_: Any, **__: Any) -> NoReturn:
         """Refuse."""
         self._no("review")
 
-    def rollback(self, *_: Any) -> NoReturn:
+    def rollback(self, *_: Any, **__: Any) -> NoReturn:
         """Refuse."""
         self._no("models")
 

@@ -6,7 +6,7 @@ which the viewer applies as one undo step.
 
 from napari_plugin.tools.brush import brush_indices
 from napari_plugin.tools.clicks import Click, correct
-from napari_plugin.tools.crop import Change, difference, given_back, whole
+from napari_plugin.tools.crop import Change, Spacing, difference, given_back, whole
 from napari_plugin.tools.grow import grow_from_seeds, threshold_spect
 from napari_plugin.tools.islands import keep_largest, part_given, remove_small
 from napari_plugin.tools.names import TOOLS, Tool, by_name
@@ -18,6 +18,7 @@ __all__ = [
     "TOOLS",
     "Change",
     "Click",
+    "Spacing",
     "Tool",
     "brush_indices",
     "by_name",

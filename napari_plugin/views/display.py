@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from qtpy.QtCore import Qt, Signal
-from qtpy.QtWidgets import QButtonGroup, QComboBox, QHBoxLayout, QLabel, QPushButton, QToolButton, QWidget
+from qtpy.QtWidgets import QButtonGroup, QCheckBox, QComboBox, QHBoxLayout, QLabel, QPushButton, QToolButton, QWidget
 from superqt import QLabeledRangeSlider, QLabeledSlider
 
 from napari_plugin.display import PRESETS_HU
@@ -45,9 +45,18 @@ class DisplayView(QWidget):
         self.more = QToolButton()
         self.more.setText("⚙")
         self.more.setCheckable(True)
-        self.more.setToolTip("Sliders: window of the CT, where SPECT begins and how much it covers")
+        self.more.setToolTip("Window of the CT, where SPECT begins and how much it covers, outlines as in the paper")
         self._sliders = QWidget()
-        column(self._sliders, row(QLabel("CT, HU"), self.window, stretch=1), self._spect).setContentsMargins(0, 0, 0, 0)
+        self.paper = QCheckBox("as in the paper")
+        self.paper.setToolTip("Organs outlined in red, the region that is measured (3 mm wider) in yellow")
+        self.boxes = QCheckBox("boxes and scores")
+        self.boxes.setToolTip("Around what the network drew on this axial slice, with how sure it was")
+        column(
+            self._sliders,
+            row(QLabel("CT, HU"), self.window, stretch=1),
+            self._spect,
+            row(self.paper, self.boxes, stretch=1),
+        ).setContentsMargins(0, 0, 0, 0)
         self._sliders.hide()
         self.more.toggled.connect(self._sliders.setVisible)
         column(self, row(self.preset, self._times, self.more, stretch=1), self._sliders)

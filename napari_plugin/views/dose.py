@@ -8,11 +8,12 @@ from types import NoneType
 from typing import get_args
 
 from qtpy.QtCore import Signal
-from qtpy.QtWidgets import QCheckBox, QComboBox, QDoubleSpinBox, QFormLayout, QLineEdit, QTabWidget, QWidget
+from qtpy.QtWidgets import QCheckBox, QComboBox, QDoubleSpinBox, QFormLayout, QLabel, QLineEdit, QTabWidget, QWidget
 
 from doselabel.dosimetry.options import DoseOptions
 from doselabel.labels import title
 from doselabel.wire import DoseResults, OrganDose
+from napari_plugin.dosing import ISODOSES
 from napari_plugin.views.kit import LongNote, Section, Table, button, column, note, number, row
 from napari_plugin.views.plots import Colours, Plot
 from napari_plugin.views.versions import VersionsView, change_percent
@@ -80,6 +81,7 @@ class DoseView(QWidget):
     report_wanted = Signal()
     export_wanted = Signal()
     follow_wanted = Signal(bool)
+    isodoses_wanted = Signal(str)
 
     def __init__(self) -> None:
         super().__init__()
@@ -114,6 +116,11 @@ class DoseView(QWidget):
         self.follow.setToolTip("After each edit the server computes the dose of your draft; nothing is stored")
         self.follow.setChecked(True)
         self.follow.toggled.connect(self.follow_wanted)
+        self.isodoses = QLineEdit(ISODOSES)
+        self.isodoses.setToolTip("Doses of the lines: numbers, then Gy or % of the highest; Enter draws them")
+        self.isodoses.returnPressed.connect(lambda: self.isodoses_wanted.emit(self.isodoses.text()))
+        self._lines = row(QLabel("Isodose lines"), self.isodoses, stretch=1)
+        self._lines.hide()
         self.versions = VersionsView()
         self._head, self.of_labels = note(), note()
         self.of_labels.hide()
@@ -144,6 +151,7 @@ class DoseView(QWidget):
             self._table,
             self._warnings,
             self._plots,
+            self._lines,
             Section("Compare two versions of the labels", self.versions, folded=True),
         )
         lines.addStretch(1)
@@ -197,6 +205,7 @@ class DoseView(QWidget):
         self._curves.show_time_activity(results)
         self._dvh.show_dose_volume(results)
         self._plots.show()
+        self._lines.show()
         self._report.setEnabled(has_report)
         self.export.setEnabled(True)
 

@@ -12,7 +12,7 @@ from doselabel.wire import OrganSegmentation
 from napari_plugin.session.measure import OrganMeasure
 from napari_plugin.views.kit import Table, swatch
 
-COLUMNS = ("Organ\n ", "Volume\nmL", "Mass\ng", "CT\nHU", "SPECT\nkBq/mL")
+COLUMNS = ("", "Volume\nmL", "Mass\ng", "CT\nHU", "SPECT\nkBq/mL")
 MOST_ROWS = 8
 """More scroll."""
 LESION, EXCLUDED = "Lesion", "Renal pelvis: not counted"
@@ -42,7 +42,7 @@ class OrganTable(Table):
         self.more.setText("+ region")
         self.more.setPopupMode(QToolButton.ToolButtonPopupMode.InstantPopup)
         self.more.setStyleSheet("QToolButton { padding: 1px 3px; } QToolButton::menu-indicator { image: none; }")
-        self.more.move(4, 15)
+        self.more.move(4, 7)
         menu = QMenu(self.more)
         menu.setToolTipsVisible(True)
         self.offered = {kind: menu.addAction(kind, lambda kind=kind: self.region_wanted.emit(kind)) for kind in TIPS}
@@ -72,6 +72,11 @@ class OrganTable(Table):
         self.blockSignals(False)
         if chosen is not None:
             self.set_organ(chosen)
+
+    def forget(self) -> None:
+        """Show the label table without numbers: no case is open."""
+        self._measured = {}
+        self.set_names(NAMES)
 
     def set_offered(self, why_not: str, why_none_excluded: str) -> None:
         """Offer more regions, or say why there can be none."""

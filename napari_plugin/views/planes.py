@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
+
 from qtpy.QtCore import Signal
 from qtpy.QtWidgets import QButtonGroup, QWidget
 
@@ -17,7 +19,7 @@ class PlanesView(QWidget):
     fit_wanted = Signal()
     three_wanted = Signal()
 
-    def __init__(self, three_views: bool) -> None:
+    def __init__(self) -> None:
         super().__init__()
         self.buttons = {name: button(words, f"Key {key}") for name, (words, key) in BUTTONS.items()}
         group = QButtonGroup(self)
@@ -32,7 +34,7 @@ class PlanesView(QWidget):
         self.three = button("⊞", "Three linked views side by side")
         self.three.setMaximumWidth(34)
         self.three.clicked.connect(self.three_wanted)
-        if not three_views:
+        if find_spec("napari_orthogonal_views") is None:
             self.three.setEnabled(False)
             self.three.setToolTip("Three linked views need the package napari-orthogonal-views")
         line = row(*self.buttons.values(), self.fit, self.three)

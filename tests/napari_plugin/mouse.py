@@ -39,13 +39,15 @@ def click(canvas: QWidget, at: QPointF, button=LEFT, keys=None) -> None:
     send(canvas, QEvent.Type.MouseButtonRelease, at, button, keys=keys)
 
 
-def drag(canvas: QWidget, points: Sequence[QPointF], button=LEFT, each: Callable[[], object] = lambda: None) -> None:
+def drag(
+    canvas: QWidget, points: Sequence[QPointF], button=LEFT, each: Callable[[], object] = lambda: None, keys=None
+) -> None:
     """Press at the first, move through the others, release at the last; ``each`` is called after every event."""
-    send(canvas, QEvent.Type.MouseMove, points[0], NONE)
-    send(canvas, QEvent.Type.MouseButtonPress, points[0], button, button)
+    send(canvas, QEvent.Type.MouseMove, points[0], NONE, keys=keys)
+    send(canvas, QEvent.Type.MouseButtonPress, points[0], button, button, keys)
     for point in points[1:]:
         each()
-        send(canvas, QEvent.Type.MouseMove, point, NONE, button)
+        send(canvas, QEvent.Type.MouseMove, point, NONE, button, keys)
     each()
-    send(canvas, QEvent.Type.MouseButtonRelease, points[-1], button)
+    send(canvas, QEvent.Type.MouseButtonRelease, points[-1], button, keys=keys)
     each()

@@ -7,6 +7,7 @@ import csv
 import numpy as np
 import pytest
 from napari.components import ViewerModel
+from qtpy.QtCore import Qt
 from qtpy.QtTest import QTest
 
 from doselabel.labels import organ
@@ -53,6 +54,15 @@ def test_the_dose_follows_edits_and_their_undo(computed, qtbot, tmp_path):
     controller, view = computed
     kidney, before = organ("left_kidney").index, controller.dosing.results
     assert view.of_labels.isHidden()
+
+    # isodose lines of the annotator's choice
+    view.isodoses_wanted.connect(controller.dosing.set_isodoses)
+    view.isodoses.setText("0.5 1 Gy")
+    QTest.keyClick(view.isodoses, Qt.Key.Key_Return)
+    controller.wait("isodoses", 60)
+    named = [layer.name for layer in controller.viewer.layers if layer.name.startswith("Isodose")]
+    assert named == ["Isodose (0.5 · 1 Gy)"]
+    assert controller.viewer.layers.selection.active is controller.layers.labels
 
     # said at the first edit; then the draft's dose, marked as one, nothing stored
     versions = len(controller.client.label_versions(PATIENT[0]))

@@ -12,6 +12,7 @@ from qtpy.QtTest import QTest
 from doselabel.study import Registration
 from doselabel.wire import OrganSegmentation, SegmentationSummary, SliceDoubt
 from napari_plugin.client import Client
+from napari_plugin.registering import DEGREES_PER_PIXEL
 from napari_plugin.views.strip import beneath_slider
 from tests.napari_plugin.hands import click, keep, opened, press
 from tests.napari_plugin.mouse import canvas_of, drag, pixel
@@ -164,6 +165,15 @@ def test_a_spect_is_moved_by_keys_and_drag_judged_undone_and_stored(dock, truth,
     settle(controller)
     assert of.place.now[:3, 3] == pytest.approx([12, -8, 0], abs=0.5)
     assert tuple(dock.viewer.scene.camera.center) == centre
+
+    # with Ctrl it turns, clockwise to the right; one step back, it is as before
+    drag(canvas, [begun, begun + QPointF(20, 0), begun + QPointF(40, 0)], keys=CONTROL)
+    settle(controller)
+    assert of.moved[1] == pytest.approx(40 * DEGREES_PER_PIXEL, abs=0.05)
+    assert tuple(dock.viewer.scene.camera.center) == centre
+    press(dock, Qt.Key.Key_Z, CONTROL)
+    settle(controller)
+    assert of.place.now[:3, 3] == pytest.approx([12, -8, 0], abs=0.5)
     click(view.drag)
 
     # leaving asks, for it is not stored; then it is, and comes back with the case
