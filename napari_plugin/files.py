@@ -101,11 +101,12 @@ def write_label_layer(path: str, data: np.ndarray, attributes: Mapping[str, Any]
 
 def sample_patient() -> list[LayerData]:
     """A synthetic patient, made at the first call (about half a minute) and kept."""
-    from sample_data.phantom import generate
+    from doselabel.cli import main
 
     root = Path(platformdirs.user_cache_dir("doselabel", appauthor=False)) / "sample"
-    folder = next((path for path in Study.find(root)), None) if root.is_dir() else None
-    folder = folder or generate(root, patients=1, seed=1)[0]
+    if not (root.is_dir() and Study.find(root)):
+        main(["sample", str(root), "--patients", "1", "--seed", "1"])
+    folder = Study.find(root)[0]
     study = Study.load(folder)
     found = study_layers(str(folder))
     truth = folder / "truth" / Path(study.ct).name

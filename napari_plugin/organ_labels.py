@@ -16,7 +16,7 @@ from napari.utils.events import Event
 from scipy import ndimage
 from skimage.draw import polygon
 
-from doselabel.labels import NAMES, lies_in_organ, region, title
+from doselabel.organs import NAMES, lies_in_organ, region, title
 from napari_plugin.tools import Change, brush_indices, given_back, part_given
 
 

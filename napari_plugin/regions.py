@@ -5,7 +5,7 @@ from __future__ import annotations
 from qtpy.QtCore import QObject, Signal
 
 from doselabel.errors import DoselabelError
-from doselabel.labels import excluded_at, title
+from doselabel.organs import excluded_at, title
 from napari_plugin.editing import Editing
 
 PELVIS = "renal_pelvis"

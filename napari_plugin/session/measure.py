@@ -13,7 +13,7 @@ from scipy import ndimage
 
 from doselabel.errors import LabelError
 from doselabel.geometry import Geometry, Volume
-from doselabel.labels import NAMES, excluded_at, region, title
+from doselabel.organs import NAMES, excluded_at, region, title
 
 
 @dataclass(frozen=True)

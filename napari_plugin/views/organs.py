@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from qtpy.QtCore import Qt, Signal
 from qtpy.QtWidgets import QAbstractItemView, QMenu, QTableWidgetItem, QToolButton
 
-from doselabel.labels import NAMES, excluded_at, region, title
+from doselabel.organs import NAMES, excluded_at, region, title
 from doselabel.wire import OrganSegmentation
 from napari_plugin.session.measure import OrganMeasure
 from napari_plugin.views.kit import Table, swatch

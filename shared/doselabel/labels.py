@@ -24,13 +24,11 @@ from doselabel.label_findings import contradictions, findings, lone
 from doselabel.label_names import METADATA_KEY, Carried, carried, is_of_segments
 from doselabel.label_values import Values, read_values
 from doselabel.organs import (
-    EXCLUDED,
     NAMES,
     ORGANS,
     REGION_DENSITY_G_CM3,
     SEGMENTED,
     Organ,
-    excluded_at,
     lies_in_organ,
     organ,
     plain_name,
@@ -40,17 +38,14 @@ from doselabel.organs import (
 from doselabel.schemes import KIDNEYS, LESIONS, SCHEMES
 
 __all__ = [
-    "EXCLUDED",
     "NAMES",
     "ORGANS",
     "REGION_DENSITY_G_CM3",
     "SEGMENTED",
     "LabelMap",
     "Organ",
-    "excluded_at",
     "inspected",
     "known_name",
-    "lies_in_organ",
     "organ",
     "read_labels",
     "region",

@@ -52,8 +52,6 @@ SEGMENTED = ("left_kidney", "right_kidney", "liver")
 REGION_DENSITY_G_CM3 = 1.04
 """Taken for a region outside the table unless another is stated: soft tissue of MIRD Pamphlet 17."""
 _REGION_NAME = re.compile(r"[^\W\d_]\w{0,39}")
-EXCLUDED = "excluded"
-"""A region that is no organ: what lies in it is part of the organ around it and is not counted (`excluded_at`)."""
 _EXCLUDED_NAME = re.compile(r"(?:excluded|(?:(?:left|right)_)?renal_pelvis)(?:_tp([1-9]\d?))?")
 _LESION_NAME = re.compile(r"(?:tumour|cyst|lesion|metastas[ei]s)(?:_\w+)?")
 _REGION_COLORS = ("#d2d25a", "#e6788c", "#5ad2b4", "#c8a0e6", "#e6b48c", "#78a0f0", "#b4dc78", "#f08cd2")

@@ -19,7 +19,8 @@ from doselabel.anatomy import into_organs
 from doselabel.dosimetry.alignment.registration import match_masks
 from doselabel.errors import LabelError
 from doselabel.geometry import SUFFIXES, Geometry, resample
-from doselabel.labels import LabelMap, excluded_at, read_labels
+from doselabel.labels import LabelMap, read_labels
+from doselabel.organs import excluded_at
 from doselabel.study import Study, image_id
 from doselabel.study_images import Images
 from doselabel.submitted import Submitted
