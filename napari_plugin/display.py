@@ -125,9 +125,11 @@ class Display:
         x, y = event.pos
         low, high = self._layers.ct.contrast_limits
         yield
-        while event.type == "mouse_move":
+        while True:  # the moves, of which a quick hand leaves some out, and the release
             width = max(1.0, high - low + HU_PER_PIXEL * (event.pos[0] - x))
             level = (low + high) / 2 + HU_PER_PIXEL * (event.pos[1] - y)
             self.set_window(level - width / 2, level + width / 2)
+            if event.type != "mouse_move":
+                break
             yield
         labels.mode = mode

@@ -68,9 +68,6 @@ def test_a_shifted_wheel_sizes_the_brush_and_moves_no_slice(dock):
     turn_wheel(canvas, at, -1, SHIFT)
     assert labels.brush_mm == size
     assert (dock.viewer.dims.current_step, dock.viewer.scene.camera.zoom) == (step, zoom)
-    turn_wheel(canvas, at, 1, CONTROL)  # napari's own: slices
-    assert dock.viewer.dims.current_step != step
-    assert labels.brush_mm == size
 
 
 def test_clicks_tell_what_belongs_from_what_does_not_by_button_and_key(dock, truth):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+import numpy as np
 import pytest
 from qtpy.QtCore import qInstallMessageHandler
 from qtpy.QtTest import QTest
@@ -35,10 +36,10 @@ def test_themes_are_switched_while_layers_of_each_kind_are_painted(window, make_
             window.add_image(ct_hu())
             window.add_labels(truth)
         window.add_points([[1, 2, 3]])
-        window.add_shapes([[[0, 0, 0], [0, 5, 5]]], shape_type="line")
-        window.add_surface(([[0, 0, 0], [0, 9, 0], [0, 0, 9]], [[0, 1, 2]]))
-        window.add_vectors([[[0, 0, 0], [1, 1, 1]]])
-        window.add_tracks([[0, 0, 1, 1], [0, 1, 2, 2]])
+        window.add_shapes([np.array([[0, 0, 0], [0, 5, 5]])], shape_type="line")
+        window.add_surface((np.array([[0.0, 0, 0], [0, 9, 0], [0, 0, 9]]), np.array([[0, 1, 2]])))
+        window.add_vectors(np.array([[[0.0, 0, 0], [1, 1, 1]]]))
+        window.add_tracks(np.array([[0.0, 0, 1, 1], [0, 1, 2, 2]]))
         for i in range(SWITCHES):
             window.theme = ("light", "dark")[i % 2]
             if i % 3 == 0:  # thumbnails are made anew while the list is painted
