@@ -2,6 +2,7 @@
 # make test   the whole test suite, by two processes side by side (WORKERS=0: by one)
 # make quick  what takes two or three minutes of it
 # make docs   the documentation site, in site/
+# make screenshots  the pictures of the window in docs/images, taken anew
 # make bench  docs/benchmarks.md, measured anew (BENCH=--long: all of it, an hour)
 # They do all the set-up first; a second run finds it done.
 
@@ -15,7 +16,7 @@ WORKERS ?= 2
 PYTEST := env -u PYTHONDONTWRITEBYTECODE $(DISPLAY_RUN) $(BIN)/python -m pytest -n $(WORKERS) --max-worker-restart 0
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test quick lint docs bench constraints clean
+.PHONY: help setup demo test quick lint docs screenshots bench constraints clean
 
 help:
 	@sed -n 's/^# //p' Makefile
@@ -39,6 +40,9 @@ lint: $(READY)
 
 docs: $(READY)
 	$(BIN)/mkdocs build --quiet
+
+screenshots: $(READY)
+	$(DISPLAY_RUN) $(BIN)/python docs/screenshots.py
 
 bench: $(READY)
 	$(BIN)/python benchmarks/all.py $(BENCH)

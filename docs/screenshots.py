@@ -1,55 +1,71 @@
-"""Take the pictures of docs/annotators.md: each tab of the real window, at the sizes and in the themes people use.
+"""Take the pictures of the documentation: tabs of the real window, at the sizes and in the themes that the pages show.
 
-doselabel sample patients --patients 3 --seed 1 && doselabel serve patients        # in one terminal
-python docs/screenshots.py http://127.0.0.1:8000 patients docs/images              # in another, with a display
+``make screenshots``, or with a display ``python docs/screenshots.py [--all OUT]``: it makes three sample patients and
+starts a server of its own, and notes which code the pictures show (`docs/shown.py`). ``--all`` takes every tab at every
+size in both themes, for the eye, and notes nothing.
 """
 
 from __future__ import annotations
 
 import argparse
+import re
 import tempfile
 import time
 from pathlib import Path
 
 import napari
 import numpy as np
+import shown
 from qtpy.QtTest import QTest
 
+from doselabel import demo
 from doselabel.geometry import canonical
 from doselabel.labels import read_labels
 from napari_plugin.dock import NAME, TABS, DoselabelDock
 from napari_plugin.session.settings import Settings
 
-SIZES = ((1400, 900), (1100, 700))
-THEMES = ("dark", "light")
+DOCS = Path(__file__).parent
+SIZES, THEMES = ("1400x900", "1100x700", "1920x1080"), ("dark", "light")
+PATIENTS, SEED = 3, 1
 
 
 def main() -> None:
+    """Take them."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("server")
-    parser.add_argument("studies", type=Path)
-    parser.add_argument("out", type=Path)
-    parser.add_argument("--sizes", nargs="*", default=[f"{w}x{h}" for w, h in SIZES])
-    parser.add_argument("--themes", nargs="*", default=list(THEMES))
+    parser.add_argument("--all", type=Path, metavar="OUT", help="every tab, size and theme, to a folder")
     args = parser.parse_args()
-    args.out.mkdir(parents=True, exist_ok=True)
+    every = {f"{tab.lower()}-{size}-{theme}" for tab in TABS for size in SIZES for theme in THEMES}
+    wanted = every if args.all else every & _on_the_pages()
+    out = args.all or DOCS / "images"
+    out.mkdir(parents=True, exist_ok=True)
     viewer = napari.Viewer(show=True)
-    with tempfile.TemporaryDirectory() as folder:
-        dock = DoselabelDock(viewer, Settings(author="ada", folder=Path(folder)))
+    with tempfile.TemporaryDirectory() as scratch:
+        home = Path(scratch)
+        demo.sample(home / "patients", PATIENTS, SEED)
+        dock = DoselabelDock(viewer, Settings(author="ada", folder=home / "settings"))
         viewer.window.add_dock_widget(dock, name=NAME, area="right")
-        _work(dock, args.server, args.studies)
-        for size in args.sizes:
-            viewer.window.resize(*map(int, size.split("x")))
-            for theme in args.themes:
-                viewer.theme = theme
-                for tab in TABS:
-                    dock.show_tab(tab)
-                    QTest.qWait(300)
-                    name = f"{tab.lower()}-{size}-{theme}.png"
-                    viewer.screenshot(str(args.out / name), canvas_only=False, flash=False)
-        dock.controller.session.abandoned()
-        dock.controller.cleanup()
+        with demo.serving(home / "patients", home / "server.log") as url:
+            _work(dock, url, home / "patients")
+            for size in SIZES:
+                viewer.window.resize(*map(int, size.split("x")))
+                for theme in THEMES:
+                    viewer.theme = theme
+                    for tab in TABS:
+                        if (name := f"{tab.lower()}-{size}-{theme}") in wanted:
+                            dock.show_tab(tab)
+                            QTest.qWait(300)
+                            viewer.screenshot(str(out / f"{name}.png"), canvas_only=False, flash=False)
+            dock.controller.session.abandoned()
+            dock.controller.cleanup()
         viewer.close()
+    if not args.all:
+        shown.keep()
+
+
+def _on_the_pages() -> set[str]:
+    """The pictures that a page shows."""
+    pages = [*DOCS.rglob("*.md"), DOCS.parent / "README.md"]
+    return set(re.findall(r"images/([a-z]+-\d+x\d+-[a-z]+)\.png", "".join(page.read_text("utf-8") for page in pages)))
 
 
 def _work(dock: DoselabelDock, server: str, studies: Path) -> None:

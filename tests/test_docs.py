@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import html
+import importlib
+import json
 import os
 import re
 import subprocess
@@ -76,6 +78,15 @@ def test_what_is_pinned_is_named_with_its_licence(site):
     for package in ("numpy", "torch", "napari", "monailabel", "pydicom"):
         assert re.search(rf"<td>{package}</td>\s*<td>[^<]+</td>\s*<td>(?!see the package)[^<]+</td>", notices), package
     assert "PENELOPE" in notices
+
+
+def test_every_picture_of_the_window_is_as_new_as_the_code_that_draws_it(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "docs")
+    shown = importlib.import_module("shown")
+    kept = json.loads(shown.KEPT_IN.read_text("utf-8"))
+    assert kept == {"napari_plugin": shown.fingerprint()}, (
+        "the window's code changed: `make screenshots`, and look at them"
+    )
 
 
 @pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "sample_data/README.md"])

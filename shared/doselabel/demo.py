@@ -38,8 +38,9 @@ def run(out: Path, *, patients: int = 2, seed: int = 0, steps: int = 6, window: 
     out = _fresh(out)
     studies = out / "studies"
     _say(1, f"sample patients → {studies}")
-    _sample(studies, patients, seed)
-    with _server(studies, out / "server.log") as url:
+    sample(studies, patients, seed)
+    _say(2, f"MONAI Label server (log: {out / 'server.log'})")
+    with serving(studies, out / "server.log") as url:
         _say(3, "napari: next case, inference, correction, submit, retrain, dose")
         _plugin(url, out, "--steps", str(steps))
         _say(4, "comparison with the phantom's ground truth")
@@ -69,17 +70,17 @@ def _say(step: int, text: str) -> None:
     print(f"\n[{step}/4] {text}", flush=True)
 
 
-def _sample(studies: Path, patients: int, seed: int) -> None:
+def sample(studies: Path, patients: int, seed: int) -> None:
+    """Make patients, as a user would."""
     command = [sys.executable, "-m", "doselabel.cli", "sample", str(studies)]
     subprocess.run([*command, "--patients", str(patients), "--seed", str(seed)], check=True)
 
 
 @contextmanager
-def _server(studies: Path, log: Path) -> Iterator[str]:
+def serving(studies: Path, log: Path) -> Iterator[str]:
     """A real server process on a free port of this machine, stopped at the end."""
     port = _free_port()
     url = f"http://127.0.0.1:{port}"
-    _say(2, f"MONAI Label server at {url} (log: {log})")
     command = [sys.executable, "-m", "monailabel_app.launch", "--studies", str(studies), "--port", str(port)]
     with log.open("w") as stream:
         process = subprocess.Popen(command, stdout=stream, stderr=subprocess.STDOUT)
@@ -101,7 +102,7 @@ def _wait_for(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
             break
         try:
             if httpx.get(f"{url}/doselabel/info", timeout=5).status_code == 200:
-                print(f"      ready after {time.monotonic() - began:.0f} s", flush=True)
+                print(f"      {url} answers after {time.monotonic() - began:.0f} s", flush=True)
                 return
         except httpx.HTTPError:
             pass
