@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -32,9 +33,9 @@ class Offer:
     labels: LabelMap
     summary: SegmentationSummary | None
 
-    @property
+    @cached_property
     def organs(self) -> tuple[str, ...]:
-        """What the model found."""
+        """What the model found. Ask first in a thread: on a large CT it takes longer than a window may stall."""
         return self.labels.present()
 
 
@@ -73,21 +74,22 @@ class Segmenting(QObject):
         assert session is not None
         case = session.case
 
-        def work(progress: Progress) -> tuple[SegmentationSummary | None, LabelMap, Prepared | None, np.ndarray]:
+        def work(progress: Progress) -> tuple[Offer, Prepared | None, np.ndarray]:
             request = JobRequest(image_id=case.image_id, user=user, params=params)
             result = client.run_job(SEGMENT_TASK, request, progress, patience_s=math.inf)
             path = self._fetch(client, result, "labels", progress)
             labels = read_labels(path, expect=case.native, ct=case.native_ct)
             found = to_canonical(labels, case.native, "the server's segmentation")
+            offer = Offer(case, found, result.segmentation)
+            _ = offer.organs
             session = self._editing.session
             if session is None or session.case is not case:
-                return result.segmentation, found, None, found.array
+                return offer, None, found.array
             array = session.adopted(found)
-            return result.segmentation, found, self._editing.prepare(session, becoming(array)), array
+            return offer, self._editing.prepare(session, becoming(array)), array
 
-        def then(found: tuple[SegmentationSummary | None, LabelMap, Prepared | None, np.ndarray]) -> Any:
-            summary, labels, ready, array = found
-            offer = Offer(case, labels, summary)
+        def then(found: tuple[Offer, Prepared | None, np.ndarray]) -> Any:
+            offer, ready, array = found
             session = self._editing.session
             if session is None or session.case.image_id != case.image_id:
                 self.keep(offer)
@@ -98,7 +100,7 @@ class Segmenting(QObject):
                 self.keep(offer)
                 self.offered.emit(offer)
                 self.status.emit("The model's result is ready. Your labels are as you left them.", "info")
-            return summary
+            return offer.summary
 
         return self._tasks.run("segment", work, then)
 
@@ -124,6 +126,7 @@ class Segmenting(QObject):
 
         def work(_: Progress) -> tuple[Prepared, np.ndarray]:
             array = session.adopted(offer.labels)
+            _ = offer.organs
             if organs is None:
                 return self._editing.prepare(session, becoming(array)), array
             values = [session.value_of(name) for name in organs]

@@ -110,7 +110,8 @@ class Session:
         """A map's array under the values that names have here; names that it brings are known from now on."""
         with self._naming:
             ours = labels.renumbered(self.names)
-            self.names = dict(ours.names)
+            if ours.names != self.names:  # the same names stay the same object: nothing is drawn anew
+                self.names = dict(ours.names)
         return ours.array
 
     def value_of(self, name: str) -> int:

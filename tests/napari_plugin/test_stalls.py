@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -59,6 +60,7 @@ class Stored:
     """A server that has one version of the labels."""
 
     url = "http://nobody"
+    lacks: ClassVar[dict[str, str]] = {}
 
     def __init__(self, organs: np.ndarray) -> None:
         self._organs = organs
