@@ -39,6 +39,7 @@ from doselabel.alarms import Alarm
 from doselabel.errors import DoselabelError, Progress, ServerError
 from doselabel.wire import JobResult, LabelVersion, StudyInfo
 from napari_plugin.client import Client, inside
+from napari_plugin.client.stock import MISSING
 from napari_plugin.connection import Connection
 from napari_plugin.dosing import Dosing
 from napari_plugin.doubts import Doubts
@@ -52,7 +53,6 @@ from napari_plugin.registering import Registering
 from napari_plugin.reviewing import Reviewing
 from napari_plugin.segmenting import Segmenting
 from napari_plugin.session.case import Case, open_case
-from napari_plugin.session.link import MISSING
 from napari_plugin.session.recovery import Recovery
 from napari_plugin.session.settings import Settings
 from napari_plugin.session.state import Session

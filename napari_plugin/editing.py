@@ -227,7 +227,7 @@ class Editing(QObject):
     def add_region(self, name: str) -> int:
         """Let there be a region of that name, and choose it to be drawn; its value."""
         assert self.session is not None
-        value = self.session.value_of(name)
+        value = self.session.added(name)
         self._show_names()
         self.brush.select_organ(value)
         return value

@@ -186,10 +186,7 @@ def isodose_layer(dose: Image, lines: np.ndarray, levels_gy: Sequence[float]) ->
         ),
         features={"index": range(1, len(levels_gy) + 1), "isodose": [f"≥ {level:.3g} Gy" for level in levels_gy]},
         opacity=1.0,
-        scale=dose.scale,
-        translate=dose.translate,
-        axis_labels=dose.axis_labels,
-        units=dose.units,
+        **_as(dose),
     )
     layer.contour = 1
     return layer
@@ -204,10 +201,7 @@ def add_paper_view(viewer: ViewerModel, outline: np.ndarray, like: Labels) -> La
         colormap=DirectLabelColormap(color_dict=colours),
         features={"index": [1, 2], "region": ["organ", "expanded region"]},
         opacity=1.0,
-        scale=like.scale,
-        translate=like.translate,
-        axis_labels=like.axis_labels,
-        units=like.units,
+        **_as(like),
     )
     layer.contour = 1
     viewer.add_layer(layer)
@@ -223,10 +217,7 @@ def add_boxes(viewer: ViewerModel, like: Labels) -> Shapes:
         edge_color="cyan",
         face_color="transparent",
         edge_width=0.6,
-        scale=like.scale,
-        translate=like.translate,
-        axis_labels=like.axis_labels,
-        units=like.units,
+        **_as(like),
     )
     viewer.add_layer(layer)
     layer.editable = False
@@ -277,6 +268,11 @@ def _dose_colours() -> Colormap:
     colours = ensure_colormap("turbo").map(at)
     colours[:, 3] = np.clip(6 * at, 0, 1)
     return Colormap(colours, name="dose")
+
+
+def _as(layer: Layer) -> dict:
+    """Where a layer lies, for another one on its grid."""
+    return {name: getattr(layer, name) for name in ("scale", "translate", "axis_labels", "units")}
 
 
 def where(geometry: Geometry, ct: Geometry) -> dict:

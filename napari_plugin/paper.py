@@ -5,7 +5,7 @@ Shown on demand, and kept true while the labels change. Nazari et al. 2021, Figu
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -118,7 +118,7 @@ class Paper(QObject):
         session, layer = self._editing.session, self.boxes
         if session is None or layer is None:
             return
-        found = boxes_on(session.array, self._doubts.at, self._doubts.organs, session.value_of)
+        found = boxes_on(session.array, self._doubts.at, self._doubts.organs, session.values)
         words = list(found)
         layer.data = [np.array([[self._doubts.at, y, x] for y, x in corners]) for corners in found.values()]
         if words:
@@ -143,7 +143,7 @@ def drawn_of(labels: np.ndarray, value: int) -> np.ndarray:
 
 
 def boxes_on(
-    labels: np.ndarray, z: int, said: Mapping[str, OrganSegmentation], value_of: Callable[[str], int]
+    labels: np.ndarray, z: int, said: Mapping[str, OrganSegmentation], values: Mapping[str, int]
 ) -> dict[str, list[tuple[float, float]]]:
     """Organ and score → corners (y, x) of the box around it on an axial slice, where the network has a score for it."""
     found: dict[str, list[tuple[float, float]]] = {}
@@ -152,7 +152,7 @@ def boxes_on(
         score = organ.sureness[at] if 0 <= at < len(organ.sureness) else 0.0
         if score <= 0 or not 0 <= z < labels.shape[0]:
             continue
-        rows, columns = np.nonzero(labels[z] == value_of(name))
+        rows, columns = np.nonzero(labels[z] == values[name])
         if len(rows):
             top, bottom = float(rows.min()) - 0.5, float(rows.max()) + 0.5
             left, right = float(columns.min()) - 0.5, float(columns.max()) + 0.5

@@ -149,7 +149,7 @@ class Questions(QObject):
         theirs = self._conflict.others[0]
         answers = {
             "Compare": lambda: self._of.handing.compare(theirs),
-            f"Take {called(theirs)}".replace("a label map", "theirs"): lambda: self._settle(theirs),
+            f"Take {called(theirs, 'theirs')}": lambda: self._settle(theirs),
             "Keep mine": lambda: self._settle(None),
         }
         self.notices.ask("conflict", Notice(text, answers, level="warning"))

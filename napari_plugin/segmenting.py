@@ -129,7 +129,7 @@ class Segmenting(QObject):
             _ = offer.organs
             if organs is None:
                 return self._editing.prepare(session, becoming(array)), array
-            values = [session.value_of(name) for name in organs]
+            values = [session.values[name] for name in organs]
             found = self._editing.prepare(session, becoming(array, values))
             return found, array if start is None else _mixed(start, array, values)
 

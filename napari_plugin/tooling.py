@@ -9,6 +9,7 @@ from typing import Any
 
 from qtpy.QtCore import QCoreApplication, QObject, QTimer, Signal
 
+from doselabel.errors import LabelError
 from napari_plugin import tools
 from napari_plugin.editing import Editing
 from napari_plugin.organ_labels import inner_values
@@ -56,10 +57,19 @@ class Tooling(QObject):
         tasks.cancelled.connect(self._on_over)
 
     def start(self, name: str, organ: str | None = None, **params: Any) -> bool:
-        """Let a tool change an organ, the chosen one by default; False when it can't."""
+        """Let a tool change an organ or region, the chosen one by default; False when it can't.
+
+        Raises
+        ------
+        LabelError
+            When the open case has no such organ or region.
+        """
         session = self._editing.session
-        value = None if organ is None or session is None else session.value_of(organ)
-        return self._wish(name, value, params, None)
+        if organ is None or session is None:
+            return self._wish(name, None, params, None)
+        if organ not in session.values:
+            raise LabelError(f"'{organ}' is no organ or region of this case.", f"It has {', '.join(session.values)}.")
+        return self._wish(name, session.values[organ], params, None)
 
     def click(self, name: str, click: tools.Click, **params: Any) -> bool:
         """Let a tool work at a click; what was clicked before stays true until the labels are changed otherwise."""

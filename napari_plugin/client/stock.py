@@ -39,8 +39,13 @@ from doselabel.wire import (
 from napari_plugin.client.http import LOST_CONTACT_S, POLL_S, UPLOAD_TIMEOUT_S, Client, within
 from napari_plugin.client.numbering import named, numbered, numbering_of
 from napari_plugin.client.transport import CONNECT_TIMEOUT_S, inside
-from napari_plugin.session.link import STOCK
 
+STOCK = "MONAI Label (stock)"
+"""What a MONAI Label server with another app than doselabel's is called; its app's name follows."""
+MISSING = (
+    "This server's app is not doselabel's: images, inference, next case, training and labels work. Missing: SPECT, "
+    "registration, dose, older versions and their review, history of models. A submission overwrites the label there."
+)
 FINAL = "final"
 TRAIN = "train"
 WATCH_S = 0.2

@@ -22,9 +22,9 @@ class Conflict:
     mine: LabelVersion | None = None
 
 
-def called(version: LabelVersion) -> str:
-    """A version as a person reads it; a server that keeps only one numbers it by the time."""
-    return f"version {version.version}" if version.version < BY_TIME else "a label map"
+def called(version: LabelVersion, otherwise: str = "a label map") -> str:
+    """A version as a person reads it; ``otherwise`` one of a server that keeps only one, numbered by the time."""
+    return f"version {version.version}" if version.version < BY_TIME else otherwise
 
 
 def spoken(conflict: Conflict) -> str:

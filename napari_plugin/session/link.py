@@ -7,13 +7,7 @@ from typing import Literal
 from urllib.parse import urlsplit
 
 from doselabel.wire import ServerInfo
-
-STOCK = "MONAI Label (stock)"
-"""What a MONAI Label server with another app than doselabel's is called; its app's name follows."""
-MISSING = (
-    "This server's app is not doselabel's: images, inference, next case, training and labels work. Missing: SPECT, "
-    "registration, dose, older versions and their review, history of models. A submission overwrites the label there."
-)
+from napari_plugin.client.stock import MISSING, STOCK
 
 LinkState = Literal["offline", "connecting", "connected", "lost"]
 

@@ -114,7 +114,12 @@ class Session:
                 self.names = dict(ours.names)
         return ours.array
 
-    def value_of(self, name: str) -> int:
+    @property
+    def values(self) -> dict[str, int]:
+        """What stands for each organ and region, by name."""
+        return {name: value for value, name in self.names.items()}
+
+    def added(self, name: str) -> int:
         """The value that stands for an organ or region; a new one if it is not known yet.
 
         Raises
@@ -124,8 +129,7 @@ class Session:
         """
         name = region(name).name
         with self._naming:
-            known = next((value for value, own in self.names.items() if own == name), None)
-            if known is not None:
+            if (known := self.values.get(name)) is not None:
                 return known
             value = max(self.names) + 1
             if value > MOST_VALUES:

@@ -101,7 +101,7 @@ def test_some_organs_of_a_model_leave_the_others_as_they_are(editing, truth):
     paint(editing)
     moved = np.roll(truth, 3, axis=1)
     session = editing.session
-    ready = editing.prepare(session, becoming(moved, [session.value_of("liver")]))
+    ready = editing.prepare(session, becoming(moved, [session.values["liver"]]))
     editing.take(ready.change, "corrected", "a-model", moved)
     now = editing.session.array
     for value in (1, 2, 4):

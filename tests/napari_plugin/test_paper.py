@@ -32,12 +32,12 @@ def test_a_box_is_around_each_organ_that_the_network_has_a_score_for_on_the_slic
         "liver": OrganSegmentation(volume_ml=1, score=0.9, slices=0, first_slice=z + 1, sureness=[0.5]),
     }
     values = {name: value for value, name in NAMES.items()}
-    ((words, corners),) = boxes_on(truth, z, said, values.__getitem__).items()
+    ((words, corners),) = boxes_on(truth, z, said, values).items()
     rows, columns = np.nonzero(truth[z] == 1)
     assert words == "Left kidney 0.87"
     assert np.min(corners, axis=0) == pytest.approx([rows.min() - 0.5, columns.min() - 0.5])
     assert np.max(corners, axis=0) == pytest.approx([rows.max() + 0.5, columns.max() + 0.5])
-    assert not boxes_on(truth, -1, said, values.__getitem__)
+    assert not boxes_on(truth, -1, said, values)
 
 
 def test_isodoses_are_read_as_a_person_writes_them():
