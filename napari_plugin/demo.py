@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -21,10 +22,12 @@ from doselabel.geometry import canonical
 from doselabel.labels import SEGMENTED, organ, read_labels, title
 from napari_plugin.controller import Controller
 from napari_plugin.dock import NAME, DoselabelDock
+from napari_plugin.editing import MEASURE_AFTER_MS
 from napari_plugin.session.settings import Settings
 
 SLICES_CORRECTED = 5
 AUTHOR = "demo"
+SETTLED_S = 2 * MEASURE_AFTER_MS / 1000
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -67,20 +70,19 @@ def _play(dock: DoselabelDock, server: str, studies: Path, out: Path, steps: int
     case = controller.wait("case", 120)
     _say(f"next case: {case.image_id}")
     truth = _truth(controller, studies)
-    _look_at_kidneys(controller, truth)
-    _shot(dock, out / "1-case.png")
+    _shot(dock, truth, out / "1-case.png")
 
     controller.segment()
     summary = controller.wait("segment", 900)
     for name, found in summary.organs.items():
         _say(f"  {title(name):<13} {found.volume_ml:6.0f} mL, score {found.score:.2f}")
     drawn = _dice(controller, truth)
-    _shot(dock, out / "2-model.png")
+    _shot(dock, truth, out / "2-model.png")
 
     changed = _correct(controller, truth)
     _say(f"corrected {changed} voxels as the expert would draw them")
     corrected = _dice(controller, truth)
-    _shot(dock, out / "3-corrected.png")
+    _shot(dock, truth, out / "3-corrected.png")
     controller.submit(author=AUTHOR, comment="worst slices redrawn")
     version = controller.wait("submit", 120)
     _say(f"submitted as version {version.version}")
@@ -88,14 +90,14 @@ def _play(dock: DoselabelDock, server: str, studies: Path, out: Path, steps: int
     controller.train(steps=steps)
     training = controller.wait("train", 1800)
     _say(f"trained {training.steps} steps on {training.cases} case(s): {training.reason}")
-    _shot(dock, out / "4-learned.png", "Learn")
+    _shot(dock, truth, out / "4-learned.png", "Learn")
 
     controller.dose(labels="model")
     results = controller.wait("dose", 1800)
     for name, dose in results.organs.items():
         _say(f"  {title(name):<13} {dose.mean_dose_gy:6.2f} ± {dose.dose_sd_gy:.2f} Gy")
     controller.save_dose(out)
-    _shot(dock, out / "napari.png", "Dose")
+    _shot(dock, truth, out / "napari.png", "Dose")
 
     story = {
         "case": case.image_id,
@@ -122,10 +124,14 @@ def _dice(controller: Controller, truth: np.ndarray) -> dict[str, float]:
     return {name: round(2 * (a & b).sum() / max(1, a.sum() + b.sum()), 4) for name, (a, b) in pairs.items()}
 
 
-def _shot(dock: DoselabelDock, path: Path, tab: str = "Annotate") -> None:
+def _shot(dock: DoselabelDock, truth: np.ndarray, path: Path, tab: str = "Annotate") -> None:
+    """A picture of the window at the same slice, when the organs' numbers are those of what is drawn."""
     dock.show_tab(tab)
-    QApplication.processEvents()  # what the tab shows is laid out only now
-    QApplication.processEvents()
+    _look_at_kidneys(dock.controller, truth)
+    end = time.monotonic() + SETTLED_S
+    while time.monotonic() < end or dock.controller.tasks.running("measure"):
+        QApplication.processEvents()
+        time.sleep(0.02)
     dock.viewer.screenshot(str(path), canvas_only=False, flash=False)
 
 

@@ -1,4 +1,4 @@
-"""What runs, in a row of its own at the foot of the dock that is always as high: nothing above it moves."""
+"""What was said last and what runs, at the foot of the dock, always as high together: nothing above them moves."""
 
 from __future__ import annotations
 
@@ -15,6 +15,9 @@ SHOWN = {
     "ct": "Bring CT",
 }
 """Tasks worth telling of, and their names."""
+
+
+SAID_PX, WORK_PX = 36, 34
 
 
 class Footer(QWidget):
@@ -38,7 +41,7 @@ class Footer(QWidget):
         self.cancel = QPushButton("Cancel")
         self.cancel.clicked.connect(lambda: self.cancelled.emit(self.action))
         self._work = QWidget()
-        self._work.setFixedHeight(34)
+        self._work.setFixedHeight(WORK_PX)
         bars = QVBoxLayout()
         bars.setSpacing(1)
         bars.addWidget(self.stage, 1)
@@ -50,7 +53,6 @@ class Footer(QWidget):
         lines = QVBoxLayout(self)
         lines.setContentsMargins(0, 0, 0, 0)
         lines.setSpacing(0)
-        self.said.setFixedHeight(36)
         lines.addWidget(self.said)
         lines.addWidget(self._work)
         self._show()
@@ -84,8 +86,8 @@ class Footer(QWidget):
         self.said.setStyleSheet(style)
 
     def _show(self) -> None:
-        for part in (self.stage, self._bar, self.cancel):
-            part.setVisible(bool(self.action))
+        self._work.setVisible(bool(self.action))
+        self.said.setFixedHeight(SAID_PX if self.action else SAID_PX + WORK_PX)
         if self.action:
             stage, fraction = self._running[self.action]
             others = f" · and {len(self._running) - 1} more" if len(self._running) > 1 else ""

@@ -10,6 +10,7 @@ import matplotlib.image
 from matplotlib.figure import FigureBase
 
 from doselabel.io.document import Block, Column, Document, Figure, Heading, Note, Table, to_html
+from doselabel.io.numerals import percent
 from doselabel.labels import title
 from doselabel.wire import DoseResults
 
@@ -90,9 +91,8 @@ def _contours(story: dict[str, Any]) -> Table:
 def _training(training: dict[str, Any]) -> str:
     loss = training["loss"]
     fell = f"; the loss went from {loss[0]:.2f} to {loss[-1]:.2f}" if len(loss) > 1 else ""
-    verdict = "The new model answers now" if training["promoted"] else "The model that answers stays"
-    reason = training["reason"].rstrip(".")
-    return f"{training['steps']} steps on {training['cases']} corrected case(s){fell}. {verdict}: {reason}."
+    cases = f"{training['cases']} corrected case{'s' * (training['cases'] != 1)}"
+    return f"{training['steps']} steps on {cases}{fell}. {training['reason']}"
 
 
 def _doses(results: DoseResults, truth: dict[str, Any]) -> Table:
@@ -104,9 +104,9 @@ def _doses(results: DoseResults, truth: dict[str, Any]) -> Table:
                 title(name),
                 f"{organ.mean_dose_gy:.2f} ± {organ.dose_sd_gy:.2f}",
                 f"{true_gy:.2f}",
-                f"{100 * (organ.mean_dose_gy / true_gy - 1):+.1f}",
+                percent(100 * (organ.mean_dose_gy / true_gy - 1), signed=True),
             )
         )
     return Table(
-        (Column("Organ", align="left"), Column("Dose", "Gy"), Column("Truth", "Gy"), Column("Difference", "%")), rows
+        (Column("Organ", align="left"), Column("Dose", "Gy"), Column("Truth", "Gy"), Column("Difference")), rows
     )
