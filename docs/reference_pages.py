@@ -107,15 +107,16 @@ def model_card() -> str:
     ]
     return "\n".join(
         [
-            "# The model card\n\nThe header of `starter.safetensors`; `doselabel.model.checkpoint.read_card`.\n",
-            f"{card['intended_use']} **{card['licence']}**\n",
+            "# The model card\n\nWhat the header of `starter.safetensors` says of it.\n",
+            f"{card['intended_use']}\n",
             f"- Network: profile `{profile.name}`, {profile.backbone}, {profile.in_slices} slices, "
             f"{profile.pixel_mm} mm pixels; {', '.join(name.replace('_', ' ') for name in profile.organs)}.",
             f"- Made {card['made'][:10]} in {card['steps']} steps: {card['training_data']} {card['n_ct']} CTs.",
             f"- Limits: {card['limits']}\n",
             "## Data and their authors\n",
             *(f"- {line}" for line in card["attribution"]),
-            "\n## Scores on patients it has not seen\n",
+            f"\n**{card['licence']}**\n",
+            "## Scores on patients it has not seen\n",
             "| patient | organ | Dice | surface Dice 2 mm | HD95, mm | volume, % |",
             *("|---|---|---|---|---|---|", *rows, ""),
         ]
