@@ -98,6 +98,9 @@ class Session:
         self._sent = {case.content: self._last} if case.restored else {}
         self._saving = threading.Lock()  # drafts are written by the window's thread and by a worker's
         self._naming = threading.Lock()
+        # Room for a snapshot, touched by a thread: to touch new memory takes longer than a window may stall.
+        self._room: deque[np.ndarray] = deque(maxlen=1)
+        threading.Thread(target=lambda: self._room.append(np.ones_like(array)), daemon=True).start()
 
     # ---- what the values stand for
 
@@ -221,10 +224,15 @@ class Session:
 
     def snapshot(self) -> Snapshot:
         """Copy the labels as they are now."""
-        return Snapshot(self.case, self.array.copy(), self.moment, self.seen, self.names)
+        try:
+            copy = self._room.pop()
+        except IndexError:
+            copy = np.empty_like(self.array)
+        np.copyto(copy, self.array)
+        return Snapshot(self.case, copy, self.moment, self.seen, self.names)
 
     def autosave(self, snapshot: Snapshot | None = None) -> None:
-        """Bring the recovery file up to date; from any thread, with a snapshot."""
+        """Bring the recovery file up to date; from any thread, with a snapshot, which is used up by it."""
         with self._saving:
             if snapshot is None and self.needs_autosave:
                 snapshot = self.snapshot()
@@ -239,6 +247,7 @@ class Session:
             draft = Draft(snapshot.native(), moment.origin, moment.started_from, now(), snapshot.seen)
             self.recovery.save(self.case.image_id, draft)
             self._kept = moment.token
+            self._room.append(snapshot.array)
 
     def sent(self, snapshot: Snapshot, labels: LabelMap) -> None:
         """Note that a snapshot is on its way to the server; ``labels`` is it, on the CT's own grid."""
