@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
-from scipy import ndimage
 
+from doselabel.model.cross import dilated, eroded
 from doselabel.wire import SliceDoubt
 
 BAND = 2
@@ -37,7 +37,7 @@ def band_entropy(strength: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np
         Of the band's voxels: the whole region's, in floats, would be larger than the CT.
     band : bool array
     """
-    band = ndimage.binary_dilation(mask, iterations=BAND) & ~ndimage.binary_erosion(mask, iterations=BAND)
+    band = dilated(mask, BAND) & ~eroded(mask, BAND)
     return _BITS[strength[band]], band
 
 

@@ -105,7 +105,7 @@ class _Part(nn.Module):
         inputs = given if isinstance(given, list) else [given]
         if not len(inputs[0]):  # no object was seen
             return self.own(given)
-        found = self.compiled([np.ascontiguousarray(tensor.numpy()) for tensor in inputs])
+        found = self.compiled([np.ascontiguousarray(tensor.numpy()) for tensor in inputs], share_outputs=True)
         return self.shaped([torch.from_numpy(found[k].copy()) for k in range(len(found))])
 
 

@@ -10,10 +10,10 @@ from dataclasses import replace
 from itertools import combinations
 
 import numpy as np
-from scipy import ndimage
 
 from doselabel.model import flags as flagging
 from doselabel.model.consensus import agree, fill_gaps, largest, paint, step_of
+from doselabel.model.cross import dilated
 from doselabel.model.doubt import band_entropy, dose_doubt_percent, slice_doubts, slice_sureness
 from doselabel.model.edge import settled
 from doselabel.model.flags import Found
@@ -237,7 +237,7 @@ def _disagreement(planes: list[np.ndarray], mask: np.ndarray) -> float | None:
     """1 − mean Dice between planes, near the organ."""
     if len(planes) < 2:
         return None
-    near = ndimage.binary_dilation(mask, iterations=3)
+    near = dilated(mask, 3)
     planes = [plane & near for plane in planes]
     dice = [2 * (a & b).sum() / max(1, a.sum() + b.sum()) for a, b in combinations(planes, 2)]
     return round(float(1 - np.mean(dice)), 4)

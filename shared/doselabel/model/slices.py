@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -17,6 +18,7 @@ from scipy import ndimage
 from torch import Tensor
 
 from doselabel.geometry import Geometry, Volume, resample
+from doselabel.model.cross import dilated, eroded
 from doselabel.model.profiles import Profile
 
 PLANES = {"axial": 0, "coronal": 1, "sagittal": 2}
@@ -30,8 +32,8 @@ CLIP_HU = (-125.0, 275.0)
 the average of edge pixels out of it. Public sets whose HU are known only inside this window look like any other."""
 
 
-RECENT = 32
-"""Resampled slices that are kept for the next picture: more than the channels of one reach."""
+RECENT = 256
+"""Resampled slices kept for the next pictures, 30 to 100 MB: locating organs has seen most of a scan already."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,7 @@ def body_box(hu: np.ndarray) -> tuple[slice, slice, slice]:
     coarse = hu[:: step[0], :: step[1], :: step[2]]
     # Where HU are known only inside a window, its lower end stands for all that is below.
     coarse = coarse > max(BODY_HU, float(coarse.min()) + 5)
-    parts, count = ndimage.label(ndimage.binary_opening(coarse))
+    parts, count = ndimage.label(dilated(eroded(coarse)))
     if not count:
         return slice(0, hu.shape[0]), slice(0, hu.shape[1]), slice(0, hu.shape[2])
     sizes = np.bincount(parts.ravel())
@@ -129,14 +131,24 @@ def stack(hu: np.ndarray, plane: str, index: int, channels: int, step: int) -> T
 
 def resampled(image: Tensor, frame: Frame, warp: Tensor | None = None, fill: float = CLIP_HU[0]) -> Tensor:
     """Sample slices (C, rows, columns) on the network's pixels (C, H, W), averaging where these are coarser."""
-    index = frame.index(warp)
-    low = (index.amin((0, 1)).floor().long() - 4).clamp(min=0)
-    high = index.amax((0, 1)).ceil().long() + 5
+    index, low, high = _regular(frame) if warp is None else _reach(frame.index(warp))
     image = image[:, low[0] : high[0], low[1] : high[1]] - fill
     sigma = [0.5 * max(0.0, s**2 - 1) ** 0.5 for s in frame.scale]
     if max(sigma) > 0.3:
         image = blurred(image, sigma)
-    return sampled(image, index - low) + fill
+    return sampled(image, index) + fill
+
+
+@lru_cache(maxsize=4)
+def _regular(frame: Frame) -> tuple[Tensor, Tensor, Tensor]:
+    """`_reach` of the frame itself: the same for every slice of a scan."""
+    return _reach(frame.index())
+
+
+def _reach(index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The part of an array, from (row, column) to another, that pixels at ``index`` need; and their places in it."""
+    low = (index.amin((0, 1)).floor().long() - 4).clamp(min=0)
+    return index - low, low, index.amax((0, 1)).ceil().long() + 5
 
 
 def sampled(image: Tensor, index: Tensor) -> Tensor:
