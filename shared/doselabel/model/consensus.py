@@ -113,7 +113,10 @@ def fill_gaps(
 
 def largest(mask: np.ndarray) -> np.ndarray:
     """The largest connected part of a mask."""
-    parts, count = ndimage.label(mask)
+    try:
+        parts, count = ndimage.label(mask, output=np.uint16)  # 32 bits of a large organ on fine slices are .4 GB
+    except RuntimeError:  # more parts than that has numbers
+        parts, count = ndimage.label(mask)
     if count < 2:
         return mask
     # Slice by slice: bincount makes a 64-bit copy of what it counts.

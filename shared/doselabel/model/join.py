@@ -171,7 +171,9 @@ def _organ(
     for plane, chain in chains.items():
         volume, known = paint(chain, plane, steps[plane], region)
         # Before they agree: HU settle where each plane's border lies, not what two planes decided against one.
-        by_plane[plane] = (settled(volume, hu[region], spacing_mm) if chain else volume, known)
+        if chain:
+            volume = settled(volume, hu[region], spacing_mm)
+        by_plane[plane] = volume, known
     agreed = agree(by_plane, consensus)
     if not (agreed > 127).any():
         return None
