@@ -166,6 +166,17 @@ CATALOGUE: Mapping[str, Kind] = {
         "Images are corrected to their scans' start, and the scans' duration is not stated.",
         "State scan_duration_min; of 177Lu half an hour is 0.1 %.",
     ),
+    "dead-time-uncorrected": Kind(
+        "warning",
+        "A dead time or count rates are stated, and one of the two is missing: what is lost at high rates stays lost.",
+        "State count_rate_cps of every scan, and the camera file's dead time (`doselabel calibrate dead-time`); images "
+        "in Bq/mL are corrected by who made them.",
+    ),
+    "exclusion-empty": Kind(
+        "warning",
+        "A mask of what is not to be counted is empty: everything is counted.",
+        "Draw it, or delete the entry.",
+    ),
     # ---- one image: whether its voxels are a body's
     "image-size": Kind(
         "alarm",
@@ -220,6 +231,17 @@ CATALOGUE: Mapping[str, Kind] = {
         "alarm",
         "One time point is off in all organs by one common factor.",
         "Check that scan's calibration, its time_h, its duration and its dead time.",
+    ),
+    # ---- several cycles
+    "course-incomplete": Kind(
+        "alarm",
+        "A cycle is not among those added up: sums are too low, and what remains to a limit too high.",
+        "Compute the missing cycle's doses into the course's folder.",
+    ),
+    "limit-near": Kind(
+        "alarm",
+        "A limit on a sum over cycles is reached, or less than one standard uncertainty away.",
+        "Look at the organ's dose of each cycle and what its uncertainty comes from.",
     ),
     # ---- label maps, wherever one enters
     "label-sides-exchanged": Kind("alarm", "The left kidney's mask lies to the right of the right kidney's.", _SIDES),

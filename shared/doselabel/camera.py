@@ -114,6 +114,7 @@ class Camera(_Frozen):
     schema_: Literal["doselabel.camera/1"] = Field(default="doselabel.camera/1", alias="schema")
     name: str = ""
     nuclide: str = ""
+    """Of the sensitivity, such as "Lu-177"; empty where it is not known."""
     sensitivity: Sensitivity | None = None
     resolution: Resolution | None = None
     recovery: Recovery | None = None

@@ -37,15 +37,22 @@ def _limit(text: str) -> tuple[str, float]:
 
 def _course(args: argparse.Namespace) -> None:
     from doselabel.cli_dose import print_alarms
-    from doselabel.dosimetry.course import course, read_cycles
+    from doselabel.dosimetry.course import NEAR, course, read_cycles, without_results
     from doselabel.io.course_report import write_course
     from doselabel.labels import title
 
+    out = args.out or args.dir / "course"
     found = course(
-        read_cycles(args.dir), limits_gy=dict(args.limit), limits_bed_gy=dict(args.limit_bed), patient=args.patient
+        read_cycles(args.dir),
+        limits_gy=dict(args.limit),
+        limits_bed_gy=dict(args.limit_bed),
+        patient=args.patient,
+        left_out=[name for name in without_results(args.dir) if name != out.name],
     )
-    files = write_course(found, args.out or args.dir / "course")
-    print_alarms(found.alarms)
+    files = write_course(found, out)
+    print_alarms([alarm for alarm in found.alarms if alarm.code != NEAR])
+    for alarm in (alarm for alarm in found.alarms if alarm.code == NEAR):
+        print(f"ALARM: {alarm}")
     print(f"{len(found.cycles)} cycles of {found.patient_id}: {', '.join(c.name for c in found.cycles)}")
     print(f"{'organ':<16}{'Gy':>8}{'± Gy':>7}{'BED Gy':>9}{'± Gy':>7}  remains")
     for name, organ in found.organs.items():

@@ -89,6 +89,16 @@ _ELEMENT_FIRST = re.compile(r"([A-Za-z]{1,2})[-_ ]?(\d{1,3})")
 _MASS_FIRST = re.compile(r"(\d{1,3})[-_ ]?([A-Za-z]{1,2})")
 
 
+def nuclide_name(text: str) -> str:
+    """A nuclide's name as this package writes it (``"177lu"``: ``"Lu-177"``), known or not; other text as it is."""
+    text = text.strip()
+    if match := _ELEMENT_FIRST.fullmatch(text):
+        return f"{match[1].capitalize()}-{int(match[2])}"
+    if match := _MASS_FIRST.fullmatch(text):
+        return f"{match[2].capitalize()}-{int(match[1])}"
+    return text
+
+
 def nuclide(name: str | Nuclide) -> Nuclide:
     """Look a nuclide up by any usual spelling: ``"Lu-177"``, ``"177Lu"``, ``"lu177"``, ``"LU_177"``.
 
@@ -104,13 +114,7 @@ def nuclide(name: str | Nuclide) -> Nuclide:
     """
     if isinstance(name, Nuclide):
         return name
-    text = str(name).strip()
-    if match := _ELEMENT_FIRST.fullmatch(text):
-        wanted = f"{match[1].capitalize()}-{int(match[2])}"
-    elif match := _MASS_FIRST.fullmatch(text):
-        wanted = f"{match[2].capitalize()}-{int(match[1])}"
-    else:
-        wanted = text
+    wanted = nuclide_name(str(name))
     for known in NUCLIDES:
         if known.name == wanted:
             return known

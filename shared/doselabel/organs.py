@@ -46,6 +46,8 @@ ORGANS: tuple[Organ, ...] = (
     Organ(5, "tumour", "Tumour", "#6ebe50", 1.04),
 )
 NAMES: dict[int, str] = {organ.index: organ.name for organ in ORGANS}
+ALL_ORGANS = "*"
+"""Stands for every organ where a study names organs, as in `study_fields.TimePoint.exclude`."""
 SEGMENTED = ("left_kidney", "right_kidney", "liver")
 """The organs the network looks for."""
 

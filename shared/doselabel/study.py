@@ -29,6 +29,7 @@ from doselabel.errors import DoselabelError, StudyError
 from doselabel.geometry import SUFFIXES, Geometry, StatedGrid, Volume, read_grid, read_image
 from doselabel.manifest import explain, file_inside, image_inside, read_object
 from doselabel.nuclides import nuclide as find_nuclide
+from doselabel.nuclides import nuclide_name
 from doselabel.organs import organ
 from doselabel.study_fields import IDENTITY, Registration, Reporting, StatedPlace, Strict, TimePoint
 
@@ -106,11 +107,10 @@ class Study(Strict):
     @field_validator("nuclide")
     @classmethod
     def _known_nuclide(cls, value: str) -> str:
-        match = re.fullmatch(r"(?:(\d+)-?([A-Za-z]{1,2})|([A-Za-z]{1,2})-?(\d+))", value.strip())
-        if not match:
+        name = nuclide_name(value)
+        if not re.fullmatch(r"[A-Z][a-z]?-\d+", name):
             raise ValueError("expected a nuclide such as 'Lu-177'")
-        mass, element = match[1] or match[4], match[2] or match[3]
-        return f"{element.capitalize()}-{mass}"
+        return name
 
     @field_validator("organs_absent")
     @classmethod
@@ -250,6 +250,12 @@ class Study(Strict):
             except DoselabelError as error:
                 raise StudyError(f"{where}: field 'camera': {error.message}", error.hint) from error
         if self.spect_unit == "counts":
+            if camera is not None and camera.nuclide and nuclide_name(camera.nuclide) != self.nuclide:
+                raise StudyError(
+                    f"{where}: field 'camera': {self.camera} is for {camera.nuclide}, the study's nuclide is "
+                    f"{self.nuclide}; a sensitivity holds for one nuclide.",
+                    "Name the camera file that was calibrated with this nuclide.",
+                )
             if camera is None or camera.sensitivity is None:
                 raise StudyError(
                     f"{where}: the SPECTs are in counts, and there is no camera file with a sensitivity.",

@@ -20,7 +20,6 @@ from doselabel.errors import DoselabelError, StudyError
 from doselabel.geometry import Geometry, Volume, placed, read_grid
 from doselabel.image_findings import of_image
 from doselabel.image_values import check_ct, check_exclusion, check_spect
-from doselabel.labels import region
 from doselabel.nuclides import Nuclide
 from doselabel.nuclides import nuclide as find_nuclide
 from doselabel.plausibility import judge
@@ -28,8 +27,6 @@ from doselabel.reading import read_spect
 from doselabel.spect_figures import Seen, look
 from doselabel.study import MANIFEST, Study, image_id
 from doselabel.study_images import Images
-
-ALL_ORGANS = "*"
 
 State = Literal["ok", "alarm", "refused"]
 
@@ -254,12 +251,12 @@ class _Examination:
                 if self._images is None:  # else they are for a calculation, which judges places by its masks
                     self._lattices.append(Lattice.of(spect, ct, np.asarray(point.spect_to_ct.matrix)))
         for name, file in point.exclude.items():
-            with self._refusing(f"{field}.exclude.{name}"):
-                if name != ALL_ORGANS:
-                    region(name)
             with self._refusing():
                 mask = self._read(f"{field}.exclude.{name}", file)
                 check_exclusion(mask, ct, f"{self._where}: field '{field}.exclude.{name}' ({file})", point.ct)
+                if not mask.array.any():
+                    sentence = f"{field}.exclude.{name} ({file}): the mask is 0 everywhere, so nothing is left out."
+                    self._found.append(finding("exclusion-empty", sentence, time_point=index, file=file))
         self._scans.append(
             ScanFigures(time_point=index, time_h=point.time_h, spect=point.spect, ct=point.ct, **figures)  # type: ignore[arg-type]
         )
@@ -313,6 +310,7 @@ class _Examination:
     def _conventions(self) -> None:
         points = self._study.time_points
         unstated = [i for i, point in enumerate(points) if point.scan_duration_min is None]
+        self._dead_time()
         if self._study.decay_corrected_to == "scan_start" and unstated:
             sentence = (
                 "The SPECTs are corrected to their scans' start and the duration of "
@@ -320,6 +318,26 @@ class _Examination:
                 "start."
             )
             self._found.append(finding("scan-duration-unknown", sentence, numbers={"scans": len(unstated)}))
+
+    def _dead_time(self) -> None:
+        """What was stated for a correction of dead time and can't make one."""
+        study, camera = self._study, None
+        with self._refusing():
+            camera = study.camera_file()
+        known = study.spect_unit == "counts" and camera is not None and camera.dead_time is not None
+        stated = [f"time_points[{i}]" for i, p in enumerate(study.time_points) if p.count_rate_cps is not None]
+        unstated = [f"time_points[{i}]" for i, p in enumerate(study.time_points) if p.count_rate_cps is None]
+        if known and unstated:
+            sentence = f"The camera file has a dead time, and count_rate_cps of {', '.join(unstated)} is not stated"
+        elif stated and not known:
+            why = "the camera file has no dead time" if study.spect_unit == "counts" else "the SPECTs are in Bq/mL"
+            sentence = f"count_rate_cps of {', '.join(stated)} is stated, and {why}"
+        else:
+            return
+        left = len(unstated) if known else len(stated)
+        self._found.append(
+            finding("dead-time-uncorrected", f"{sentence}: not corrected for dead time.", numbers={"scans": left})
+        )
 
 
 def _grid(geometry: Geometry) -> str:

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from doselabel.errors import DoselabelError
 from doselabel.geometry import StatedGrid, check_rigid
+from doselabel.organs import ALL_ORGANS, region
 
 LONGEST_H = 2000.0
 
@@ -80,6 +81,17 @@ class TimePoint(Strict):
     spect_to_ct: Registration = Field(default_factory=Registration)
     scan_duration_min: Annotated[float, Field(gt=0, le=1000, allow_inf_nan=False)] | None = None
     count_rate_cps: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
+
+    @field_validator("exclude")
+    @classmethod
+    def _plain_names(cls, value: dict[str, str]) -> dict[str, str]:
+        try:
+            plain = {name: name if name == ALL_ORGANS else region(name).name for name in value}
+        except DoselabelError as error:
+            raise ValueError(str(error)) from error
+        if len(set(plain.values())) < len(plain):
+            raise ValueError(f"names one organ twice: {', '.join(value)}; give it one mask")
+        return {plain[name]: file for name, file in value.items()}
 
     @field_validator("time_h")
     @classmethod

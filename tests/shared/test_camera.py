@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,8 +15,10 @@ from doselabel.camera import Camera, DeadTime, Recovery, Resolution, Sensitivity
 from doselabel.cli import main
 from doselabel.errors import CalibrationError, StudyError
 from doselabel.geometry import Geometry, Volume, write_image
+from doselabel.io.report_stated import stated
 from doselabel.reading import read_spect
 from doselabel.study import Study
+from doselabel.study_check import examine
 
 GRID = Geometry((24, 24, 24), (4.0, 4.0, 4.0), (-46.0, -46.0, -46.0))
 COMPLETE = Camera(
@@ -127,6 +130,7 @@ def test_counts_become_bq_ml_by_the_camera_file(tmp_path: Path) -> None:
         ({"camera": None}, "in counts, and there is no camera file"),
         ({"camera": "other.json"}, "field 'camera'.*no such file"),
         ({"camera": "../camera.json"}, "outside the study folder"),
+        ({"nuclide": "I-131"}, "camera.json is for Lu-177, the study's nuclide is I-131"),
         (
             {"time_points": [{"time_h": 24, "ct": "ct.nii.gz", "spect": "spect.nii.gz"}]},
             r"time_points\[0\].scan_duration_min' is missing",
@@ -140,7 +144,66 @@ def test_counts_that_cannot_be_converted_are_refused_at_the_door(tmp_path: Path,
     assert caught.value.hint
 
 
+@pytest.mark.parametrize(
+    ("changes", "dead_time", "said"),
+    [
+        ({}, True, None),
+        ({"rate": None}, True, "time_points[0] is not stated: not corrected"),
+        ({}, False, "is stated, and the camera file has no dead time"),
+        ({"spect_unit": "Bq/mL"}, True, "is stated, and the SPECTs are in Bq/mL"),
+        ({"rate": None}, False, None),
+    ],
+)
+def test_dead_time_that_is_stated_by_halves_is_a_warning(
+    tmp_path: Path, changes: dict, dead_time: bool, said: str | None
+) -> None:
+    in_counts(tmp_path, **{k: v for k, v in changes.items() if k != "rate"})
+    if not dead_time:
+        COMPLETE.model_copy(update={"dead_time": None}).save(tmp_path / "camera.json")
+    study = Study.load(tmp_path)
+    if "rate" in changes:
+        study.time_points[0].count_rate_cps = changes["rate"]
+    found = [a for a in examine(study).alarms if a.code == "dead-time-uncorrected"]
+    assert [said in alarm.sentence for alarm in found] == ([True] if said else [])
+    lines = stated(SimpleNamespace(), study)["Dead time"]
+    assert lines == ("" if not dead_time else f"5.00 µs, paralyzable; corrected in {0 if said else 1} of 1 scans")
+
+
 # ---- the command
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (["sensitivity", "--value", "-3"], "is not above 0"),
+        (["sensitivity", "--value", "nan"], "no finite number"),
+        (["sensitivity", "--value", "9", "--sd-percent", "-2"], "is below 0"),
+        (["dead-time", "--rates-cps", "4", "0", "--activities-mbq", "6", "1"], "is not above 0"),
+        (["resolution", "x.nii.gz", "--kind", "sphere", "--volume-ml", "0"], "is not above 0"),
+    ],
+)
+def test_a_number_that_cannot_be_is_refused_by_the_command(
+    tmp_path: Path, given: list[str], said: str, capsys: pytest.CaptureFixture
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(["calibrate", *given, "--camera", str(tmp_path / "camera.json")])
+    assert said in capsys.readouterr().err
+    assert not (tmp_path / "camera.json").exists()
+
+
+def test_a_factor_per_count_and_a_camera_of_one_nuclide(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    kept = ["--camera", str(tmp_path / "camera.json")]
+    factor = ["sensitivity", "--value", "868.06", "--unit", "Bq/mL per count"]
+    assert main(["calibrate", *factor, *kept]) == 2
+    assert "Give duration_s and voxel_ml" in capsys.readouterr().err
+    assert main(["calibrate", *factor, "--duration-s", "1800", "--voxel-ml", "0.064", *kept]) == 0
+    found = Camera.load(tmp_path / "camera.json")
+    assert found.sensitivity.cps_per_mbq == pytest.approx(10.0, rel=1e-4)
+    assert "voxels of 0.064 mL, 1800 s" in found.sensitivity.how
+    assert found.nuclide == "Lu-177"
+    assert main(["calibrate", "sensitivity", "--value", "9", "--nuclide", "131I", *kept]) == 2
+    assert "is for Lu-177, and the factor is for I-131" in capsys.readouterr().err
+    assert Camera.load(tmp_path / "camera.json") == found
 
 
 def test_calibrate_fills_one_camera_file(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
@@ -188,4 +251,5 @@ def test_calibrate_fills_one_camera_file(tmp_path: Path, capsys: pytest.CaptureF
     assert Camera.load(camera).sensitivity.cps_per_mbq == pytest.approx(9.4)
     assert main(["calibrate", "sensitivity", *kept]) == 2
     assert "Not given: image" in capsys.readouterr().err
-    assert main(["calibrate", "recovery", str(hot), "--true-bq-ml", "1", "--sphere", "3;1", *kept]) == 2
+    for none in ("3;1", "-3:1,2,3", "3:1,2,inf"):
+        assert main(["calibrate", "recovery", str(hot), "--true-bq-ml", "1", "--sphere", none, *kept]) == 2

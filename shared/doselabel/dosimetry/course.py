@@ -7,6 +7,7 @@ how an observer draws) linearly, what is new in each (noise, place) in quadratur
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
 
+from doselabel.alarms import Alarm, finding
 from doselabel.dosimetry.options import DoseOptions, of_organ
 from doselabel.dosimetry.uncertainty import CONTOUR_SHARED
 from doselabel.errors import DoseError
@@ -42,6 +44,12 @@ SHARED: Mapping[str, float] = {
 """Part of each error's variance that is the same in every cycle of a patient; an unknown one counts as all the same."""
 
 
+NEAR = "limit-near"
+"""Code of what is said of a limit: it doubts no dose, as other alarms do."""
+LIKELY_PERCENT = 16.0
+"""A limit that is exceeded with at least this probability (less than 1 σ away) is an alarm."""
+
+
 @dataclass(frozen=True, eq=False)
 class Cycle:
     """Results of one cycle, and where they lie."""
@@ -54,7 +62,7 @@ class Cycle:
 def read_cycles(folder: str | Path) -> list[Cycle]:
     """Read the cycles in a folder, ``<cycle>/results.json`` or ``<cycle>/dose/results.json``, in order of injection.
 
-    Without an injection time in every cycle the order is that of the names.
+    Without an injection time in every cycle the order is that of their stated numbers, without these of the names.
 
     Raises
     ------
@@ -63,8 +71,8 @@ def read_cycles(folder: str | Path) -> list[Cycle]:
     """
     folder = Path(folder)
     cycles = []
-    for part in sorted(p for p in folder.glob("*") if p.is_dir()):
-        file = next((f for f in (part / RESULTS, part / "dose" / RESULTS) if f.is_file()), None)
+    for part in _parts_of(folder):
+        file = _results_in(part)
         if file is None:
             continue
         text = file.read_text(encoding="utf-8")
@@ -81,10 +89,24 @@ def read_cycles(folder: str | Path) -> list[Cycle]:
             f"{folder}: holds no results of a cycle; expected a folder for each, with {RESULTS} in it.",
             "Run `doselabel dose STUDY --out COURSE/cycle1` for each cycle, then `doselabel course COURSE`.",
         )
-    times = [c.results.injection_time for c in cycles]
-    if all(times):
+    if all(c.results.injection_time for c in cycles):
         cycles.sort(key=lambda c: c.results.injection_time.timestamp())  # type: ignore[union-attr]
+    elif all(c.results.cycle for c in cycles):
+        cycles.sort(key=lambda c: c.results.cycle or 0)
     return cycles
+
+
+def without_results(folder: str | Path) -> list[str]:
+    """Names of the folders that `read_cycles` passes over because nothing was computed into them."""
+    return [part.name for part in _parts_of(Path(folder)) if _results_in(part) is None]
+
+
+def _parts_of(folder: Path) -> list[Path]:
+    return sorted(p for p in folder.glob("*") if p.is_dir() and not p.name.startswith("."))
+
+
+def _results_in(part: Path) -> Path | None:
+    return next((f for f in (part / RESULTS, part / "dose" / RESULTS) if f.is_file()), None)
 
 
 def course(
@@ -93,6 +115,7 @@ def course(
     limits_gy: Mapping[str, float] | None = None,
     limits_bed_gy: Mapping[str, float] | None = None,
     patient: str | None = None,
+    left_out: Sequence[str] = (),
 ) -> CourseResults:
     """Add cycles up.
 
@@ -104,6 +127,8 @@ def course(
         Organ → constraint on the cumulative dose, and on the cumulative BED; "kidney" stands for both, "*" for all.
     patient : str, optional
         The patient's name, which asserts that cycles with different pseudonyms are one patient's.
+    left_out : sequence of str
+        Folders in which a cycle was expected and no results are (`without_results`): an alarm.
 
     Raises
     ------
@@ -126,16 +151,25 @@ def course(
     _refuse_twice(cycles)
     names = list(dict.fromkeys(n for c in cycles for n in (*c.results.organs, *c.results.failed)))
     warnings = []
+    numbered = all(c.results.cycle for c in cycles)
     if len(cycles) > 1 and not all(c.results.injection_time for c in cycles):
+        order = "their numbers" if numbered else "their folders' names"
         warnings.append(
-            "Not every cycle states its injection_time; they stand in the order of their folders' names. Sums do not "
-            "depend on it."
+            f"Not every cycle states its injection_time; they stand in the order of {order}. Sums do not depend on it."
         )
+    for a, b in itertools.pairwise(c for c in cycles if c.results.cycle):
+        if (a.results.cycle or 0) > (b.results.cycle or 0):
+            warnings.append(
+                f"'{a.name}' is stated to be cycle {a.results.cycle} and was injected before '{b.name}', cycle "
+                f"{b.results.cycle}: one of these times or numbers is wrong."
+            )
+    lost = _lost(cycles, left_out)
     if any(not c.results.reviewed for c in cycles):
         loose = ", ".join(c.name for c in cycles if not c.results.reviewed)
         warnings.append(f"Masks that nobody reviewed: {loose}.")
     limits: dict[Kind, dict[str, float]] = {"dose": _limits(limits_gy, names), "bed": _limits(limits_bed_gy, names)}
-    organs = {name: _organ(name, cycles, limits, warnings) for name in names}
+    organs = {name: _organ(name, cycles, limits, warnings, complete=not lost) for name in names}
+    alarms = [alarm.of_file(c.name) for c in cycles for alarm in c.results.grave()]
     return CourseResults(
         patient_id=patient or first.patient_id,
         nuclide=first.nuclide,
@@ -144,6 +178,7 @@ def course(
                 name=c.name,
                 patient_id=c.results.patient_id,
                 injection_time=c.results.injection_time,
+                cycle=c.results.cycle,
                 injected_activity_mbq=c.results.injected_activity_mbq,
                 voi=str(c.results.options.get("voi", "")),
                 results_sha256=file_sha256(c.file),
@@ -151,7 +186,7 @@ def course(
             for c in cycles
         ],
         organs=organs,
-        alarms=[alarm.of_file(c.name) for c in cycles for alarm in c.results.grave()],
+        alarms=[*lost, *_near(organs), *alarms],
         warnings=warnings,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
     )
@@ -168,15 +203,57 @@ def summed_sd(parts: Sequence[Mapping[str, float]]) -> float:
 
 
 def _refuse_twice(cycles: Sequence[Cycle]) -> None:
-    seen: dict[str, str] = {}
+    seen: dict[tuple[str, object], str] = {}
     for cycle in cycles:
-        key = repr({n: (o.mean_dose_gy, o.activity_mbq) for n, o in cycle.results.organs.items()})
-        if cycle.results.organs and key in seen:
-            raise DoseError(
-                f"The cycles '{seen[key]}' and '{cycle.name}' have the same activities and doses.",
-                "One is a copy of the other: leave it out.",
-            )
-        seen[key] = cycle.name
+        results = cycle.results
+        when, number = results.injection_time, results.cycle
+        doses = repr({n: (o.mean_dose_gy, o.activity_mbq) for n, o in results.organs.items()})
+        keys: list[tuple[str, object]] = [("have the same activities and doses", doses)] if results.organs else []
+        keys += [(f"have the same injection_time, {when.isoformat(' ', 'minutes')}", when.timestamp())] if when else []
+        keys += [(f"are both stated to be cycle {number}", number)] if number else []
+        for key in keys:
+            if key in seen:
+                raise DoseError(
+                    f"The cycles '{seen[key]}' and '{cycle.name}' {key[0]}.",
+                    "If they are one cycle, leave one of them out; else correct the study and compute its dose again.",
+                )
+            seen[key] = cycle.name
+
+
+def _lost(cycles: Sequence[Cycle], left_out: Sequence[str]) -> list[Alarm]:
+    """Cycles that are not among those added up, as far as folders and stated numbers tell."""
+    found = [
+        finding("course-incomplete", f"The folder '{name}' has no results and is not in the sums.", file=name)
+        for name in left_out
+    ]
+    numbers = {c.results.cycle for c in cycles if c.results.cycle}
+    absent = [n for n in range(1, max(numbers, default=0)) if n not in numbers]
+    unnumbered = len(cycles) - len(numbers)  # may be among those
+    if len(absent) > unnumbered and not left_out:
+        which = ", ".join(map(str, absent))
+        text = f"Cycle {which} is" if len(absent) == 1 else f"Of the cycles {which} {len(absent) - unnumbered} are"
+        found.append(finding("course-incomplete", f"{text} not among those added up: {_named(cycles)}."))
+    return found
+
+
+def _named(cycles: Sequence[Cycle]) -> str:
+    return ", ".join(f"{c.name} (cycle {c.results.cycle})" if c.results.cycle else c.name for c in cycles)
+
+
+def _near(organs: Mapping[str, OrganCourse]) -> list[Alarm]:
+    """Limits that are reached, or less than one standard uncertainty away."""
+    found = []
+    for name, organ in organs.items():
+        for c in organ.constraints:
+            if c.likely_exceeded_percent is None or c.likely_exceeded_percent < LIKELY_PERCENT:
+                continue
+            what = "BED" if c.kind == "bed" else "dose"
+            likely = f"exceeded with a probability of {c.likely_exceeded_percent:.0f} %"
+            remain = f"{c.remains_gy:.1f} ± {c.remains_sd_gy:.1f} Gy remain"
+            text = f"{title(name)}: of the {what} limit of {c.limit_gy:g} Gy {remain}; it is {likely}."
+            numbers = {"limit_gy": c.limit_gy, "remains_gy": c.remains_gy or 0.0}
+            found.append(finding(NEAR, text, numbers=numbers, organ=name))
+    return found
 
 
 def _limits(limits: Mapping[str, float] | None, names: Sequence[str]) -> dict[str, float]:
@@ -197,7 +274,12 @@ def _limits(limits: Mapping[str, float] | None, names: Sequence[str]) -> dict[st
 
 
 def _organ(
-    name: str, cycles: Sequence[Cycle], limits: Mapping[Kind, Mapping[str, float]], warnings: list[str]
+    name: str,
+    cycles: Sequence[Cycle],
+    limits: Mapping[Kind, Mapping[str, float]],
+    warnings: list[str],
+    *,
+    complete: bool,
 ) -> OrganCourse:
     found = [c.results.organs.get(name) for c in cycles]
     there = [o for o in found if o is not None]
@@ -222,7 +304,10 @@ def _organ(
             ("dose", dose, dose_sd, there[-1].mean_dose_gy),
             ("bed", bed, bed_sd, there[-1].bed_gy),
         )
-        constraints = [_constraint(kind, limits[kind].get(name), total, sd, last) for kind, total, sd, last in sums]
+        constraints = [
+            _constraint(kind, limits[kind].get(name), total if complete else None, sd, last)
+            for kind, total, sd, last in sums
+        ]
     return OrganCourse(
         dose_gy=[None if o is None else o.mean_dose_gy for o in found],
         dose_sd_gy=[None if o is None else o.dose_sd_gy for o in found],

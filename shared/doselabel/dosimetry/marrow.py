@@ -15,14 +15,18 @@ from __future__ import annotations
 import csv
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
+import numpy as np
+
+from doselabel.alarms import Alarm, finding
 from doselabel.dosimetry.curves.fit import TacFit, fit
 from doselabel.dosimetry.options import DoseOptions
 from doselabel.dosimetry.physics.kernels import Ellipsoid, self_s_value
-from doselabel.errors import StudyError
+from doselabel.errors import DoselabelError, StudyError
 from doselabel.nuclides import SECONDS_PER_HOUR, Nuclide
 from doselabel.wire import MarrowDose, OrganDose
 
@@ -39,6 +43,10 @@ COUNTER_RELATIVE_SD = 0.05
 UNITS_KBQ_ML = {"activity_bq_ml": 1e-3, "activity_kbq_ml": 1.0, "activity_mbq_ml": 1e3}
 BODY_SEMI_MM = (850.0, 100.0, 180.0)
 """Half height, depth and breadth of an ellipsoid of 64 L; it is scaled to the patient's mass."""
+BLOOD_ML_PER_KG = 70.0
+"""Of body mass (Nadler et al., Surgery 51:224, 1962: 65 to 75 in adults)."""
+EARLY_H, LEAST_EARLY_SHARE = 1.0, 0.005
+"""Within the first hour blood holds more than this part of what was injected (assumed)."""
 BI_FROM = 5
 """Samples from which two phases are fitted: four parameters, and one degree of freedom."""
 
@@ -61,7 +69,9 @@ def read_samples(path: Path) -> Samples:
     """
     wanted = "columns time_h and activity_kbq_ml (or activity_bq_ml, activity_mbq_ml), at least two rows, ordered"
     try:
-        rows = list(csv.DictReader(path.read_text("utf-8-sig").splitlines()))
+        rows = list(csv.DictReader(path.read_text("utf-8-sig").splitlines(), restkey="beyond the columns"))
+        if extra := next((row for row in rows if "beyond the columns" in row), None):
+            raise ValueError(f"a row with more values than columns, {', '.join(map(str, extra.values()))}")
         units = [name for name in (rows[0] if rows else ()) if name in UNITS_KBQ_ML]
         if len(units) != 1 or "time_h" not in rows[0]:
             raise ValueError(f"columns {', '.join(map(str, rows[0])) if rows else 'none'}")
@@ -76,21 +86,83 @@ def read_samples(path: Path) -> Samples:
 
 
 def estimates(
-    organs: Mapping[str, OrganDose], samples: Samples | None, rest_mbq_h: float, nuclide: Nuclide, options: DoseOptions
+    organs: Mapping[str, OrganDose],
+    blood: Path | None,
+    rest_mbq_h: float,
+    nuclide: Nuclide,
+    options: DoseOptions,
+    *,
+    injected_mbq: float,
+    said: list[Alarm | str],
 ) -> list[MarrowDose]:
     """What can be said of the marrow: by the region, where it was computed; by blood, where samples are given.
 
-    ``rest_mbq_h`` is the time-integrated activity outside the organs.
+    Parameters
+    ----------
+    organs : dict of str to OrganDose
+    blood : Path, optional
+        CSV of samples.
+    rest_mbq_h : float
+        Time-integrated activity outside the organs.
+    nuclide : Nuclide
+    options : DoseOptions
+    injected_mbq : float
+        By which the samples are judged.
+    said : list
+        Receives what a reader must know; a way that fails is an alarm there, and the other is as without it.
     """
-    found = []
+    found: list[MarrowDose] = []
     region = organs.get(REGION)
-    if region is not None:
-        found.append(by_region(region, nuclide, options))
-    if samples is not None:
+
+    def attempt(way: str, make: Callable[[], MarrowDose]) -> None:
+        try:
+            found.append(make())
+        except DoselabelError as error:
+            sentence = f"Bone marrow could not be estimated by {way}: {error}"
+            said.append(finding("organ-failed", sentence, organ="bone_marrow"))
+
+    def sampled(path: Path) -> MarrowDose:
+        samples = read_samples(path)
+        if odd := implausible(samples, injected_mbq, nuclide, options.body_mass_kg):
+            said.append(f"{path.name}: {odd}")
         whole = rest_mbq_h + sum(organ.tia_mbq_h for organ in organs.values())
         seen = None if region is None else region_photons_gy(region)
-        found.append(by_blood(samples, whole, nuclide, options, photons_gy=seen))
+        return by_blood(samples, whole, nuclide, options, photons_gy=seen)
+
+    if region is not None:
+        attempt("image", partial(by_region, region, nuclide, options))
+    if blood is not None:
+        attempt("blood", partial(sampled, blood))
     return found
+
+
+def implausible(samples: Samples, injected_mbq: float, nuclide: Nuclide, body_mass_kg: float) -> str:
+    """What speaks against the samples' unit, or an empty text.
+
+    Raises
+    ------
+    StudyError
+        When the blood would hold more than was injected and has not decayed yet.
+    """
+    litres = BLOOD_ML_PER_KG * body_mass_kg / 1000
+    shares = [
+        kbq_ml * litres / (injected_mbq * math.exp(-nuclide.decay_constant_per_h * time_h))
+        for time_h, kbq_ml in zip(samples.time_h, samples.kbq_ml, strict=True)
+    ]
+    most = int(np.argmax(shares))
+    held = f"at {samples.time_h[most]:g} h, {samples.kbq_ml[most]:.4g} kBq/mL in {litres:.1f} L of blood"
+    if shares[most] > 1:
+        raise StudyError(
+            f"The blood would hold {shares[most]:.3g} times what is left of the injected activity ({held}).",
+            "Check the unit in the column's name (activity_bq_ml, activity_kbq_ml, activity_mbq_ml), and that the "
+            "values are per mL and not decay-corrected.",
+        )
+    if samples.time_h[0] <= EARLY_H and shares[0] < LEAST_EARLY_SHARE:
+        return (
+            f"at {samples.time_h[0]:g} h the blood would hold {shares[0]:.2g} of what is left of the injected "
+            f"activity; expected {LEAST_EARLY_SHARE:g} at least within {EARLY_H:g} h. Is the column's unit right?"
+        )
+    return ""
 
 
 def by_region(region: OrganDose, nuclide: Nuclide, options: DoseOptions) -> MarrowDose:

@@ -30,7 +30,7 @@ from doselabel.dosimetry.dose.dose_map import Absorbed, absorbed
 from doselabel.dosimetry.dose.engines import SOFT_TISSUE_G_CM3
 from doselabel.dosimetry.dose.tia_map import DoseGrid, Source, in_frame, on_ct, organ_shares, tia_map
 from doselabel.dosimetry.failures import Failures, with_the_rest
-from doselabel.dosimetry.marrow import estimates, read_samples
+from doselabel.dosimetry.marrow import estimates
 from doselabel.dosimetry.options import DoseOptions
 from doselabel.dosimetry.organ_results import organ_result, provenance
 from doselabel.dosimetry.physics.convolution import transfer_of
@@ -41,7 +41,7 @@ from doselabel.dosimetry.uptake.activity import placed_box, voi_method
 from doselabel.dosimetry.uptake.case import Case
 from doselabel.dosimetry.uptake.masks import resolve
 from doselabel.dosimetry.uptake.time_points import Uptake, measured
-from doselabel.errors import DoseError, DoselabelError, FitError, Progress, VoiError, no_progress
+from doselabel.errors import DoseError, FitError, Progress, VoiError, no_progress
 from doselabel.geometry import Volume, placed, resample
 from doselabel.labels import LabelMap, title
 from doselabel.study import Study
@@ -204,6 +204,7 @@ def _chain(case: Case, organs: tuple[str, ...], progress: Progress) -> DoseCompu
         nuclide=case.nuclide.name,
         injected_activity_mbq=study.injected_activity_mbq,
         injection_time=study.injection_time,
+        cycle=study.reporting.cycle,
         time_h=case.times_h,
         organs=results,
         marrow=marrow,
@@ -355,14 +356,10 @@ def _kernel(case: Case, grid: DoseGrid) -> VoxelSKernel:
 def _marrow(
     case: Case, organs: Mapping[str, OrganDose], rest_mbq_h: float, said: list[Alarm | str]
 ) -> list[MarrowDose]:
-    """What can be said of the bone marrow; where that fails, why, and nothing else fails with it."""
-    samples = case.study.blood_samples
-    try:
-        read = None if samples is None else read_samples(case.study.path(samples))
-        return estimates(organs, read, rest_mbq_h, case.nuclide, case.options)
-    except DoselabelError as error:
-        said.append(finding("organ-failed", f"Bone marrow could not be estimated: {error}", organ="bone_marrow"))
-        return []
+    """What can be said of the bone marrow; what fails there fails alone."""
+    samples, injected_mbq = case.study.blood_samples, case.study.injected_activity_mbq
+    blood = None if samples is None else case.study.path(samples)
+    return estimates(organs, blood, rest_mbq_h, case.nuclide, case.options, injected_mbq=injected_mbq, said=said)
 
 
 def _transfer(case: Case, grid: DoseGrid, kernel: VoxelSKernel) -> NDArray[np.float64]:

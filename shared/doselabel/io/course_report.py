@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import FigureBase
 
+from doselabel.dosimetry.course import NEAR
 from doselabel.io.document import Block, Column, Document, Facts, Figure, Heading, Note, Table, to_html
 from doselabel.io.figures import INK, SOFT, organ_color
 from doselabel.io.numerals import NOTHING, fixed, percent, plus_minus, significant
@@ -16,9 +17,6 @@ from doselabel.io.report_tables import alarm_notes
 from doselabel.io.words import SMALL_PRINT
 from doselabel.labels import title
 from doselabel.wire import Constraint, CourseResults, OrganCourse
-
-LIKELY_PERCENT = 16.0
-"""A limit that is exceeded with at least this probability (less than 1 σ away) is an alarm."""
 
 
 @dataclass(frozen=True)
@@ -46,8 +44,8 @@ def write_course(found: CourseResults, out: str | Path) -> CourseFiles:
 
 def build(found: CourseResults) -> Document:
     """The report's blocks."""
-    blocks: list[Block] = [*alarm_notes(found.alarms)]
-    if near := _near(found):
+    blocks: list[Block] = [*alarm_notes([alarm for alarm in found.alarms if alarm.code != NEAR])]
+    if near := [alarm.sentence for alarm in found.alarms if alarm.code == NEAR]:
         blocks.append(Note("A limit is reached, or within one standard uncertainty.", "alarm", near))
     if found.warnings:
         blocks.append(Note("", "warning", found.warnings))
@@ -64,17 +62,6 @@ def build(found: CourseResults) -> Document:
     blocks += [Heading("Cycle by cycle"), _cycles(found)]
     subtitle = f"Patient {found.patient_id}  ·  {found.nuclide}  ·  {len(found.cycles)} cycles"
     return Document("Report of a course", subtitle, SMALL_PRINT, blocks, found.created.replace("T", " ")[:16])
-
-
-def _near(found: CourseResults) -> list[str]:
-    texts = []
-    for name, organ in found.organs.items():
-        for c in organ.constraints:
-            if c.likely_exceeded_percent is not None and c.likely_exceeded_percent >= LIKELY_PERCENT:
-                remains, likely = plus_minus(c.remains_gy, c.remains_sd_gy), percent(c.likely_exceeded_percent, 0)
-                what = f"{title(name)}: {_kind(c)} limit {significant(c.limit_gy)} Gy"
-                texts.append(f"{what}, {remains} Gy remain; exceeded with a probability of {likely}.")
-    return texts
 
 
 def _kind(constraint: Constraint) -> str:
@@ -136,7 +123,8 @@ def _cycles(found: CourseResults) -> Table:
     rows = []
     for i, cycle in enumerate(found.cycles):
         when = cycle.injection_time.isoformat(" ", "minutes") if cycle.injection_time else NOTHING
-        head = [cycle.name, significant(cycle.injected_activity_mbq, 4), when]
+        number = "" if cycle.cycle is None else f" (cycle {cycle.cycle})"
+        head = [cycle.name + number, significant(cycle.injected_activity_mbq, 4), when]
         for name, organ in found.organs.items():
             dose = organ.dose_gy[i]
             per = None if dose is None else dose / cycle.injected_activity_mbq * 1000

@@ -42,7 +42,8 @@ def stated(results: DoseResults, study: Study) -> dict[str, str]:
     calibration = [said.calibration, camera.sensitivity.how if camera and camera.sensitivity else ""]
     dead_time = said.dead_time
     if camera is not None and camera.dead_time is not None:
-        rates = sum(point.count_rate_cps is not None for point in study.time_points)
+        counts = study.spect_unit == "counts"  # in Bq/mL, whoever made the images corrected them, or did not
+        rates = sum(counts and point.count_rate_cps is not None for point in study.time_points)
         dead_time = (
             f"{significant(camera.dead_time.tau_us)} µs, {camera.dead_time.model}; corrected in {rates} of "
             f"{len(study.time_points)} scans"

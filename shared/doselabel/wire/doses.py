@@ -115,6 +115,8 @@ class DoseResults(Frozen):
     nuclide: str
     injected_activity_mbq: float
     injection_time: datetime | None = None
+    cycle: int | None = None
+    """Of the therapy, counted from 1, as the study states it."""
     time_h: list[float]
     organs: dict[str, OrganDose]
     failed: dict[str, ErrorInfo] = Field(default_factory=dict)
@@ -151,6 +153,7 @@ class CourseCycle(Frozen):
     name: str
     patient_id: str
     injection_time: datetime | None = None
+    cycle: int | None = None
     injected_activity_mbq: float
     voi: str = ""
     results_sha256: str = ""
@@ -195,6 +198,6 @@ class CourseResults(Frozen):
     cycles: list[CourseCycle]
     organs: dict[str, OrganCourse]
     alarms: list[Alarm] = Field(default_factory=list)
-    """Of the cycles: their doses, and so the sums, are probably wrong until somebody has looked."""
+    """Cycles that are missing, limits that are near, and the cycles' own alarms."""
     warnings: list[str] = Field(default_factory=list)
     created: str = ""

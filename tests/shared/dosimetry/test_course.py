@@ -35,11 +35,18 @@ def organ(dose_gy: float, *, bed: bool = True) -> OrganDose:
 
 
 def write(
-    folder: Path, name: str, doses: dict[str, float], *, patient: str = "P-1", when: str | None = None, bed: bool = True
+    folder: Path,
+    name: str,
+    doses: dict[str, float],
+    *,
+    patient: str = "P-1",
+    when: str | None = None,
+    cycle: int | None = None,
+    bed: bool = True,
 ) -> None:
     results = DoseResults(
-        patient_id=patient, nuclide="Lu-177", injected_activity_mbq=7400, injection_time=when, time_h=[24, 72],
-        organs={n: organ(d, bed=bed) for n, d in doses.items()}, options={"voi": "gtm"}, provenance={}, reviewed=True,
+        patient_id=patient, nuclide="Lu-177", injected_activity_mbq=7400, injection_time=when, cycle=cycle,
+        time_h=[24, 72], organs={n: organ(d, bed=bed) for n, d in doses.items()}, options={"voi": "gtm"}, provenance={}, reviewed=True,
     )  # fmt: skip
     (folder / name).mkdir(parents=True)
     (folder / name / "results.json").write_text(results.model_dump_json(by_alias=True), encoding="utf-8")
@@ -112,6 +119,73 @@ def test_other_patients_copies_and_limits_of_no_organ_are_refused(four: Path) ->
     write(four, "copy", {"left_kidney": 5.0, "liver": 1.25})
     with pytest.raises(DoseError, match="same activities"):
         course(read_cycles(four), patient="P-1")
+
+
+@pytest.mark.parametrize(
+    ("twice", "said"),
+    [
+        ({"cycle": 2}, "'a' and 'b' are both stated to be cycle 2"),
+        ({"when": "2026-03-02T09:15:00"}, "'a' and 'b' have the same injection_time, 2026-03-02 09:15"),
+    ],
+)
+def test_one_cycle_computed_twice_is_not_added_up(twice: dict, said: str, tmp_path: Path) -> None:
+    write(tmp_path, "a", {"liver": 1.0}, **twice)
+    write(tmp_path, "b", {"liver": 1.2}, **twice)  # by another method, say
+    with pytest.raises(DoseError, match=said) as caught:
+        course(read_cycles(tmp_path))
+    assert "leave one of them out" in caught.value.hint
+
+
+def test_cycles_stand_in_the_order_of_their_numbers_where_times_are_not_stated(tmp_path: Path) -> None:
+    for name, number in (("first", 2), ("second", 1)):
+        write(tmp_path, name, {"liver": float(number)}, cycle=number)
+    found = course(read_cycles(tmp_path))
+    assert [(c.name, c.cycle) for c in found.cycles] == [("second", 1), ("first", 2)]
+    assert found.alarms == []
+    assert any("in the order of their numbers" in text for text in found.warnings)
+
+
+def test_numbers_that_contradict_the_times_are_named(tmp_path: Path) -> None:
+    write(tmp_path, "a", {"liver": 1.0}, cycle=2, when="2026-01-02T09:00:00")
+    write(tmp_path, "b", {"liver": 1.1}, cycle=1, when="2026-03-02T09:00:00")
+    (text,) = course(read_cycles(tmp_path)).warnings
+    assert "'a' is stated to be cycle 2 and was injected before 'b', cycle 1" in text
+
+
+def test_a_number_that_is_missing_is_an_alarm_and_nothing_is_said_of_what_remains(tmp_path: Path) -> None:
+    for number in (2, 4):
+        write(tmp_path, f"c{number}", {"liver": 1.0 + number}, cycle=number)
+    found = course(read_cycles(tmp_path), limits_gy={"liver": 30.0})
+    (alarm,) = found.alarms
+    assert alarm.code == "course-incomplete"
+    assert "Of the cycles 1, 3 2 are not among" in alarm.sentence
+    assert found.organs["liver"].total_dose_gy == pytest.approx(8.0)
+    assert found.organs["liver"].constraints[0].remains_gy is None
+    write(tmp_path, "x", {"liver": 1.5})  # these may be the two
+    write(tmp_path, "y", {"liver": 1.6})
+    found = course(read_cycles(tmp_path), limits_gy={"liver": 30.0})
+    assert found.alarms == []
+    assert found.organs["liver"].constraints[0].remains_gy == pytest.approx(30 - 11.1)
+
+
+def test_a_folder_into_which_nothing_was_computed_is_an_alarm(four: Path, capsys: pytest.CaptureFixture) -> None:
+    (four / "c5").mkdir()
+    (four / ".cache").mkdir()
+    for _ in range(2):  # the second time the course's own folder lies there, too
+        assert main(["course", str(four), "--limit", "kidneys:23"]) == 0
+        said = capsys.readouterr().out
+        assert said.startswith("1 alarm(s)"), said
+        assert "'c5' has no results and is not in the sums" in said
+        assert "dose 23 Gy: not known" in said
+
+
+def test_a_limit_that_is_near_is_an_alarm_that_doubts_no_dose(four: Path, capsys: pytest.CaptureFixture) -> None:
+    assert main(["course", str(four), "--limit", "kidneys:20", "--limit", "liver:50"]) == 0
+    said = capsys.readouterr().out
+    assert said.startswith("ALARM: Left kidney: of the dose limit of 20 Gy 1.0 ± "), said
+    assert "probably wrong" not in said
+    (alarm,) = json.loads((four / "course" / "results.json").read_text("utf-8"))["alarms"]
+    assert (alarm["code"], alarm["organ"]) == ("limit-near", "left_kidney")
 
 
 def test_an_empty_folder_and_a_damaged_file_are_named(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from doselabel.dosimetry.marrow import (
     body_photons_gy,
     by_blood,
     by_region,
+    implausible,
     read_samples,
     region_photons_gy,
 )
@@ -107,6 +108,13 @@ def test_the_chain_gives_both(with_marrow: Study) -> None:
         ("time_h,activity_kbq_ml\n1,2\n", "times (1.0,) h"),
         ("time_h,activity_kbq_ml\n3,2\n1,4\n", "times (3.0, 1.0) h"),
         ("time_h,activity_kbq_ml\n1,2\n3,many\n", "many"),
+        ("time_h,activity_kbq_ml\n1,5,20\n4,0,7\n", "more values than columns"),  # decimal commas
+        ("time_h;activity_kbq_ml\n1;2\n3;4\n", "columns time_h;activity_kbq_ml"),
+        ("time_min,activity_kbq_ml\n1,2\n3,4\n", "columns time_min"),
+        ("time_h,activity_kbq_ml,activity_bq_ml\n1,2,3\n3,4,5\n", "columns time_h, activity_kbq_ml, activity_bq_ml"),
+        ("time_h,activity_kbq_ml\n-1,2\n3,4\n", "times (-1.0, 3.0) h"),
+        ("time_h,activity_kbq_ml\n1,nan\n3,4\n", "nan"),
+        ("time_h,activity_kbq_ml\n1\n3,4\n", "None"),
         ("", "columns none"),
     ],
 )
@@ -119,6 +127,18 @@ def test_samples_that_cannot_be_read_are_said(text, found, tmp_path: Path):
     assert "activity_kbq_ml" in caught.value.hint
 
 
+def test_blood_that_holds_more_than_was_injected_is_refused_and_hardly_any_is_said() -> None:
+    good = blood(*TIME_H)  # 4 % of 7400 MBq after a quarter of an hour
+    assert implausible(good, 7400.0, LU, 73.0) == ""
+    in_bq = Samples(good.time_h, tuple(1000 * v for v in good.kbq_ml))
+    with pytest.raises(StudyError, match=r"would hold 41\.\d times what is left of the injected") as caught:
+        implausible(in_bq, 7400.0, LU, 73.0)
+    assert "activity_bq_ml" in caught.value.hint
+    in_mbq = Samples(good.time_h, tuple(v / 1000 for v in good.kbq_ml))
+    assert "Is the column's unit right?" in implausible(in_mbq, 7400.0, LU, 73.0)
+    assert implausible(Samples(in_mbq.time_h[3:], in_mbq.kbq_ml[3:]), 7400.0, LU, 73.0) == ""  # late blood may be empty
+
+
 def test_bad_samples_are_an_alarm_beside_the_organs(with_marrow: Study, tmp_path: Path) -> None:
     shutil.copytree(with_marrow.folder, tmp_path / "study")
     (tmp_path / "study" / "blood.csv").write_text("nothing", "utf-8")
@@ -127,6 +147,8 @@ def test_bad_samples_are_an_alarm_beside_the_organs(with_marrow: Study, tmp_path
     assert results.marrow == []
     assert any(a.code == "organ-failed" and "Bone marrow" in a.sentence for a in results.grave())
     assert np.isfinite(results.organs["liver"].mean_dose_gy)
+    both = pipeline.run(study, study.folder / "truth", PLAIN.model_copy(update={"organs": ("liver", REGION)}))
+    assert [m.method for m in both.marrow] == ["image"]  # what fails by blood leaves the other way
     (tmp_path / "study" / "blood.csv").unlink()
     with pytest.raises(StudyError, match="blood_samples"):
         Study.load(tmp_path / "study")

@@ -19,11 +19,11 @@ from doselabel.dosimetry.options import DoseOptions
 from doselabel.dosimetry.uptake import voi
 from doselabel.dosimetry.uptake.case import Case
 from doselabel.dosimetry.uptake.errors import ActivityErrors, ScanModel, errors_of, scan_model, unknown
-from doselabel.dosimetry.uptake.scene import ALL_ORGANS
 from doselabel.errors import DoselabelError, RegistrationError, VoiError
 from doselabel.files import file_sha256
 from doselabel.geometry import Geometry, Volume, placed
 from doselabel.labels import LabelMap
+from doselabel.organs import ALL_ORGANS
 from doselabel.study import TimePoint
 
 RATIO_LIMITS = (0.0, 4.0)

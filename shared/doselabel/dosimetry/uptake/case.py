@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from doselabel.alarms import Alarm
 from doselabel.dosimetry.cache import Cache, fingerprint
-from doselabel.dosimetry.options import DoseOptions
+from doselabel.dosimetry.options import ANY, DoseOptions
 from doselabel.dosimetry.uptake.masks import LabelSet
-from doselabel.errors import DoselabelError, VoiError
+from doselabel.errors import DoseError, DoselabelError, VoiError
 from doselabel.geometry import Volume
 from doselabel.labels import LabelMap, title
 from doselabel.nuclides import Nuclide
 from doselabel.nuclides import nuclide as find_nuclide
+from doselabel.organs import ORGANS
 from doselabel.study import Study
 from doselabel.study_images import Images
 
@@ -83,7 +85,9 @@ class Case:
         drawn = labels.maps[study.ct]
         key = f"renumbered {fingerprint(drawn.array)} {sorted(drawn.names.items())}"
         diagnostic = store.hold(key, drawn.renumbered)
+        _refuse_half_lives(options, find_nuclide(study.nuclide))
         asked, missing, notes = _organs(study, diagnostic, options)
+        notes += _meant_for_nobody(study, diagnostic, options)
         return cls(
             study=study,
             images=images,
@@ -136,3 +140,40 @@ def _organs(
     if not wanted:
         raise VoiError("The diagnostic CT's label map has no organ to compute a dose for.", "Segment the CT first.")
     return wanted, missing, warnings
+
+
+HALF_LIVES = ("population_half_life_h", "earlier_half_life_h")
+
+
+def _refuse_half_lives(options: DoseOptions, nuclide: Nuclide) -> None:
+    """Raise DoseError for a stated effective half-life that no organ can have."""
+    for field in HALF_LIVES:
+        for name, half_life_h in getattr(options, field).items():
+            if half_life_h > nuclide.half_life_h:
+                raise DoseError(
+                    f"{field} of {title(name).lower() if name != ANY else 'all organs'} is {half_life_h:g} h; an "
+                    f"effective half-life of {nuclide.name} is at most the physical one, {nuclide.half_life_h:.1f} h.",
+                    "State the effective half-life in hours.",
+                )
+
+
+def _meant_for_nobody(study: Study, diagnostic: LabelMap, options: DoseOptions) -> list[str]:
+    """Names in options and exclusion masks that neither the label map nor the table has: misspelt, most likely."""
+    present = diagnostic.present()
+    known = {ANY, *(o.name for o in ORGANS), *present, *(re.sub(r"_\d+$", "", name) for name in present)}
+    said: dict[str, Mapping[str, object]] = {
+        "organ_density_g_cm3": options.organ_density_g_cm3,
+        "alpha_beta_gy": options.alpha_beta_gy,
+        "population_half_life_h": options.population_half_life_h,
+        "population_half_life_sd_h": options.population_half_life_sd_h,
+        **{f"time_points[{i}].exclude": point.exclude for i, point in enumerate(study.time_points)},
+    }
+    strangers = {field: [name for name in names if name not in known] for field, names in said.items()}
+    notes = [
+        f"{field} names {', '.join(names)}, and the label map has {', '.join(present)}: it changes nothing."
+        for field, names in strangers.items()
+        if names
+    ]
+    if options.earlier_half_life_h and options.half_life_prior == "none":
+        notes.append("earlier_half_life_h is stated and not used: half_life_prior is 'none'.")
+    return notes

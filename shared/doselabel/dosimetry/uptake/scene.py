@@ -31,9 +31,7 @@ from doselabel.dosimetry.alignment.grids import (
 from doselabel.errors import VoiError
 from doselabel.geometry import Volume, placed
 from doselabel.labels import LabelMap
-
-ALL_ORGANS = "*"
-"""Key of an exclusion mask that holds for every organ."""
+from doselabel.organs import ALL_ORGANS
 
 MARGIN_SHORTFALL_MM = 0.11
 """Margins are customarily grown on 1 mm voxels from centre to centre, and so end 0.11 mm short of the exact parallel

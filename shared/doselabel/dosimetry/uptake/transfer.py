@@ -13,8 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage, optimize
 
-from doselabel.dosimetry.uptake.scene import ALL_ORGANS, Scene
+from doselabel.dosimetry.uptake.scene import Scene
 from doselabel.errors import VoiError
+from doselabel.organs import ALL_ORGANS
 
 GTM_LEVEL = 0.1587
 """`gtm` measures an organ where its blurred mask exceeds this: wide enough that an uneven uptake hardly matters."""
