@@ -252,4 +252,4 @@ def test_calibrate_fills_one_camera_file(tmp_path: Path, capsys: pytest.CaptureF
     assert main(["calibrate", "sensitivity", *kept]) == 2
     assert "Not given: image" in capsys.readouterr().err
     for none in ("3;1", "-3:1,2,3", "3:1,2,inf"):
-        assert main(["calibrate", "recovery", str(hot), "--true-bq-ml", "1", "--sphere", none, *kept]) == 2
+        assert main(["calibrate", "recovery", str(hot), "--true-bq-ml", "1", f"--sphere={none}", *kept]) == 2

@@ -46,7 +46,8 @@ def write(
 ) -> None:
     results = DoseResults(
         patient_id=patient, nuclide="Lu-177", injected_activity_mbq=7400, injection_time=when, cycle=cycle,
-        time_h=[24, 72], organs={n: organ(d, bed=bed) for n, d in doses.items()}, options={"voi": "gtm"}, provenance={}, reviewed=True,
+        time_h=[24, 72], organs={n: organ(d, bed=bed) for n, d in doses.items()}, options={"voi": "gtm"},
+        provenance={}, reviewed=True,
     )  # fmt: skip
     (folder / name).mkdir(parents=True)
     (folder / name / "results.json").write_text(results.model_dump_json(by_alias=True), encoding="utf-8")
