@@ -72,7 +72,8 @@ def option_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--labels", default="final", help="tag, folder or file of label maps (default: final)")
     group = parser.add_argument_group("options of the calculation")
     for name, field in DoseOptions.model_fields.items():
-        choices = [v for v in get_args(field.annotation) if isinstance(v, str)]
+        parts = [value for part in get_args(field.annotation) for value in get_args(part) or (part,)]  # Literal or None
+        choices = [value for value in parts if isinstance(value, str)]
         group.add_argument(
             f"--{name.replace('_', '-')}",
             metavar="|".join(choices) or "VALUE",

@@ -135,6 +135,16 @@ def test_more_activity_than_was_injected_is_an_alarm(small_study):
     assert "more than the 7400 MBq injected" in alarm.sentence
 
 
+def test_an_empty_exclusion_mask_is_said_and_an_organ_has_one(small_study):
+    ct = read_image(small_study.path("ct.nii.gz"))
+    write_image(small_study.path("none.nii.gz"), Volume(np.zeros(ct.array.shape, np.uint8), ct.geometry))
+    small_study.time_points[0].exclude = {"Left kidney": "none.nii.gz"}
+    assert "exclusion-empty" in [alarm.code for alarm in small_study.check()]
+    for wrong, said in (({"Left kidney": "a", "left_kidney": "b"}, "names one organ twice"), ({"1": "a"}, "no name")):
+        with pytest.raises(ValueError, match=said):
+            small_study.time_points[0].exclude = wrong
+
+
 def test_an_exclusion_mask_on_another_grid_is_refused(small_study):
     small_study.time_points[0].exclude = {"left_kidney": "spect_tp2.nii.gz"}
     with pytest.raises(StudyError, match=r"exclude\.left_kidney"):

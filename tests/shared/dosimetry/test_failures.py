@@ -113,6 +113,44 @@ def test_an_organ_that_is_not_in_the_map_does_not_stop_those_that_are(small: Stu
     assert results.organs == plain.organs
 
 
+def test_names_that_nobody_has_are_said_and_those_that_are_meant_count(small: Study, tmp_path: Path) -> None:
+    shutil.copytree(small.folder, tmp_path / "study")
+    study = Study.load(tmp_path / "study")
+    labels = read_labels(study.folder / "truth" / "ct.nii.gz")
+    array = np.zeros(labels.array.shape, np.uint8)
+    array[labels.mask("left_kidney")] = np.arange(labels.mask("left_kidney").sum()) % 4 == 0
+    write_image(study.path("urine.nii.gz"), Volume(array, labels.geometry))
+    study.time_points[0].exclude = {"Kidney_L": "urine.nii.gz", "rigth kidney": "urine.nii.gz"}
+    assert list(study.time_points[0].exclude) == ["left_kidney", "rigth_kidney"]
+    options = DoseOptions.read(
+        {
+            "registration": "stored",
+            "organ_density_g_cm3": "lver:1.1/spleen:1.04",  # the patient may have no spleen; nobody has a lver
+            "alpha_beta_gy": "liver:2.5/tumour_5:10",
+            "earlier_half_life_h": "liver:60",
+        }
+    )
+    found = pipeline.run(study, study.folder / "truth", options)
+    has = "and the label map has left_kidney, right_kidney, liver: it changes nothing."
+    said = [text for text in found.warnings if "changes nothing" in text or "not used" in text]
+    assert said == [
+        f"organ_density_g_cm3 names lver, {has}",
+        f"alpha_beta_gy names tumour_5, {has}",
+        f"time_points[0].exclude names rigth_kidney, {has}",
+        "earlier_half_life_h is stated and not used: half_life_prior is 'none'.",
+    ]
+    plain = pipeline.run(small, small.folder / "truth", DoseOptions(registration="stored"))
+    changed = [n for n, o in found.organs.items() if o.activity_mbq[0] != plain.organs[n].activity_mbq[0]]
+    assert "left_kidney" in changed
+
+
+@pytest.mark.parametrize("field", ["population_half_life_h", "earlier_half_life_h"])
+def test_a_half_life_beyond_the_physical_one_is_refused_by_its_name(small: Study, field: str) -> None:
+    options = DoseOptions.read({field: "liver:900", "half_life_prior": "patient"})
+    with pytest.raises(DoseError, match=rf"{field} of liver is 900 h; .* Lu-177 is at most .* 159\.5 h"):
+        pipeline.run(small, small.folder / "truth", options)
+
+
 def test_when_no_organ_is_left_the_first_reason_is_raised() -> None:
     def compute(organs: tuple[str, ...]) -> str:
         raise OrganFailures({organs[0]: FitError(f"{organs[0]}: no curve.", "Add points.")})
