@@ -132,6 +132,12 @@ class Study(Strict):
         times = [point.time_h for point in self.time_points]
         if any(b <= a for a, b in itertools.pairwise(times)):
             raise ValueError(f"time_points: times {times} h are not increasing; list each time point once, in order")
+        residual = self.reporting.residual_activity_mbq
+        if residual is not None and residual > self.injected_activity_mbq:
+            raise ValueError(
+                f"reporting.residual_activity_mbq: {residual:g} MBq were left in syringe and lines, more than the "
+                f"{self.injected_activity_mbq:g} MBq injected; both are in MBq"
+            )
         return self
 
     # ---- disk

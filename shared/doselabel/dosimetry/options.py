@@ -14,6 +14,7 @@ from doselabel.organs import region
 from doselabel.schemes import SCHEMES
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Width = Annotated[float, Field(gt=0, le=50)]
 
 ANY = "*"
 """Stands for every organ that has no number of its own."""
@@ -39,6 +40,8 @@ def _by_organ(value: Any) -> Any:
 
 
 ByOrgan = Annotated[dict[str, Positive], BeforeValidator(_by_organ)]
+Densities = Annotated[dict[str, Annotated[float, Field(ge=0.1, le=10)]], BeforeValidator(_by_organ)]
+Ratios = Annotated[dict[str, Annotated[float, Field(ge=0.1, le=100)]], BeforeValidator(_by_organ)]
 ALPHA_BETA_GY = {"left_kidney": 2.6, "right_kidney": 2.6, "tumour": 10.0}
 
 
@@ -81,7 +84,7 @@ class DoseOptions(BaseModel):
     """Of the maximum near the mask, for threshold."""
     search_mm: Annotated[float, Field(ge=0, le=100)] = 10.0
     """How far from the mask threshold looks."""
-    psf_fwhm_mm: Annotated[tuple[Positive, Positive, Positive], BeforeValidator(_listed)] | None = None
+    psf_fwhm_mm: Annotated[tuple[Width, Width, Width], BeforeValidator(_listed)] | None = None
     """Replaces the study's resolution: FWHM z/y/x."""
     tac: Literal["auto", "uptake", "mono", "bi", "trapezoid", "hanscheid", "population"] = "auto"
     """Time-activity model; auto is mono unless the points speak for an uptake phase (from four points on by evidence,
@@ -123,21 +126,21 @@ class DoseOptions(BaseModel):
     else refines, and keeps what moves the SPECT by more than smallest_shift_mm."""
     smallest_shift_mm: Annotated[float, Field(ge=0, le=50)] = 3.0
     """Below this a refinement is within its own error and the files' alignment is kept."""
-    organ_density_g_cm3: ByOrgan = Field(default_factory=dict)
+    organ_density_g_cm3: Densities = Field(default_factory=dict)
     """Density of an organ or region, in place of the label table's (1.04 for a region outside it): liver:1.06. Here and
     below tumour also stands for tumour_1, tumour_2 …"""
-    alpha_beta_gy: ByOrgan = Field(default_factory=lambda: dict(ALPHA_BETA_GY))
+    alpha_beta_gy: Ratios = Field(default_factory=lambda: dict(ALPHA_BETA_GY))
     """α/β by organ; kidneys 2.6 Gy (Bodey et al. 2003), tumours 10 Gy (MIRD Pamphlet 20). Others have no BED unless
     given: liver:2.5."""
-    repair_half_life_h: Positive = 2.8
+    repair_half_life_h: Annotated[float, Field(ge=0.05, le=50)] = 2.8
     """Half-time of repair of sublethal damage; 2.8 h, kidney (MIRD Pamphlet 20)."""
     v_dose_gy: Annotated[tuple[Positive, ...], BeforeValidator(_listed)] = (1.0, 2.0, 5.0, 10.0, 20.0)
     """Doses at which the volume that receives at least them is reported (V1, V2 …)."""
-    marrow_mass_g: Positive = 1170.0
+    marrow_mass_g: Annotated[float, Field(ge=50, le=5000)] = 1170.0
     """Active marrow; 1170 g (adult man; 900 g woman, ICRP 89), for the estimate by a region marrow_l2_l4."""
     marrow_region_share: Annotated[float, Field(gt=0, le=1)] = 0.067
     """Part of the active marrow in that region (L2 to L4: Hindorf et al. 2010)."""
-    marrow_to_blood: Positive | None = None
+    marrow_to_blood: Annotated[float, Field(gt=0, le=20)] | None = None
     """Activity per g of marrow over that per mL of blood; by default 1 (peptides), or by the haematocrit."""
     hematocrit: Annotated[float, Field(gt=0, lt=0.8)] | None = None
     """Stated, marrow over blood is 0.19/(1 - haematocrit) (Sgouros 1993)."""
@@ -194,9 +197,12 @@ class DoseOptions(BaseModel):
                 f"'{'.'.join(str(p) for p in e['loc'])}': {e['msg']} (found {e.get('input')!r})"
                 for e in error.errors(include_url=False)
             )
+            unknown = any(e["type"] == "extra_forbidden" for e in error.errors())
             raise DoseError(
                 f"Options of the dose calculation can't be used: {problems}.",
-                f"Options are {', '.join(cls.model_fields)}.",
+                f"Options are {', '.join(cls.model_fields)}."
+                if unknown
+                else "Correct what is named; units are in the names, and `doselabel dose --help` describes each.",
             ) from error
 
 

@@ -84,11 +84,12 @@ def organ_result(name: str, case: Case, uptakes: Sequence[Uptake], curve: OrganC
         shown = ", ".join(f"{engine} {value:.3g} Gy" for engine, value in by_engine.items())
         warnings.append(f"The dose engines differ by {(high - low) / mean:.0%}: {shown}.")
     ratio = of_organ(options.alpha_beta_gy, name)
-    g = lea_catcheside_g(fitted.curve, options.repair_half_life_h)
+    clears, half_life_h, half_life_sd = choice.clearance(fitted, name, options)
+    g = lea_catcheside_g(clears, options.repair_half_life_h)
     bed = bed_sd = eqd2 = eqd2_sd = None
     if ratio is not None:
         bed, eqd2 = float(bed_gy(mean, g, ratio)), float(eqd2_gy(bed_gy(mean, g, ratio), ratio))
-        bed_sd = bed * bed_relative_sd(mean, g, ratio, budget.relative_sd, choice.half_life_relative_sd(fitted))
+        bed_sd = bed * bed_relative_sd(mean, g, ratio, budget.relative_sd, half_life_sd)
         eqd2_sd = bed_sd * eqd2 / bed if bed > 0 else 0.0
     recovery = [u.activity.recovery[name] for u in uptakes]
     return OrganDose(
@@ -99,7 +100,7 @@ def organ_result(name: str, case: Case, uptakes: Sequence[Uptake], curve: OrganC
         recovery_coefficient=[r for r in recovery if r is not None],
         tia_mbq_h=fitted.tia_mbq_h,
         tia_sd_mbq_h=budget.quantities["tia"] * fitted.tia_mbq_h,
-        effective_half_life_h=fitted.effective_half_life_h,
+        effective_half_life_h=half_life_h,
         mean_dose_gy=mean,
         dose_sd_gy=budget.dose_sd_gy,
         dose_gy_by_engine=dict(by_engine),

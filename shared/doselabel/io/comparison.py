@@ -25,6 +25,7 @@ from doselabel.io.numerals import fixed, percent, significant
 from doselabel.io.report_tables import alarm_notes
 from doselabel.io.words import SMALL_PRINT
 from doselabel.labels import title
+from doselabel.organs import ORGANS
 from doselabel.study import Study
 from doselabel.wire import DoseResults, DvhCurve
 
@@ -114,12 +115,19 @@ class Comparison:
 
     def failures(self) -> list[str]:
         """What could not be computed, and why: an organ shown as absent that the patient does have."""
+        everything = [*self.results_a, *self.results_b]
+        there = {name for results in everything for name in (*results.organs, *results.failed)}
+        known = {organ.name for organ in ORGANS}
         return [
             f"{results.patient_id}, {side}: {title(name)} could not be computed: {reason.message}"
             for side, of_side in ((self.a, self.results_a), (self.b, self.results_b))
             for results in of_side
             for name, reason in results.failed.items()
             if name in self.organs
+        ] + [
+            f"{name}: in no label map of any patient; is the name right? They have {', '.join(sorted(there))}."
+            for name in self.organs
+            if name not in there | known  # an organ of the table may be absent: the paper's star
         ]
 
     def text(self) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import io
 from dataclasses import replace
 from types import SimpleNamespace
@@ -182,6 +183,14 @@ def test_the_worked_comparison_has_the_papers_tables_and_stars(compared):
     assert masses.rows[1][2] == masses.rows[5][2] == ABSENT
     assert doses.rows[0][0] == "L kidney Expert (Gy)"
     assert "P-2" in comparison.text()
+
+
+def test_a_name_that_no_label_map_has_is_said_and_an_absent_organ_stays_a_star(compared):
+    comparison, _ = compared
+    asked = dataclasses.replace(comparison, organs=("left_kidney", "lver", "spleen"))
+    (said,) = asked.failures()
+    assert said.startswith("lver: in no label map of any patient; is the name right? They have left_kidney")
+    assert said in asked.text()
 
 
 def test_the_files_hold_the_numbers_the_figure_and_the_page(compared):

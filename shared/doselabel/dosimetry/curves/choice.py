@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 from doselabel.alarms import Alarm, finding
 from doselabel.dosimetry.curves.estimates import require_band
 from doselabel.dosimetry.curves.fit import TacFit, fit
+from doselabel.dosimetry.curves.models import Curve
 from doselabel.dosimetry.curves.points import ASSUMED_RELATIVE_SD
 from doselabel.dosimetry.curves.spread import ModelSpread, fit_all
 from doselabel.dosimetry.options import DoseOptions, of_organ
@@ -215,6 +217,18 @@ def half_life_relative_sd(fitted: TacFit) -> float:
     """How well the effective half-life is known: by the fit, or by the spread between patients; 1 at most."""
     by_fit = [cv for name, cv in fitted.cv.items() if name.endswith("_per_h")][:1]
     return min([*by_fit, 1.0]) if by_fit else min(fitted.method_sd_mbq_h / fitted.tia_mbq_h, 1.0)
+
+
+def clearance(fitted: TacFit, name: str, options: DoseOptions) -> tuple[Curve, float, float]:
+    """A curve shaped as an organ clears, its effective half-life (h), and how well that is known, relative.
+
+    They are the fit's; but Hänscheid's method finds no half-life (its curve has the scan's own time for one), so the
+    stated one counts.
+    """
+    half_life_h, sd_h = stated_half_life_h(name, options)
+    if fitted.model != "hanscheid" or half_life_h is None:
+        return fitted.curve, fitted.effective_half_life_h, half_life_relative_sd(fitted)
+    return Curve((1.0,), (math.log(2.0) / half_life_h,)), half_life_h, sd_h / half_life_h
 
 
 def warnings_of(curve: OrganCurve) -> list[str]:

@@ -15,7 +15,7 @@ from doselabel.geometry import Volume
 from doselabel.labels import LabelMap, title
 from doselabel.nuclides import Nuclide
 from doselabel.nuclides import nuclide as find_nuclide
-from doselabel.organs import ORGANS
+from doselabel.organs import ORGANS, SEGMENTED
 from doselabel.study import Study
 from doselabel.study_images import Images
 
@@ -127,6 +127,12 @@ def _organs(
         if name in study.organs_absent
     ]
     asked = options.organs if options.organs is not None else present
+    if options.organs is None:
+        warnings += [
+            f"{title(name)} has no mask on the diagnostic CT, so no dose; organs_absent may say that there is none."
+            for name in SEGMENTED
+            if name not in (*present, *study.organs_absent)
+        ]
     wanted = tuple(name for name in asked if name not in study.organs_absent)
     missing: dict[str, DoselabelError] = {
         name: VoiError(

@@ -14,13 +14,13 @@ from pathlib import Path
 import numpy as np
 from scipy import ndimage
 
-from doselabel.alarms import Alarm
+from doselabel.alarms import Alarm, finding
 from doselabel.anatomy import into_organs
 from doselabel.dosimetry.alignment.registration import match_masks
 from doselabel.errors import LabelError
 from doselabel.geometry import SUFFIXES, Geometry, resample
-from doselabel.labels import LabelMap, read_labels
-from doselabel.organs import excluded_at
+from doselabel.labels import LabelMap, read_labels, title
+from doselabel.organs import excluded_at, region
 from doselabel.study import Study, image_id
 from doselabel.study_images import Images
 from doselabel.submitted import Submitted
@@ -111,9 +111,30 @@ def resolve(
             within=study.folder if file.resolve().is_relative_to(study.folder) else None,
             ct=ct,
         )
+        _require_names(drawn, file)
         findings += _named(drawn, name)
+        if name == study.ct:  # a lesion may be drawn there alone
+            findings += _empty(drawn, name)
         maps[name], excluded[name] = _parted(drawn)
     return LabelSet(maps, files, origin, reviewed, tuple(findings), excluded)
+
+
+def _require_names(drawn: LabelMap, file: Path) -> None:
+    for name in drawn.present():
+        try:
+            region(name)
+        except LabelError as error:
+            raise LabelError(f"{file.name}: {error.message}", error.hint) from error
+
+
+def _empty(drawn: LabelMap, ct: str) -> list[Alarm]:
+    """Regions that a map names, beside the table that every map of ours names, and that have no voxels."""
+    there = {region(name).name for name in drawn.present()}
+    named = [name for name in drawn.names.values() if region(name).name not in there and region(name).index == 0]
+    return [
+        finding("label-segment-empty", f"{title(name)} has a name and no voxels.", organ=name).of_file(_file(ct))
+        for name in named
+    ]
 
 
 def where(study: Study, labels: str | Path, *, drawn_anew: bool = False) -> tuple[dict[str, Path], str, bool]:
