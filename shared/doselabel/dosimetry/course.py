@@ -262,7 +262,7 @@ def _limits(limits: Mapping[str, float] | None, names: Sequence[str]) -> dict[st
     for key, limit in (limits or {}).items():
         both = key.strip().lower() in ("kidney", "kidneys")
         asked = {f"{side}_kidney": limit for side in ("left", "right")} if both else {key: limit}
-        given = DoseOptions.read({"organ_density_g_cm3": asked}).organ_density_g_cm3  # reads any number by organ
+        given = DoseOptions.read({"population_half_life_h": asked}).population_half_life_h  # reads any number by organ
         mine = {name: limit for name in names if of_organ(given, name) is not None}
         if not mine:
             raise DoseError(
