@@ -128,14 +128,14 @@ def print_doses(results: DoseResults) -> None:
 
     print_alarms(results.grave())
     print(
-        f"{'organ':<14}{'mL':>8}{'g':>8}{'TIA MBq·h':>12}{'T_eff h':>9}{'Gy':>8}{'± Gy':>7}{'Gy/GBq':>8}{'BED Gy':>9}"
+        f"{'organ':<14}{'mL':>8}{'g':>8}{'TIA MBq·h':>12}{'T_eff h':>9}{'Gy':>8}{'± Gy':>7}{'Gy/GBq':>8}{'BED Gy':>8}"
     )
     for name, organ in results.organs.items():
         bed = f"{organ.bed_gy:.2f}" if organ.bed_gy is not None else "–"
         print(
             f"{title(name):<14}{organ.volume_ml:>8.0f}{organ.mass_g:>8.0f}{organ.tia_mbq_h:>12.0f}"
             f"{organ.effective_half_life_h:>9.1f}{organ.mean_dose_gy:>8.2f}{organ.dose_sd_gy:>7.2f}"
-            f"{organ.dose_gy_per_gbq:>8.3f}{bed:>9}"
+            f"{organ.dose_gy_per_gbq:>8.3f} {bed:>7}"
         )
     for marrow in results.marrow:
         print(f"Bone marrow, estimated by {marrow.method}: {marrow.dose_gy:.3f} ± {marrow.dose_sd_gy:.3f} Gy")
