@@ -50,6 +50,7 @@ def test_a_registration_is_stored_in_the_study(small_study):
     [
         ({"time_points__2__time_h": -24}, r"time_points\[2\]\.time_h.*greater than 0.*-24"),
         ({"time_points__1__time_h": 50}, r"not increasing"),
+        ({"reporting": {"residual_activity_mbq": 9e4}}, r"90000 MBq were left .* more than the 7400 MBq injected"),
         ({"time_points__0__spect": "none.nii.gz"}, r"time_points\[0\]\.spect.*none\.nii\.gz"),
         ({"ct": "../elsewhere/ct.nii.gz"}, r"field 'ct'.*outside"),
         ({"nuclide": "lutetium"}, r"nuclide.*Lu-177"),

@@ -141,7 +141,7 @@ def _cycles(found: CourseResults) -> Table:
 def _plot(figure: FigureBase, found: CourseResults) -> None:
     dose_axes, bed_axes = figure.add_axes((0.07, 0.16, 0.40, 0.76)), figure.add_axes((0.57, 0.16, 0.40, 0.76))
     at = np.arange(1, len(found.cycles) + 1)
-    for axes, kind, label in ((dose_axes, "dose", "Mean dose (Gy)"), (bed_axes, "bed", "BED (Gy)")):
+    for axes, kind, label in ((dose_axes, "dose", "mean dose (Gy)"), (bed_axes, "bed", "BED (Gy)")):
         for n, (name, organ) in enumerate(found.organs.items()):
             values = _values(organ, kind)
             if values is None:
@@ -160,12 +160,12 @@ def _plot(figure: FigureBase, found: CourseResults) -> None:
                     axes.axhline(c.limit_gy, color=organ_color(name), linewidth=0.8, linestyle=(0, (4, 2)))
         axes.set_xticks(at, [c.name for c in found.cycles])
         axes.set_xlim(0.6, len(at) + 0.4)
-        axes.set_ylim(bottom=0)
+        axes.set_ylim(0, 1.25 * axes.get_ylim()[1])  # room for the legend above every limit
         axes.set_ylabel(f"Cumulative {label}", color=INK)
         axes.tick_params(colors=SOFT)
         axes.grid(True, axis="y")
     if dose_axes.get_legend_handles_labels()[0]:
-        dose_axes.legend(loc="upper left")
+        dose_axes.legend(loc="upper left", ncols=2)
 
 
 def _values(organ: OrganCourse, kind: str) -> list[float] | None:

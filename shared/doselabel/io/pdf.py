@@ -282,7 +282,9 @@ def _beginning(part: Sequence[Block]) -> list[Block]:
     first = next((i for i, block in enumerate(part) if not isinstance(block, Heading | Note)), len(part) - 1)
     block = part[first]
     if isinstance(block, Table):
-        block = replace(block, rows=block.rows[:3], caption="", strong=())
+        rows_mm = _height_mm([block]) - _height_mm([replace(block, rows=[], strong=())])
+        if rows_mm > KEPT_TOGETHER_MM:  # else the table goes to the next page whole, and so must its title
+            block = replace(block, rows=block.rows[:3], strong=())
     return [*part[:first], block]
 
 

@@ -11,6 +11,7 @@ import pytest
 from doselabel.dosimetry.curves import choice
 from doselabel.dosimetry.curves.fit import fit
 from doselabel.dosimetry.curves.voxel import fit_voxels
+from doselabel.dosimetry.dose.bed import lea_catcheside_g
 from doselabel.dosimetry.options import DoseOptions
 from doselabel.errors import FitError
 
@@ -206,6 +207,18 @@ def test_the_uncertainty_of_one_point_is_the_spread_between_patients():
     assert found.tia_sd_mbq_h / found.tia_mbq_h == pytest.approx(math.hypot(0.05, np.sqrt((error**2).mean())), rel=0.03)
     assumed = organ([time_h], [10.0], DoseOptions(population_half_life_h=half_life_h)).fit
     assert assumed.tia_sd_mbq_h > found.tia_sd_mbq_h
+
+
+def test_one_scan_protracts_the_dose_by_the_stated_half_life_and_not_by_its_own_time():
+    """Hänscheid's curve has the scan's time for a half-life: at 96 h of 50 h G would be 0.028 in place of 0.053."""
+    stated = DoseOptions(population_half_life_h=50.0, population_half_life_sd_h=10.0)
+    found = organ([96.0], [10.0], stated).fit
+    curve, half_life_h, relative_sd = choice.clearance(found, "left_kidney", stated)
+    assert (half_life_h, relative_sd) == (50.0, pytest.approx(0.2))
+    assert lea_catcheside_g(curve, 2.8) == pytest.approx(2.8 / (2.8 + 50.0))
+    assert lea_catcheside_g(found.curve, 2.8) == pytest.approx(2.8 / (2.8 + 96.0))
+    four = organ([24.0, 48.0, 96.0, 168.0], cleared([24.0, 48.0, 96.0, 168.0]), stated).fit
+    assert choice.clearance(four, "left_kidney", stated)[:2] == (four.curve, four.effective_half_life_h)
 
 
 def test_a_half_life_can_be_stated_by_organ():

@@ -14,7 +14,7 @@ import pytest
 from doselabel.dosimetry import pipeline
 from doselabel.dosimetry.failures import Failures, OrganFailures, with_the_rest
 from doselabel.dosimetry.options import DoseOptions
-from doselabel.errors import DoseError, FitError, VoiError
+from doselabel.errors import DoseError, FitError, LabelError, VoiError
 from doselabel.geometry import Volume, read_image, write_image
 from doselabel.labels import LabelMap, read_labels, write_labels
 from doselabel.study import Study
@@ -149,6 +149,39 @@ def test_a_half_life_beyond_the_physical_one_is_refused_by_its_name(small: Study
     options = DoseOptions.read({field: "liver:900", "half_life_prior": "patient"})
     with pytest.raises(DoseError, match=rf"{field} of liver is 900 h; .* Lu-177 is at most .* 159\.5 h"):
         pipeline.run(small, small.folder / "truth", options)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"organ_density_g_cm3": "liver:1060"},  # kg/m³
+        {"alpha_beta_gy": "liver:250"},
+        {"repair_half_life_h": 168},  # minutes
+        {"marrow_mass_g": 1.17},  # kg
+        {"psf_fwhm_mm": "120/120/120"},
+    ],
+    ids=lambda given: next(iter(given)),
+)
+def test_a_number_in_another_unit_is_refused_by_its_option(given: dict) -> None:
+    (name,) = given
+    with pytest.raises(DoseError, match=name) as caught:
+        DoseOptions.read(given)
+    assert "units are in the names" in caught.value.hint
+
+
+def test_an_organ_that_a_lesion_covers_whole_and_a_region_without_voxels_are_said(small: Study, tmp_path: Path) -> None:
+    labels = read_labels(small.folder / "truth" / "ct.nii.gz")
+    names = {**labels.names, 7: "tumour_1", 8: "cyst 2"}
+    array = np.where(labels.mask("liver"), 7, labels.array).astype(np.uint8)
+    write_labels(tmp_path / "ct.nii.gz", LabelMap(array, labels.geometry, names))
+    results = pipeline.run(small, tmp_path, DoseOptions(registration="stored"))
+    assert set(results.organs) == {"left_kidney", "right_kidney", "tumour_1"}
+    said = " ".join(results.warnings)
+    assert "Liver has no mask on the diagnostic CT, so no dose" in said
+    assert "Cyst 2 has a name and no voxels" in said
+    write_labels(tmp_path / "ct.nii.gz", LabelMap(array, labels.geometry, {**names, 7: "1st lesion!"}))
+    with pytest.raises(LabelError, match=r"ct\.nii\.gz: '1st lesion!' is no name for a region"):
+        pipeline.run(small, tmp_path, DoseOptions(registration="stored"))
 
 
 def test_when_no_organ_is_left_the_first_reason_is_raised() -> None:

@@ -17,7 +17,7 @@ from doselabel.errors import Cancelled, DoseError
 from doselabel.io import report_method, report_stated, report_tables
 from doselabel.io.document import STYLE, Column, Document, Figure, Heading, Note, Table, new_figure, to_html
 from doselabel.io.figures import differential
-from doselabel.io.pdf import PAGE_MM, _column_widths, _width_mm, _wrap, to_pdf
+from doselabel.io.pdf import BOTTOM_MM, PAGE_MM, TOP_MM, _column_widths, _Layout, _width_mm, _wrap, to_pdf
 from doselabel.io.report import NOT_REVIEWED, build, in_ct_frame, read_truth, sections, write_report
 from doselabel.io.words import SMALL_PRINT
 from doselabel.study_fields import Reporting
@@ -271,6 +271,22 @@ def test_a_table_longer_than_a_page_goes_on_with_its_head(tmp_path):
     table = Table([Column("n"), Column("what", align="left")], [[str(i), "row"] for i in range(120)])
     to_pdf(Document("t", "s", "p", [Heading("Rows"), table]), tmp_path / "long.pdf")
     assert (tmp_path / "long.pdf").read_bytes().count(b"/Type /Page ") == 3
+
+
+@pytest.mark.parametrize("rows", [4, 15, 60])
+def test_a_title_stays_with_its_table_wherever_on_the_page_it_comes(rows):
+    table = Table([Column("Input", align="left"), Column("SHA-256")], [[str(i), "0" * 64] for i in range(rows)], "Why.")
+    for down_mm in np.arange(TOP_MM, BOTTOM_MM, 4.0):
+        layout = _Layout()
+        layout.put(lambda page: None)
+        layout.y = down_mm
+        part = [Heading("Provenance"), table]
+        layout.begin(part)
+        layout.add(part[0])
+        there = len(layout.pages)
+        drawn = len(layout.pages[-1])
+        layout.add(table)
+        assert len(layout.pages[there - 1]) > drawn, down_mm  # the table's first row is on the title's page
 
 
 def test_the_differential_histogram_is_the_slope_of_the_cumulative_one(example):
