@@ -70,6 +70,9 @@ class Anatomy:
     # ---- what stays: outline, muscles, bones, great vessels
 
     def _outline(self, p: Points) -> np.ndarray:
+        return p.once("outline", self._skin)
+
+    def _skin(self, p: Points) -> np.ndarray:
         plan = self.plan
         half_width = plan.half_width_mm * (1 - 0.05 * np.exp(-(((p.z + 45) / 60) ** 2)))
         front = ellipse(p.x, p.y, half_width, plan.half_depth_mm, 2.3)

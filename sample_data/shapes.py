@@ -6,21 +6,35 @@ Levels are combined by minimum (and), maximum (or) and sign change (not), sharp 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 
 import numpy as np
 
 
 @dataclass(frozen=True)
 class Points:
-    """Coordinates in patient space (LPS, mm); three arrays that broadcast to (z, y, x)."""
+    """Coordinates in patient space (LPS, mm); three arrays that broadcast to (z, y, x).
+
+    A box of points knows the points it was taken from: what many boxes need is computed there, once.
+    """
 
     x: np.ndarray
     y: np.ndarray
     z: np.ndarray
+    whole: Points | None = field(default=None, repr=False)
+    box: tuple[slice, slice, slice] = (slice(None),) * 3
+    known: dict[str, np.ndarray] = field(default_factory=dict, repr=False)
 
     def __getitem__(self, box: tuple[slice, slice, slice]) -> Points:
-        return Points(self.x[box], self.y[box], self.z[box])
+        return Points(self.x[box], self.y[box], self.z[box], self, box)
+
+    def once(self, name: str, level: Callable[[Points], np.ndarray]) -> np.ndarray:
+        """Return the values of a level here, computed once for all points and boxes of them."""
+        points = self.whole or self
+        if name not in points.known:
+            points.known[name] = level(points)
+        return points.known[name][self.box]
 
 
 @dataclass(frozen=True)

@@ -70,12 +70,14 @@ def dose(
         total = float(weight.sum()) * voxel_ml * DECAYS_PER_MBQ_H
         if total == 0:
             continue
-        cumulative = np.cumsum(weight)
+        active = np.flatnonzero(weight)
+        cumulative = np.cumsum(weight[active])
         for component in COMPONENTS:
             if f"{component}_r_mid_g_cm2" not in kernel:
                 continue
             start = np.searchsorted(cumulative, rng.uniform(0, cumulative[-1], histories), side="right")
-            point = np.stack(np.unravel_index(np.minimum(start, weight.size - 1), labels.shape), axis=1)
+            voxel = active[np.minimum(start, active.size - 1)]
+            point = np.stack(np.unravel_index(voxel, labels.shape), axis=1)
             point = point + rng.uniform(-0.5, 0.5, (histories, 3))
             distance, kev = _distances(kernel, component, histories, rng)
             end = np.rint(point + _directions(histories, rng) * distance[:, None] / spacing).astype(int)
