@@ -34,10 +34,11 @@ SMALLEST_SD_MM = 1.0
 
 @dataclass(frozen=True, eq=False)
 class MaskScene:
-    """Points around the organs, the organs' blurred masks there, and the SPECT as a spline."""
+    """Points around the organs, the organs' blurred masks there, and the SPECT, also as a spline."""
 
     points_mm: NDArray[np.float64]
     basis: NDArray[np.float64]  # (points, n): an orthonormal basis of blurred masks and background
+    image: NDArray[np.float64]
     spline: NDArray[np.float64]
     spect: Geometry
     centre_mm: NDArray[np.float64]
@@ -87,10 +88,12 @@ class MaskScene:
         organ_points = sub.coarse.index_to_lps(np.argwhere(occupied >= 0.5))
         if len(organ_points) == 0:
             organ_points = labels.geometry.index_to_lps(np.argwhere(wanted))
+        image = spect.array.astype(np.float64)
         return cls(
             points_mm=points,
             basis=orthonormal,
-            spline=ndimage.spline_filter(spect.array.astype(np.float64), order=3),
+            image=image,
+            spline=ndimage.spline_filter(image, order=3),
             spect=spect.geometry,
             centre_mm=organ_points.mean(axis=0),
             organ_points_mm=organ_points,
@@ -103,11 +106,12 @@ class MaskScene:
         basis, _ = np.linalg.qr(self.basis[::step])
         return replace(self, points_mm=self.points_mm[::step], basis=basis)
 
-    def values(self, matrix: np.ndarray) -> NDArray[np.float64]:
-        """The SPECT, moved rigidly, at the points: a search asks for it thousands of times."""
+    def values(self, matrix: np.ndarray, *, roughly: bool = False) -> NDArray[np.float64]:
+        """The SPECT, moved rigidly, at the points: a search asks for it thousands of times, ``roughly`` at first."""
         back = np.linalg.inv(matrix)
         index = self.spect.lps_to_index(self.points_mm @ back[:3, :3].T + back[:3, 3])
-        return ndimage.map_coordinates(self.spline, index.T, order=3, prefilter=False, mode="constant", cval=0.0)
+        array, order = (self.image, 1) if roughly else (self.spline, 3)
+        return ndimage.map_coordinates(array, index.T, order=order, prefilter=False, mode="constant", cval=0.0)
 
     def best(
         self,
@@ -126,7 +130,8 @@ class MaskScene:
             progress("searching the shift", 0.6 * i / len(steps))
             for dy in steps:
                 for dx in steps:
-                    cost = thin.cost(rigid(np.array([dx, dy, dz]), np.zeros(3), self.centre_mm) @ begin)
+                    shifted = rigid(np.array([dx, dy, dz]), np.zeros(3), self.centre_mm) @ begin
+                    cost = thin.cost(shifted, roughly=True)
                     if cost < best_cost:
                         best, best_cost = np.array([dx, dy, dz]), cost
 
@@ -153,7 +158,7 @@ class MaskScene:
 
     def mirrored(self, axes: tuple[int, ...]) -> MaskScene:
         """With the SPECT's voxels in reverse order along some of its axes (z, y, x)."""
-        return replace(self, spline=np.flip(self.spline, axes))
+        return replace(self, image=np.flip(self.image, axes), spline=np.flip(self.spline, axes))
 
     def scaled(self, factors: tuple[float, float, float]) -> MaskScene:
         """With the SPECT's voxels larger (z, y, x), the organs' centre kept."""
@@ -165,9 +170,9 @@ class MaskScene:
         there = Geometry(grid.shape, spacing, tuple(map(float, origin)), grid.direction)  # type: ignore[arg-type]
         return replace(self, spect=there)
 
-    def cost(self, matrix: np.ndarray) -> float:
+    def cost(self, matrix: np.ndarray, *, roughly: bool = False) -> float:
         """One minus R²."""
-        values = self.values(matrix)
+        values = self.values(matrix, roughly=roughly)
         explained = self.basis @ (self.basis.T @ values)
         spread = float(np.sum((values - values.mean()) ** 2))
         return float(np.sum((values - explained) ** 2)) / spread if spread > 0 else 1.0
