@@ -37,7 +37,7 @@ def main() -> None:
 
     start_first(sys.argv[1:])
 
-    from monailabel_app.lean import import_monai
+    from doselabel.model.lean import import_monai
     from monailabel_app.startup import mark
 
     mark("checks before the start, and Python itself")

@@ -139,6 +139,10 @@ def surface_agreement(
     if not a.any() or not b.any():
         return (1.0, 0.0) if a.any() == b.any() else (0.0, math.nan)
     import torch
+
+    from doselabel.model.lean import import_monai
+
+    import_monai()
     from monai.metrics import compute_hausdorff_distance, compute_surface_dice
 
     box = _box(a | b)

@@ -26,7 +26,7 @@ OFFERED = (
 def import_monai() -> None:
     """Import MONAI as if these libraries were not installed; whoever needs one imports it afterwards as ever.
 
-    MONAI Label imports all of MONAI at its start. Neither it nor this app uses the parts that need these libraries.
+    Any import of a part of MONAI imports all of it. Neither our scores nor MONAI Label use what needs these libraries.
     """
     hidden = [name for name in OFFERED if name not in sys.modules]
     sys.modules.update(dict.fromkeys(hidden))  # type: ignore[arg-type]  # None: "there is none", says Python's import
