@@ -97,7 +97,7 @@ def untrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from doselabel.model.network import build
     from doselabel.model.profiles import FAST
 
-    coarse = replace(FAST, pixel_mm=4.0, anchors_px=((8, 12), (18, 26), (36, 48)))
+    coarse = replace(FAST, pixel_mm=8.0, anchors_px=((8, 12), (18, 26), (36, 48)))
     torch.manual_seed(0)
     return checkpoint.save(tmp_path_factory.mktemp("model") / "untrained.safetensors", build(coarse), coarse, {})
 

@@ -66,6 +66,6 @@ def tiny_run(tmp_path_factory, case):
     out = tmp_path_factory.mktemp("model") / "tiny.safetensors"
     seen = []
     result = train(
-        [case], out, profile=SMALL, steps=STEPS, batch=3, seed=1, progress=lambda stage, f: seen.append((stage, f))
+        [case], out, profile=SMALL, steps=STEPS, batch=2, seed=1, progress=lambda stage, f: seen.append((stage, f))
     )
     return result, seen

@@ -13,7 +13,7 @@ from doselabel.model.mix import read_mix
 from doselabel.model.paint import paint
 
 NAMES = {1: "spleen", 2: "kidney_right", 3: "kidney_left", 5: "liver", 7: "small_bowel", 9: "vertebrae_L1"}
-PLACES = {  # (z, y, x) of the middle and half sizes, in voxels of 6 mm
+PLACES = {  # (z, y, x) of the middle and half sizes, in voxels of 4 mm
     "spleen": ((26, 20, 34), (5, 5, 4)),
     "kidney_right": ((14, 24, 10), (7, 4, 4)),
     "kidney_left": ((15, 24, 30), (7, 4, 4)),
@@ -30,7 +30,7 @@ def body():
     for value, name in NAMES.items():
         (cz, cy, cx), (rz, ry, rx) = PLACES[name]
         array[((z - cz) / rz) ** 2 + ((y - cy) / ry) ** 2 + ((x - cx) / rx) ** 2 < 1] = value
-    return Volume(array, Geometry(array.shape, (6.0, 6.0, 6.0), (0.0, 0.0, 0.0)))
+    return Volume(array, Geometry(array.shape, (4.0, 4.0, 4.0), (0.0, 0.0, 0.0)))
 
 
 @pytest.fixture(scope="module")
