@@ -5,9 +5,9 @@ from __future__ import annotations
 import errno
 from pathlib import Path
 
-from fastapi.responses import JSONResponse
 from monailabel.interfaces.exception import MONAILabelException
 from starlette.exceptions import HTTPException
+from starlette.responses import JSONResponse  # FastAPI's own, without FastAPI: workers and checks need none
 
 from doselabel.errors import DoselabelError, ServerError
 from doselabel.wire import ErrorInfo
