@@ -18,7 +18,7 @@ from requests_toolbelt import MultipartEncoder
 from sse_starlette import EventSourceResponse
 
 from doselabel.errors import ModelError
-from doselabel.study import Registration, Study
+from doselabel.study import ORIGIN, Registration, Study
 from doselabel.wire import (
     ArmReport,
     JobRequest,
@@ -80,6 +80,8 @@ def _add_studies(api: APIRouter, app: DoselabelApp) -> None:
     @api.get("/doselabel/studies/{patient_id}/file/{name:path}", response_class=FileResponse)
     def study_file(_: Annotator, patient_id: str, name: str) -> FileResponse:
         study = store.study(patient_id)
+        if name == ORIGIN and (study.folder / ORIGIN).is_file():
+            return FileResponse(study.folder / ORIGIN)
         if name not in {file for _, file in study.files()}:
             raise not_found("file of this study", name, "Only files that study.json names are given out.")
         return FileResponse(store.file_of(study, name), filename=study.path(name).name)

@@ -40,6 +40,7 @@ from doselabel.errors import DoselabelError, Progress, ServerError
 from doselabel.wire import JobResult, LabelVersion, StudyInfo
 from napari_plugin.client import Client, inside
 from napari_plugin.client.stock import MISSING
+from napari_plugin.comparing import Comparing
 from napari_plugin.connection import Connection
 from napari_plugin.dosing import Dosing
 from napari_plugin.doubts import Doubts
@@ -73,7 +74,7 @@ class Controller(QObject):
     Attributes
     ----------
     connection, editing, tooling, regions, segmenting, doubts, handing, reviewing, registering, dosing,
-    following, learning
+    following, comparing, learning
         The parts that do the work; each has signals of its own.
 
     Signals
@@ -111,13 +112,14 @@ class Controller(QObject):
         self.learning = Learning(self.tasks, lambda: self.client, self)
         self.dosing = Dosing(viewer, self.editing, self.tasks, self._job_file, self)
         self.following = Following(self.editing, self.dosing, self.tasks, lambda: self.client, scratch, self)
+        self.comparing = Comparing(self.editing, self.following, self.tasks, self)
         self.started, self.progressed = self.tasks.started, self.tasks.progressed
         self.finished, self.failed, self.cancelled = self.tasks.finished, self.tasks.failed, self.tasks.cancelled
         self.segmented = self.segmenting.segmented
         self.dose_ready, self.dose_outdated = self.dosing.ready, self.dosing.outdated
-        parts = (self.editing, self.tooling, self.regions, self.segmenting, self.doubts, self.handing, self.reviewing)
-        for part in (*parts, self.registering, self.learning, self.dosing):
-            part.status.connect(self.status)
+        for part in self.children():
+            if hasattr(part, "status"):
+                part.status.connect(self.status)
         self.segmenting.segmented.connect(self.doubts.take)
         self.registering.stored.connect(self.dosing.set_stale)
         self.connection.watched = lambda: self.session.case.image_id if self.session else None
@@ -126,7 +128,7 @@ class Controller(QObject):
         self.connection.answering.connect(self._on_answering)
         self.handing.stored.connect(self._on_stored)
         self.tasks.failed.connect(self._on_failed)
-        self.tasks.cancelled.connect(lambda action: self._say(f"{_spoken(action)}: cancelled.", "warning"))
+        self.tasks.cancelled.connect(lambda action: self._say(f"{action.capitalize()}: cancelled.", "warning"))
 
     # ---- state
 
@@ -374,7 +376,7 @@ class Controller(QObject):
 
     def _asked(self, action: str, started: bool) -> bool:
         if not started:
-            self._say(f"{_spoken(action)} is already under way.", "warning")
+            self._say(f"{action.capitalize()} is already under way.", "warning")
         return started
 
     def _say_findings(self, findings: Sequence[Alarm]) -> None:
@@ -394,7 +396,3 @@ class Controller(QObject):
         if self.client is not None and self.session is None:
             self.tasks.refuse(action, DoselabelError("No case is open.", "Open a case first."))
         return self.session
-
-
-def _spoken(name: str) -> str:
-    return name.replace("_", " ").capitalize()

@@ -9,14 +9,14 @@ from typing import Any
 
 from napari.utils.theme import get_theme
 from napari.viewer import Viewer
-from qtpy.QtCore import QEvent, QSize, Qt, QUrl
-from qtpy.QtGui import QDesktopServices
-from qtpy.QtWidgets import QFileDialog, QLabel, QMessageBox, QScrollArea, QTabWidget, QVBoxLayout, QWidget
+from qtpy.QtCore import QEvent, QSize, Qt
+from qtpy.QtWidgets import QLabel, QMessageBox, QScrollArea, QTabWidget, QVBoxLayout, QWidget
 
 from doselabel.wire import LabelVersion, ServerInfo, StudyInfo
 from napari_plugin import paper
 from napari_plugin.actions import actions
 from napari_plugin.controller import Controller
+from napari_plugin.dose_tab import DoseTab
 from napari_plugin.opening import preferred, show_three
 from napari_plugin.questions import Questions
 from napari_plugin.register_tab import tie
@@ -209,15 +209,10 @@ class DoselabelDock(QWidget):
         self.review_view.hide_wanted.connect(self._hide_compared)
         self.review_view.take_wanted.connect(to.take_version)
         self.review_view.verdict_wanted.connect(to.judge)
-        self.dose_view.dose_wanted.connect(lambda options: to.dose(**options))
-        self.dose_view.report_wanted.connect(self._open_report)
-        self.dose_view.export_wanted.connect(self._export)
-        self.dose_view.isodoses_wanted.connect(to.dosing.set_isodoses)
-        self.dose_view.follow_wanted.connect(to.following.set_wanted)
-        self.dose_view.versions.compare_wanted.connect(to.following.compare)
         self.footer.cancelled.connect(to.cancel)
         self.tabs.currentChanged.connect(lambda at: to.registering.set_active(self.tabs.tabText(at) == "Register"))
         tie(self.register_view, to)
+        self.dose_tab = DoseTab(self.dose_view, to, self)
         self.paper = paper.tie(to, self.display_view)
 
     def _on_click(self, name: str, voxel: tuple[int, int, int], belongs: bool) -> None:
@@ -236,15 +231,6 @@ class DoselabelDock(QWidget):
 
     def _show_three(self) -> None:
         self._say(show_three(self.viewer), "error")
-
-    def _open_report(self) -> None:
-        if self.controller.report is not None:
-            QDesktopServices.openUrl(QUrl.fromLocalFile(str(self.controller.report)))
-
-    def _export(self) -> None:
-        folder = QFileDialog.getExistingDirectory(self, "Where to save report, tables and dose map")
-        if folder:
-            self._say(f"Saved to {self.controller.save_dose(folder)}.", "info")
 
     # ---- what has happened
 
@@ -271,11 +257,6 @@ class DoselabelDock(QWidget):
         of.learning.models.connect(self.learn_view.set_models)
         of.learning.answers.connect(self.learn_view.set_answering)
         of.handing.compared.connect(self.review_view.set_compared)
-        of.dose_ready.connect(lambda results: self.dose_view.set_results(results, has_report=of.report is not None))
-        of.dose_outdated.connect(self.dose_view.set_outdated)
-        of.following.followed.connect(self.dose_view.set_draft)
-        of.following.refused.connect(self.dose_view.set_unfollowed)
-        of.following.compared.connect(self.dose_view.versions.set_compared)
         of.connection.versions.connect(lambda _, versions: self._show_versions(versions))
         of.editing.brush.mode_changed.connect(self.palette_view.set_mode)
         of.editing.pointing.chosen.connect(self.palette_view.set_pointing)
@@ -345,7 +326,7 @@ class DoselabelDock(QWidget):
         self.palette_view.set_hu(False)
 
     def _show_versions(self, versions: Sequence[LabelVersion]) -> None:
-        self.dose_view.versions.set_versions(versions)
+        self.dose_view.comparison.set_versions(versions)
         self.review_view.set_versions(versions)
 
     def _hide_compared(self) -> None:

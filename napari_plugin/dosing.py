@@ -6,7 +6,6 @@ import csv
 import io
 import math
 import re
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from doselabel.wire import DoseResults, JobRequest, JobResult
 from napari_plugin import layers as scene
 from napari_plugin.client import Client
 from napari_plugin.editing import Editing
+from napari_plugin.exporting import Wanted, write_files, write_objects
 from napari_plugin.tasks import Tasks
 
 DOSE_TASK = "dosimetry"
@@ -139,15 +139,31 @@ class Dosing(QObject):
 
     def save(self, folder: str | Path) -> Path:
         """Copy everything the latest dosimetry made (results, dose map, report …) to a folder."""
+        folder = Path(folder)
+        write_files(self._computed(), table(self._computed()), list(self._files.values()), folder)
+        return folder
+
+    def export(self, client: Client | None, wanted: Wanted) -> bool:
+        """Write files and DICOM objects of the latest dosimetry in a thread (action "export")."""
+        session = self._editing.session
+        if session is None or client is None:
+            self._tasks.refuse("export", DoselabelError("No case is open.", "Connect to its server and open it first."))
+            return False
+        results, study, files = self._computed(), session.case.study, list(self._files.values())
+
+        def work(progress: Progress) -> str:
+            if wanted.objects:
+                write_objects(client, study, files[0].parent, wanted, progress)
+            if wanted.files:
+                write_files(results, table(results), files, wanted.folder)
+            return f"Saved to {wanted.folder}."
+
+        return self._tasks.run("export", work, lambda said: self.status.emit(said, "info"))
+
+    def _computed(self) -> DoseResults:
         if self.results is None:
             raise DoselabelError("There is no dose to save.", "Compute the doses first.")
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        for path in self._files.values():
-            shutil.copyfile(path, folder / path.name)
-        (folder / "results.csv").write_text(table(self.results), "utf-8")
-        (folder / "results.json").write_text(self.results.model_dump_json(by_alias=True, indent=1), "utf-8")
-        return folder
+        return self.results
 
     def forget_layers(self) -> None:
         """Take the dose map off the screen."""

@@ -12,13 +12,13 @@ from typing import Any
 
 from qtpy.QtCore import QObject, QTimer, Signal
 
-from doselabel.errors import DoselabelError, Progress, part
+from doselabel.errors import DoselabelError, Progress
 from doselabel.labels import LabelMap, write_labels
 from doselabel.wire import DoseResults
 from napari_plugin.client import Client
 from napari_plugin.dosing import Dosing
 from napari_plugin.editing import Editing
-from napari_plugin.session.case import Case, fetch_version
+from napari_plugin.session.case import Case
 from napari_plugin.tasks import Tasks
 
 QUIET_MS = 400
@@ -28,17 +28,22 @@ QUIET_MS = 400
 class Following(QObject):
     """Asks for the doses of drafts.
 
+    Attributes
+    ----------
+    client : callable
+        Gives the connected server, or None.
+    scratch : Path
+        Where label maps lie while they are sent.
+
     Signals
     -------
     followed(DoseResults of the draft, DoseResults that were computed)
     refused(text)
         The server can't follow, and why; it is asked again after the next edit.
-    compared((version, DoseResults), (version, DoseResults))
     """
 
     followed = Signal(object, object)
     refused = Signal(str)
-    compared = Signal(object, object)
 
     def __init__(
         self,
@@ -51,7 +56,7 @@ class Following(QObject):
     ) -> None:
         super().__init__(parent)
         self._editing, self._dosing, self._tasks = editing, dosing, tasks
-        self._client, self._scratch = client, scratch
+        self.client, self.scratch = client, scratch
         self._wanted = True
         self._asked: tuple[str, int] | None = None
         self._timer = QTimer(self)
@@ -68,33 +73,11 @@ class Following(QObject):
         if on:
             self._on_labels()
 
-    def compare(self, first: int, second: int) -> bool:
-        """Compute the doses of two versions of the open case (action "compare"); ``compared`` follows."""
-        client, session = self._client(), self._editing.session
-        if client is None or session is None:
-            self._tasks.refuse("compare", DoselabelError("No case is open.", "Open a case first."))
-            return False
-        case, options = session.case, self._options()
-
-        def work(progress: Progress) -> list[tuple[int, DoseResults]]:
-            found = []
-            for i, number in enumerate((first, second)):
-                version = fetch_version(client, case, number, self._scratch)
-                labels = case.to_native(version.array, version.names)
-                share = part(progress, i / 2, (i + 1) / 2)
-                found.append((number, self._compute(client, case, labels, options, share)))
-            return found
-
-        def then(found: list[tuple[int, DoseResults]]) -> None:
-            self.compared.emit(*found)
-
-        return self._tasks.run("compare", work, then)
-
     # ---- following
 
     def _on_labels(self) -> None:
         session, results = self._editing.session, self._dosing.results
-        if not self._wanted or session is None or results is None or self._client() is None:
+        if not self._wanted or session is None or results is None or self.client() is None:
             return
         if session.dirty and session.case.study.patient_id == results.patient_id and self._now() != self._asked:
             self._timer.start()
@@ -104,18 +87,18 @@ class Following(QObject):
         return (f"{id(session)} {id(results)}", -1 if session is None else session.moment.token)
 
     def _ask(self) -> None:
-        client, session, layers = self._client(), self._editing.session, self._editing.layers
+        client, session, layers = self.client(), self._editing.session, self._editing.layers
         computed = self._dosing.results
         if client is None or session is None or layers is None or computed is None or not session.dirty:
             return
         if layers.labels.painting or self._tasks.running("draft"):
             self._timer.start()
             return
-        snapshot, options, asked = session.snapshot(), self._options(), self._now()
+        snapshot, options, asked = session.snapshot(), self.options, self._now()
         self._asked = asked
 
         def work(progress: Progress) -> DoseResults:
-            return self._compute(client, snapshot.case, snapshot.native(), options, progress)
+            return self.compute(client, snapshot.case, snapshot.native(), options, progress)
 
         def then(results: DoseResults) -> DoseResults:
             if self._now() == asked:
@@ -126,14 +109,16 @@ class Following(QObject):
 
         self._tasks.run("draft", work, then)
 
-    def _options(self) -> dict[str, Any]:
+    @property
+    def options(self) -> dict[str, Any]:
         """Those of the computed dose, on the same masks but for the edits; a draft has no report."""
         return {key: value for key, value in self._dosing.options.items() if key != "report"}
 
-    def _compute(
+    def compute(
         self, client: Client, case: Case, labels: LabelMap, options: Mapping[str, Any], progress: Progress
     ) -> DoseResults:
-        path = write_labels(self._scratch / f"{case.image_id}.nii.gz", labels)
+        """The dose of labels nobody has submitted, on the CT's own grid; from any thread."""
+        path = write_labels(self.scratch / f"{case.image_id}.nii.gz", labels)
         dose = client.draft_dose({case.image_id: path}, options, progress).dose
         if dose is None:
             raise DoselabelError("The server's dose of a draft ended without results.", "See its log.")

@@ -61,6 +61,7 @@ def add_case(viewer: ViewerModel, case: Case) -> CaseLayers:
         opacity=0.45,
         **there,
     )
+    labels.refuse_another_napari()
     layers = CaseLayers(ct, _spect_layer(case), labels)
     for layer in layers.all():
         viewer.add_layer(layer)

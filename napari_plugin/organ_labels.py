@@ -1,12 +1,13 @@
 """The labels layer an annotator paints on: named organs, a brush that can be masked by HU, one event for every edit.
 
-Knows napari's layer model; knows no Qt, no files and no server. napari has no public word for "a stroke is under way"
-and "there is a step to undo": `_block_history`, `_undo_history` and `_redo_history` are used here and nowhere else.
+Knows napari's layer model; knows no Qt, no files and no server. napari has no public word for "a stroke is under way",
+"there is a step to undo" and "the axes that are painted on": `PRIVATE` names are used here and nowhere else.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from importlib.metadata import version
 from typing import Any
 
 import numpy as np
@@ -16,8 +17,11 @@ from napari.utils.events import Event
 from scipy import ndimage
 from skimage.draw import polygon
 
+from doselabel.errors import DoselabelError
 from doselabel.organs import NAMES, lies_in_organ, region, title
 from napari_plugin.tools import Change, brush_indices, given_back, part_given
+
+PRIVATE = ("_block_history", "_undo_history", "_redo_history", "_get_shape_and_dims_to_paint")
 
 
 class OrganLabels(Labels):
@@ -47,6 +51,14 @@ class OrganLabels(Labels):
         self.events.add(edited=Event, hu_range=Event)
         self.events.paint.connect(self._on_paint)
         self.preserve_labels = True
+
+    def refuse_another_napari(self) -> None:
+        """Raise when napari has changed beneath this layer, before anything is painted on it."""
+        if gone := [name for name in PRIVATE if not hasattr(self, name)]:
+            raise DoselabelError(
+                f"napari {version('napari')} has no '{gone[0]}' in its labels layer any more: undo can't be kept safe.",
+                "Install the napari that doselabel was made for: pip install 'napari>=0.9.2,<0.10'.",
+            )
 
     @property
     def _type_string(self) -> str:

@@ -37,6 +37,8 @@ SHAPES = {
     "swap": '<path d="M4 8h15M15 4l4 4-4 4M20 16H5M9 12l-4 4 4 4"/>',
     "clear": '<path d="M5 7h14M9 7V4h6v3M7 7l1 13h8l1-13M10 11v6M14 11v6"/>',
     "undo": '<path d="M8 4L3 9l5 5M3 9h11a6 6 0 010 12h-4"/>',
+    "folded": '<path d="M9 6l7 6-7 6z" fill="{c}"/>',
+    "unfolded": '<path d="M6 9l6 7 6-7z" fill="{c}"/>',
     "redo": '<path d="M16 4l5 5-5 5M21 9H10a6 6 0 000 12h4"/>',
 }
 """Name → shapes on a square of 24 units."""

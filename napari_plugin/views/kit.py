@@ -18,38 +18,34 @@ from qtpy.QtWidgets import (
     QSizePolicy,
     QTableWidget,
     QTableWidgetItem,
-    QToolButton,
     QVBoxLayout,
     QWidget,
 )
+from superqt import QCollapsible
+
+from napari_plugin.views.icons import icon
 
 SPACE = 4
+GREY = "#8a929e"
+"""Seen in both themes."""
+QWIDGETSIZE_MAX = 16_777_215
 
 
-class Section(QWidget):
+class Section(QCollapsible):
     """A titled part of a panel that can be folded away."""
 
     def __init__(self, title: str, content: QWidget, *, folded: bool = False) -> None:
-        super().__init__()
-        self._head = QToolButton()
-        self._head.setText(title)
-        self._head.setCheckable(True)
-        self._head.setChecked(not folded)
-        self._head.setToolButtonStyle(Qt.ToolButtonStyle.ToolButtonTextBesideIcon)
-        self._head.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
-        self._head.setStyleSheet("QToolButton { font-weight: bold; border: none; padding: 1px; }")
-        self._head.toggled.connect(self._fold)
-        self._content = content
-        column = QVBoxLayout(self)
-        column.setContentsMargins(0, 0, 0, 0)
-        column.setSpacing(2)
-        for part in (self._head, content):
-            column.addWidget(part)
-        self._fold(not folded)
+        super().__init__(title, expandedIcon=icon("unfolded", GREY), collapsedIcon=icon("folded", GREY))
+        self.layout().setContentsMargins(0, 0, 0, 0)
+        self.toggleButton().setStyleSheet("text-align: left; font-weight: bold; border: none; padding: 1px;")
+        self.setContent(content)
+        self.setDuration(0)
+        self.toggled.connect(self._show)
+        (self.collapse if folded else self.expand)(animate=False)
 
-    def _fold(self, open_: bool) -> None:
-        self._head.setArrowType(Qt.ArrowType.DownArrow if open_ else Qt.ArrowType.RightArrow)
-        self._content.setVisible(open_)
+    def _show(self, opened: bool) -> None:
+        self.content().setVisible(opened)
+        self.content().setMaximumHeight(QWIDGETSIZE_MAX)  # as high as it is, also when more comes into sight in it
 
 
 class Table(QTableWidget):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from matplotlib.backends.backend_qtagg import FigureCanvasQTAgg
 from matplotlib.figure import Figure
@@ -10,6 +11,9 @@ from qtpy.QtGui import QShowEvent
 
 from doselabel.labels import region, title
 from doselabel.wire import DoseResults
+
+if TYPE_CHECKING:
+    from doselabel.io.comparison import Comparison
 
 Colours = Mapping[str, str]
 """``background``, ``text`` and ``grid`` as ``#rrggbb``."""
@@ -63,6 +67,20 @@ class Plot(FigureCanvasQTAgg):
         def draw(axes) -> None:
             for name, dose in results.organs.items():
                 axes.plot(dose.dvh.dose_gy, dose.dvh.volume_percent, color=_colour(name), label=title(name))
+            axes.set(xlabel="absorbed dose (Gy)", ylabel="volume (%)", ylim=(0, 103))
+            axes.set_xlim(left=0)
+
+        self._show(draw)
+
+    def show_two_dose_volumes(self, both: Comparison) -> None:
+        """Plot each organ's cumulative dose-volume histogram by both sides, the second one dashed."""
+
+        def draw(axes) -> None:
+            for results, side, style in ((both.results_a[0], "A", "-"), (both.results_b[0], "B", (0, (4, 2)))):
+                for name in both.organs:
+                    if name in results.organs:
+                        dvh, label = results.organs[name].dvh, f"{title(name)} {side}"
+                        axes.plot(dvh.dose_gy, dvh.volume_percent, color=_colour(name), linestyle=style, label=label)
             axes.set(xlabel="absorbed dose (Gy)", ylabel="volume (%)", ylim=(0, 103))
             axes.set_xlim(left=0)
 

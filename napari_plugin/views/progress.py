@@ -11,6 +11,7 @@ SHOWN = {
     "train": "Train",
     "dose": "Dose",
     "compare": "Compare",
+    "export": "Export",
     "align": "Fit",
     "ct": "Bring CT",
 }

@@ -187,6 +187,7 @@ def _export(args: argparse.Namespace, progress: Progress) -> None:
     from doselabel.dicom.pseudonym import Key
     from doselabel.dicom.series import sorted_series
     from doselabel.dicom.sort import gathered
+    from doselabel.dicom.studies import origin_of
     from doselabel.errors import DicomError
     from doselabel.study import Study
 
@@ -195,6 +196,7 @@ def _export(args: argparse.Namespace, progress: Progress) -> None:
         raise DicomError(f"'{unknown.pop()}' can't be exported.", f"Choose of {', '.join(KINDS)}.")
     study = Study.load(args.study)
     with gathered(args.source, progress) as found:
-        made = material(study, args.dose, sorted_series(found.instances), Key.open(args.key))
+        series, key = sorted_series(found.instances), Key.open(args.key)
+        made = material(study.patient_id, study.ct, origin_of(study.folder), args.dose, series, key)
         for path in export(made, args.out, kinds):
             print(f"written: {path}")

@@ -33,10 +33,12 @@ from doselabel.nuclides import nuclide_name
 from doselabel.organs import organ
 from doselabel.study_fields import IDENTITY, Registration, Reporting, StatedPlace, Strict, TimePoint
 
-__all__ = ["IDENTITY", "MANIFEST", "SCHEMA", "Registration", "StatedPlace", "Study", "TimePoint", "image_id"]
+__all__ = ["IDENTITY", "MANIFEST", "ORIGIN", "SCHEMA", "Registration", "StatedPlace", "Study", "TimePoint", "image_id"]
 
 SCHEMA = "doselabel.study/1"
 MANIFEST = "study.json"
+ORIGIN = "dicom.json"
+"""Beside the manifest of a study that was imported from DICOM: from which series each file came, by remapped UIDs."""
 ID_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}")
 
 

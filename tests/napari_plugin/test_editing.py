@@ -5,8 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from napari.components import ViewerModel
+from napari.layers import Labels
 
+from doselabel.errors import DoselabelError
 from napari_plugin.editing import AUTOSAVE_AFTER_MS, Editing, becoming
+from napari_plugin.layers import add_case
 from napari_plugin.organ_labels import OrganLabels
 from napari_plugin.session.recovery import Recovery
 from napari_plugin.tasks import Tasks
@@ -47,6 +50,18 @@ def test_napari_still_has_what_the_labels_layer_looks_at(truth):
     assert len(layer._undo_history) == 1
     layer.undo()
     assert (len(layer._undo_history), len(layer._redo_history)) == (0, 1)
+    assert layer.painted_axes == (1, 2)
+    layer.n_edit_dimensions = 3
+    assert layer.painted_axes == (0, 1, 2)
+    assert Labels(truth)._type_string == layer._type_string == "labels"
+
+
+def test_without_one_of_naparis_own_words_no_case_is_opened_and_it_is_said(make_case, monkeypatch):
+    monkeypatch.setattr("napari_plugin.organ_labels.PRIVATE", ("_undo_history", "_gone"))
+    viewer = ViewerModel()
+    with pytest.raises(DoselabelError, match=r"has no '_gone' .* Install the napari"):
+        add_case(viewer, make_case())
+    assert not viewer.layers
 
 
 def test_a_stroke_is_one_step_and_undo_without_steps_is_no_edit(editing, truth):

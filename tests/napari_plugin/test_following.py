@@ -14,6 +14,7 @@ from doselabel.labels import organ
 from napari_plugin.controller import Controller
 from napari_plugin.session.settings import Settings
 from napari_plugin.views.dose import DoseView
+from napari_plugin.views.dose_form import WORDS
 
 pytestmark = pytest.mark.e2e
 PATIENT = ("P-001__ct", "P-001__ct_tp1", "P-001__ct_tp2")
@@ -101,15 +102,35 @@ def test_the_dose_follows_edits_and_their_undo(computed, qtbot, tmp_path):
     controller.submit()
     newest = controller.wait("submit", 60)
     assert "Labels changed since this dose" in view.of_labels.text()
-    controller.following.compared.connect(view.versions.set_compared)
-    view.versions.set_versions(controller.client.label_versions(PATIENT[0]))
-    assert view.versions.second.currentData() == newest.version
-    view.versions.compare_wanted.connect(controller.following.compare)
-    view.versions.compare.click()
-    (_, first), (_, second) = controller.wait("compare", 300)
+    controller.comparing.compared.connect(view.comparison.set_compared)
+    view.comparison.compare_wanted.connect(controller.comparing.start)
+    view.comparison.set_versions(controller.client.label_versions(PATIENT[0]))
+    assert [box.currentData() for box in view.comparison.versions] == [newest.version - 1, newest.version]
+    view.comparison.compare.click()
+    found = controller.wait("compare", 300)
+    (first,), (second,) = found.results_a, found.results_b
     assert second.organs["left_kidney"].mass_g == pytest.approx(first.organs["left_kidney"].mass_g / 2, rel=1e-3)
     change = second.organs["left_kidney"].mean_dose_gy / first.organs["left_kidney"].mean_dose_gy - 1
-    assert view.versions.table.item(row, 3).text() == f"{100 * change:+.1f}"
+    row = found.organs.index("left_kidney")
+    assert view.comparison.table.item(row, 3).text() == "-50.0"
+    assert view.comparison.table.item(row, 6).text() == f"{100 * change:+.1f}"
+
+    # two ways to read the activities of one version, and the paper's tables and figure to keep
+    view.comparison.versions[0].setCurrentIndex(view.comparison.versions[1].currentIndex())
+    view.comparison.compare.click()
+    assert "the same" in view.comparison._said.text()
+    view.comparison.methods[1].setCurrentText(WORDS["expert2"])
+    view.comparison.compare.click()
+    found = controller.wait("compare", 300)
+    (first,), (second,) = found.results_a, found.results_b
+    assert (first.options["voi"], second.options["voi"]) == ("margin", "threshold")
+    assert second.organs["liver"].mass_g == first.organs["liver"].mass_g
+    assert second.organs["liver"].mean_dose_gy != first.organs["liver"].mean_dose_gy
+    assert controller.comparing.save(tmp_path / "compared")
+    controller.wait("export", 120)
+    page = (tmp_path / "compared" / "compare.html").read_text("utf-8")
+    assert f"v{newest.version} ada, {WORDS['expert2']}" in page
+    assert (tmp_path / "compared" / "compare.png").stat().st_size > 0
 
     # what is saved can be read elsewhere
     folder = controller.save_dose(tmp_path / "saved")

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
+import tomllib
+from pathlib import Path
 
 import pytest
 from napari.utils.shortcuts import default_shortcuts
@@ -12,8 +15,10 @@ from npe2 import PluginManifest
 from doselabel.dosimetry.options import DoseOptions
 from napari_plugin.dock import NAME
 from napari_plugin.shortcuts import KEYS
-from napari_plugin.views.dose import OFFERED, WORDS, DoseView, choices
+from napari_plugin.views.dose import DoseView
+from napari_plugin.views.dose_form import OFFERED, WORDS, choices
 
+ROOT = Path(__file__).parents[2]
 WITHOUT = """
 import sys
 from importlib.abc import MetaPathFinder
@@ -48,6 +53,15 @@ def test_the_whole_plugin_needs_neither_torch_nor_the_server():
 
 def test_layers_need_no_qt():
     imports_without("napari_plugin.layers", ["qtpy", "PySide6", "PyQt6"])
+
+
+def test_what_the_extra_declares_is_used():
+    extra = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["optional-dependencies"]["napari"]
+    source = "".join(file.read_text("utf-8") for file in (ROOT / "napari_plugin").rglob("*.py"))
+    named = {re.match(r"[\w-]+", line)[0] for line in extra} - {"pyside6"}  # qtpy imports it
+    modules = {"skimage" if name == "scikit-image" else name for name in named}
+    assert modules == {m for m in modules if re.search(rf"^\s*(from|import) {m}\b", source, re.MULTILINE)}
+    assert {"magicgui", "superqt", "skimage"} <= modules
 
 
 def test_the_qt_binding_keeps_its_hands_off_references_it_does_not_own(qapp):
@@ -106,10 +120,10 @@ def test_every_value_of_an_offered_option_can_be_chosen_and_has_words(title):
 def test_options_that_are_written_reach_the_calculation_as_on_the_command_line(qtbot):
     view = DoseView()
     qtbot.addWidget(view)
-    view._written["organ_density_g_cm3"].setText("liver:1.06/tumour:1.00")
-    view._written["alpha_beta_gy"].setText("liver:2.5")
-    view._written["repair_half_life_h"].setText("1.5")
-    view._boxes["Activity from"].setCurrentText(WORDS["expert2"])
+    view.form["organ_density_g_cm3"].value = "liver:1.06/tumour:1.00"
+    view.form["alpha_beta_gy"].value = "liver:2.5"
+    view.form["repair_half_life_h"].value = "1.5"
+    view.form["voi"].value = ("preset", "expert2")
     with qtbot.waitSignal(view.dose_wanted) as sent:
         view.ask()
     asked = DoseOptions.read(sent.args[0])

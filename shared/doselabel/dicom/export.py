@@ -6,6 +6,7 @@ frame of the diagnostic CT, whose instances must be at hand: everything refers t
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,13 +15,11 @@ import numpy as np
 from doselabel.dicom.need import Dataset
 from doselabel.dicom.pseudonym import Key
 from doselabel.dicom.series import Series
-from doselabel.dicom.studies import origin_of
 from doselabel.dicom.volume import Stack, stacked
 from doselabel.dosimetry.results import masks_name, read_dose
 from doselabel.errors import DicomError
 from doselabel.geometry import Volume
 from doselabel.labels import LabelMap, read_labels
-from doselabel.study import Study
 from doselabel.wire import DoseResults
 
 KINDS = ("seg", "rtstruct", "rtdose", "pdf", "sr")
@@ -42,18 +41,29 @@ class Material:
     folder: Path
 
 
-def material(study: Study, folder: Path, series: list[Series], key: Key) -> Material:
+def material(
+    patient_id: str, ct: str, origins: Mapping[str, Mapping[str, str]], folder: Path, series: list[Series], key: Key
+) -> Material:
     """Find the source of a study's diagnostic CT and bring the masks onto its slices.
+
+    Parameters
+    ----------
+    patient_id, ct : str
+        The study's, and the file of its diagnostic CT.
+    origins : mapping
+        File → what it came from (`doselabel.dicom.studies.origin_of`).
+    folder : Path
+        Of the dose.
 
     Raises
     ------
     DicomError
         When the study was not imported, or its source is not among ``series``.
     """
-    origin = origin_of(study.folder).get(study.ct)
+    origin = origins.get(ct)
     if origin is None:
         raise DicomError(
-            f"{study.folder}: was not imported from DICOM, so there is no series that results could refer to.",
+            f"{patient_id}: was not imported from DICOM, so there is no series that results could refer to.",
             "Import the patient with `doselabel import`.",
         )
     found = [s for s in series if s.kind == "ct" and origin["series_uid"] in (key.uid(s.uid), s.uid)]
@@ -67,9 +77,9 @@ def material(study: Study, folder: Path, series: list[Series], key: Key) -> Mate
     if any(plane.index for plane in stack.planes):
         raise DicomError("The diagnostic CT is one enhanced object; results refer to single slices.", "Export it so.")
     results, dose = read_dose(folder)
-    if results.patient_id != study.patient_id:
-        raise DicomError(f"{folder}: is of {results.patient_id}, the study of {study.patient_id}.", "Give both of one.")
-    labels = read_labels(folder / masks_name(study.ct))
+    if results.patient_id != patient_id:
+        raise DicomError(f"{folder}: is of {results.patient_id}, the study of {patient_id}.", "Give both of one.")
+    labels = read_labels(folder / masks_name(ct))
     return Material(images, stack, _on_slices(labels, stack), labels, dose, results, folder)
 
 

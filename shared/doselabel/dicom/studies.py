@@ -27,12 +27,10 @@ from doselabel.dicom.volume import ct_volume, read_volume
 from doselabel.errors import DicomError, Progress, no_progress
 from doselabel.geometry import Volume, write_image
 from doselabel.nuclides import nuclide as find_nuclide
-from doselabel.study import MANIFEST, Study, TimePoint
+from doselabel.study import MANIFEST, ORIGIN, Study, TimePoint
 from doselabel.study_check import StudyReport, examine
 from doselabel.study_fields import Reporting
 
-ORIGIN = "dicom.json"
-"""Beside ``study.json``: from which series each file came, by remapped UIDs."""
 _ONE_INJECTION = timedelta(hours=1)
 _CYCLES_APART = timedelta(days=7)
 _CAMERA = "camera.json"
