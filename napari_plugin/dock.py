@@ -10,7 +10,7 @@ from typing import Any
 from napari.utils.theme import get_theme
 from napari.viewer import Viewer
 from qtpy.QtCore import QEvent, QSize, Qt
-from qtpy.QtWidgets import QLabel, QMessageBox, QScrollArea, QTabWidget, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QLabel, QMessageBox, QScrollArea, QSizePolicy, QTabWidget, QVBoxLayout, QWidget
 
 from doselabel.wire import LabelVersion, ServerInfo, StudyInfo
 from napari_plugin import paper
@@ -43,6 +43,7 @@ from napari_plugin.views.submit import SubmitBar
 NAME = "Annotate and dose (doselabel)"
 """What napari calls the dock in its menu and title, and the README too."""
 WIDTH_PX = 350
+LOWEST_TAB_PX = 96
 TABS = ("Annotate", "Register", "Dose", "Review", "Learn")
 NO_SERVER = "Connect to a server first: the chip at the top."
 NO_CASE = "Open a case first: ‹ case › at the top."
@@ -161,6 +162,8 @@ class DoselabelDock(QWidget):
             self.organ_table,
         ):
             whole.addWidget(part)
+        self.tabs.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Ignored)  # they scroll: they give way
+        self.tabs.setMinimumHeight(LOWEST_TAB_PX)
         whole.addWidget(self.tabs, 1)
         whole.addWidget(self.submit_view)
         whole.addWidget(self.footer)

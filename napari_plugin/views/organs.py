@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from qtpy.QtCore import Qt, Signal
-from qtpy.QtWidgets import QAbstractItemView, QMenu, QTableWidgetItem, QToolButton
+from qtpy.QtCore import QSize, Qt, Signal
+from qtpy.QtWidgets import QAbstractItemView, QMenu, QSizePolicy, QTableWidgetItem, QToolButton
 
 from doselabel.organs import NAMES, excluded_at, region, title
 from doselabel.wire import OrganSegmentation
@@ -15,6 +15,8 @@ from napari_plugin.views.kit import Table, swatch
 COLUMNS = ("", "Volume\nmL", "Mass\ng", "CT\nHU", "SPECT\nkBq/mL")
 MOST_ROWS = 8
 """More scroll."""
+LEAST_ROWS = 2
+"""So many stay in sight on the smallest screen with everything open; the others scroll."""
 LESION, EXCLUDED = "Lesion", "Renal pelvis: not counted"
 TIP = (
     "Click an organ to edit it. Mass = volume × density of the label table; CT and SPECT are means over the organ, "
@@ -48,6 +50,7 @@ class OrganTable(Table):
         self.offered = {kind: menu.addAction(kind, lambda kind=kind: self.region_wanted.emit(kind)) for kind in TIPS}
         self.more.setMenu(menu)
         self.setToolTip(TIP)
+        self.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Preferred)
         self.setEditTriggers(QAbstractItemView.EditTrigger.DoubleClicked)
         self.setVerticalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAsNeeded)
         self.itemSelectionChanged.connect(self._chosen)
@@ -61,7 +64,9 @@ class OrganTable(Table):
         self._names = dict(names)
         self.blockSignals(True)
         self.set_rows([[self._title(value), *_cells(self._measured.get(value))] for value in names])
-        self.setFixedHeight(min(self.height(), 38 + 20 * MOST_ROWS + 2))
+        most = min(self.height(), 38 + 20 * MOST_ROWS + 2)
+        self.setMinimumHeight(min(most, 38 + 20 * LEAST_ROWS + 2))
+        self.setMaximumHeight(most)
         for i, (value, name) in enumerate(names.items()):
             self.item(i, 0).setIcon(swatch(region(name).color))
             for j in range(len(COLUMNS)):
@@ -72,6 +77,10 @@ class OrganTable(Table):
         self.blockSignals(False)
         if chosen is not None:
             self.set_organ(chosen)
+
+    def sizeHint(self) -> QSize:
+        """As high as its rows, where there is room."""
+        return QSize(super().sizeHint().width(), self.maximumHeight())
 
     def forget(self) -> None:
         """Show the label table without numbers: no case is open."""

@@ -74,8 +74,11 @@ class SliceStrip(QWidget):
 
     def paintEvent(self, _: QPaintEvent) -> None:
         """Draw the chosen organ as a band, paler where the network was less sure, and the marks over it."""
-        painter = QPainter(self)
-        painter.setPen(Qt.PenStyle.NoPen)
+        with QPainter(self) as painter:  # ended also when something in it fails: one left open takes the window along
+            painter.setPen(Qt.PenStyle.NoPen)
+            self._draw(painter)
+
+    def _draw(self, painter: QPainter) -> None:
         one = max(2.0, self._track()[1] / max(1, self._doubts.slices))
         chosen = self._doubts.chosen
         if chosen is not None and chosen.first_slice is not None:
@@ -89,7 +92,6 @@ class SliceStrip(QWidget):
             kinds = [doubt.kind for _, doubt in found]
             worst = next(kind for kind in COLOURS if kind in kinds)
             painter.fillRect(QRectF(self.x_of(z) - max(3.0, one) / 2, 0.0, max(3.0, one), 6.0), QColor(COLOURS[worst]))
-        painter.end()
 
     def mousePressEvent(self, event: QMouseEvent) -> None:
         """Go to the mark that is nearest to the click."""
