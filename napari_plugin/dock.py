@@ -147,7 +147,9 @@ class DoselabelDock(QWidget):
         for title, page in zip(TABS, pages, strict=True):
             self.tabs.addTab(_scrolling(page), title)
         whole = QVBoxLayout(self)
-        whole.setContentsMargins(0, 0, 0, 0)
+        whole.setContentsMargins(
+            0, 4, 0, 0
+        )  # napari's title bar is 4 px higher than its place and covers what is there
         whole.setSpacing(3)
         research = QLabel("Research use only. Not a medical device.")
         research.setStyleSheet("font-weight: bold; padding: 0 6px;")

@@ -13,7 +13,7 @@ import numpy as np
 from napari.components import ViewerModel
 from qtpy.QtCore import QObject, QTimer, Signal
 
-from doselabel.errors import DoselabelError
+from doselabel.errors import DoselabelError, Progress
 from doselabel.labels import SEGMENTED, organ
 from napari_plugin import layers as scene
 from napari_plugin import tools
@@ -24,12 +24,12 @@ from napari_plugin.layers import CaseLayers
 from napari_plugin.planes import Planes
 from napari_plugin.pointing import Pointing
 from napari_plugin.session.case import Case, SpectFrame
-from napari_plugin.session.measure import measure
+from napari_plugin.session.measure import OrganMeasure, Tally
 from napari_plugin.session.recovery import Recovery
 from napari_plugin.session.state import Session, Snapshot
 from napari_plugin.tasks import Tasks
 
-MEASURE_AFTER_MS = 300
+MEASURE_AFTER_MS = 40
 AUTOSAVE_AFTER_MS = 1000
 MODELS = tuple(organ(name).index for name in SEGMENTED)
 """The organs that a model draws: all of them are its own when its labels are taken."""
@@ -104,6 +104,7 @@ class Editing(QObject):
         self._tasks = tasks
         self._guard = LayerGuard(viewer, self._on_layer)
         self._measured_frame: object = None
+        self._tally: Tally | None = None
         self._measure_timer = self._single_shot(MEASURE_AFTER_MS, self.measure)
         self._autosave_timer = self._single_shot(AUTOSAVE_AFTER_MS, self._autosave)
         viewer.dims.events.current_step.connect(self.say)
@@ -142,7 +143,7 @@ class Editing(QObject):
     def close(self) -> None:
         """Keep unsaved work and take the case off the screen."""
         self.keep_work()
-        self.session, self.frames = None, []
+        self.session, self.frames, self._tally = None, [], None
         self.brush.let_go()
         self.pointing.let_go()
         self.planes.let_go()
@@ -318,9 +319,14 @@ class Editing(QObject):
         frame = self.frame
         self._measured_frame = frame
         spect = None if frame is None else frame.volume
-        self._tasks.run(
-            "measure", lambda _: measure(session.array, session.case.ct, spect, session.names), self.measured.emit
-        )
+        if self._tally is None or self._tally.spect is not spect:
+            self._tally = Tally(session.case.ct, spect)
+        tally = self._tally
+
+        def work(_: Progress) -> list[OrganMeasure]:
+            return tally.follow(session.array).measures(session.names, session.moment.start)
+
+        self._tasks.run("measure", work, self.measured.emit)
 
     def _autosave(self) -> None:
         session = self.session

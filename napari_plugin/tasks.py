@@ -15,7 +15,7 @@ from qtpy.QtCore import QCoreApplication, QObject, QTimer, Signal
 
 from doselabel.errors import Cancelled, DoselabelError, Progress
 
-PUBLISH_MS = 100
+PUBLISH_MS = 30
 Work = Callable[[Progress], Any]
 
 

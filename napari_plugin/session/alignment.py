@@ -176,4 +176,4 @@ class Judge:
     def _activities(self, matrix: np.ndarray) -> dict[str, float]:
         there = onto_frame(self.spect, self.ct.geometry, matrix)
         organs = measure(self.labels.array, self.ct, there, self.labels.names)
-        return {organ.name: (organ.mean_bq_ml or 0.0) * organ.volume_ml / 1e6 for organ in organs}
+        return {organ.name: organ.activity_mbq or 0.0 for organ in organs}

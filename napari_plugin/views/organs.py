@@ -12,15 +12,16 @@ from doselabel.wire import OrganSegmentation
 from napari_plugin.session.measure import OrganMeasure
 from napari_plugin.views.kit import Table, swatch
 
-COLUMNS = ("", "Volume\nmL", "Mass\ng", "CT\nHU", "SPECT\nkBq/mL")
+COLUMNS = ("", "Vol.\nmL", "Δ\nmL", "Mass\ng", "CT\nHU", "\nMBq", "kBq/\nmL")
+UNITS = ("mL", "Δ mL", "g", "HU", "MBq", "kBq/mL")
 MOST_ROWS = 8
 """More scroll."""
 LEAST_ROWS = 2
 """So many stay in sight on the smallest screen with everything open; the others scroll."""
 LESION, EXCLUDED = "Lesion", "Renal pelvis: not counted"
 TIP = (
-    "Click an organ to edit it. Mass = volume × density of the label table; CT and SPECT are means over the organ, "
-    "SPECT at the time point on screen."
+    "Click an organ to edit it. Δ: against the labels these started from. Mass = volume × density of the label table; "
+    "HU: mean over the organ; MBq in it and kBq/mL: SPECT of the time point on screen, as measured."
 )
 TIPS = {
     LESION: "A region of its own beside or in the organs, with its own row in the dose table; draw it over an organ",
@@ -36,7 +37,7 @@ class OrganTable(Table):
     renamed = Signal(int, str)
 
     def __init__(self) -> None:
-        super().__init__(COLUMNS)
+        super().__init__(COLUMNS, fitted=True)
         self._names: Mapping[int, str] = {}
         self._flagged: set[int] = set()
         self._measured: dict[int, OrganMeasure] = {}
@@ -123,9 +124,8 @@ class OrganTable(Table):
     def numbers(self, name: str) -> dict[str, float]:
         """What the table shows of an organ: unit → number."""
         i = list(self._names.values()).index(name)
-        units = [column.split("\n")[-1] for column in COLUMNS[1:]]
         texts = [self.item(i, j).text() for j in range(1, len(COLUMNS))]
-        return {unit: float(text) for unit, text in zip(units, texts, strict=True) if text != "–"}
+        return {unit: float(text) for unit, text in zip(UNITS, texts, strict=True) if text != "–"}
 
     def set_organ(self, value: int) -> None:
         """Mark the organ that is edited."""
@@ -162,10 +162,18 @@ def _tip(name: str) -> str:
 
 def _cells(measure: OrganMeasure | None) -> list[str]:
     if measure is None:
-        return ["–"] * 4
+        return ["–"] * len(UNITS)
+    mean = measure.mean_bq_ml
     return [
-        f"{measure.volume_ml:.1f}",
-        "–" if measure.mass_g is None else f"{measure.mass_g:.1f}",
+        _short(measure.volume_ml),
+        _short(measure.change_ml, "+z"),
+        _short(measure.mass_g),
         f"{measure.mean_hu:.0f}",
-        "–" if measure.mean_bq_ml is None else f"{measure.mean_bq_ml / 1000:.4g}",
+        "–" if mean is None else f"{measure.activity_mbq:.3g}",
+        "–" if mean is None else f"{mean / 1000:.4g}",
     ]
+
+
+def _short(value: float | None, sign: str = "") -> str:
+    """With one decimal; large ones without."""
+    return "–" if value is None else f"{value:{sign}.{0 if abs(value) >= 1000 else 1}f}"

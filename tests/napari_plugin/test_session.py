@@ -12,7 +12,7 @@ from doselabel.geometry import Geometry, Volume, canonical
 from doselabel.labels import LabelMap, read_labels
 from doselabel.wire import LabelVersion
 from napari_plugin.session.case import to_canonical
-from napari_plugin.session.measure import measure
+from napari_plugin.session.measure import Tally, measure
 from napari_plugin.session.recovery import Draft, Recovery, content_of, now
 from napari_plugin.session.settings import HISTORY, Settings
 from napari_plugin.session.state import Session, Snapshot
@@ -211,6 +211,24 @@ def test_the_mean_activity_is_read_where_the_organ_lies(make_case, truth):
     voxels = np.argwhere(truth == 2)
     expected = 1000 + case.ct.geometry.index_to_lps(voxels).mean(axis=0) @ [1.0, 2.0, 3.0]
     assert {m.value: m for m in measure(truth, case.ct, ramp)}[2].mean_bq_ml == pytest.approx(expected, rel=1e-5)
+
+
+def test_what_changes_is_counted_as_if_counted_anew_and_compared_with_the_start(make_case, truth):
+    case, spect = make_case(), make_case().spects[0].volume
+    array = spect.array * np.random.default_rng(0).uniform(0.5, 2, spect.array.shape).astype(np.float32)
+    spect, labels = Volume(array, spect.geometry), truth.copy()
+    tally = Tally(case.ct, spect)
+    for changed in ((slice(8, 12), slice(26, 29), slice(30, 40)), (slice(0, 20), slice(10, 20), slice(8, 16))):
+        tally.follow(labels)
+        labels[changed] = np.random.default_rng(1).integers(0, 6, labels[changed].shape)
+        anew = {m.value: m for m in measure(labels, case.ct, spect)}
+        for found in tally.follow(labels).measures(start=truth):
+            expected = anew.pop(found.value)
+            assert (found.name, found.volume_ml, found.mass_g) == (expected.name, expected.volume_ml, expected.mass_g)
+            assert (found.mean_hu, found.mean_bq_ml) == pytest.approx((expected.mean_hu, expected.mean_bq_ml), rel=1e-9)
+            started_ml = np.count_nonzero(truth == found.value) * case.ct.geometry.voxel_volume_ml
+            assert found.change_ml == pytest.approx(found.volume_ml - started_ml)
+        assert not anew
 
 
 def test_an_organ_outside_the_table_has_a_volume_but_no_mass(make_case, truth):

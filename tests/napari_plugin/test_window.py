@@ -148,6 +148,8 @@ def overlapping(dock) -> list[str]:
     shown = [part for part in parts if part.isVisible()]
     wrong = [type(a).__name__ for a, b in pairwise(shown) if a.geometry().bottom() >= b.geometry().top()]
     wrong += [type(part).__name__ for part in shown if part.height() < part.minimumSizeHint().height()]
+    if dock.parent().titleBarWidget().geometry().bottom() >= dock.y() + shown[0].y():
+        wrong.append("napari's title bar")
     inside = dock.window().rect().contains(QRect(dock.mapTo(dock.window(), QPoint(0, 0)), dock.size()))
     return wrong if inside else [*wrong, f"the dock: {dock.size()} in {dock.window().size()}"]
 
