@@ -25,7 +25,7 @@ from napari_plugin.dock import NAME, TABS, DoselabelDock
 from napari_plugin.session.settings import Settings
 
 DOCS = Path(__file__).parent
-SIZES, THEMES = ("1400x900", "1100x700", "1920x1080"), ("dark", "light")
+SIZES, THEMES = ("1400x900", "1100x700", "1920x1080", "1280x720"), ("dark", "light")
 PATIENTS, SEED = 3, 1
 
 

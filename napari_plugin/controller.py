@@ -365,6 +365,7 @@ class Controller(QObject):
             self.dosing.set_stale()
         self.connection.refresh()
         self.editing.labels_changed.emit()
+        self.editing.measure()
         self._say_findings(version.alarms)
 
     def _on_failed(self, action: str, error: Exception) -> None:

@@ -97,6 +97,7 @@ class Editing(QObject):
         self.brush = Brush(self)
         self.pointing = Pointing(self)
         self.planes = Planes(viewer, self.plane_changed.emit)
+        self.plane_changed.connect(self.say)
         self.display = Display(viewer, self.display_changed.emit)
         self.frames: list[SpectFrame] = []
         self.edits = 0

@@ -7,6 +7,7 @@ from types import NoneType
 from typing import get_args
 
 from magicgui.widgets import ComboBox, Container, FloatSpinBox, LineEdit
+from qtpy.QtWidgets import QLabel, QSizePolicy
 
 from doselabel.dosimetry.options import DoseOptions
 
@@ -59,6 +60,8 @@ WRITTEN: Mapping[str, str] = {
 }
 """Title → option that is written, as on the command line: one number, or ``liver:1.06/tumour:1.00``."""
 
+LABEL_PX = 108
+
 
 def choices(options: tuple[str, ...]) -> dict[str, tuple[str, str]]:
     """What a person reads → option and value, for all values that `DoseOptions` knows of these options."""
@@ -76,9 +79,14 @@ class DoseForm(Container):
         written = [_line(title, option) for title, option in WRITTEN.items()]
         activity, *others = lists.values()
         super().__init__()
-        self.extend([activity, *self._extents.values(), *others, *written])  # of what is added now, labels align
+        self.extend([activity, *self._extents.values(), *others, *written])
         self._lists, self._written = list(lists.values()), written
         self.margins = (6, 0, 0, 0)
+        for label in self.native.findChildren(QLabel):
+            label.setMinimumWidth(LABEL_PX)  # magicgui measures words before napari's style makes them larger
+        for field in self:
+            field.native.setMinimumWidth(0)
+            field.native.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Fixed)
         activity.changed.connect(self._show_extent)
         self._show_extent(activity.value)
 

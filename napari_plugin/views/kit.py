@@ -37,7 +37,10 @@ class Section(QCollapsible):
     def __init__(self, title: str, content: QWidget, *, folded: bool = False) -> None:
         super().__init__(title, expandedIcon=icon("unfolded", GREY), collapsedIcon=icon("folded", GREY))
         self.layout().setContentsMargins(0, 0, 0, 0)
-        self.toggleButton().setStyleSheet("text-align: left; font-weight: bold; border: none; padding: 1px;")
+        self.toggleButton().setStyleSheet(
+            "QPushButton { text-align: left; font-weight: bold; border: none; padding: 1px; }"
+            "QPushButton, QPushButton:checked { background: transparent; }"
+        )
         self.setContent(content)
         self.setDuration(0)
         self.toggled.connect(self._show)

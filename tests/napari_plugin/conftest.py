@@ -121,22 +121,28 @@ def window(torch_first, qapp) -> Iterator:
 
 
 @pytest.fixture(scope="session")
-def server(tmp_path_factory, make_patient) -> Iterator[str]:
-    """Address of a real server process on two patients, with a network that has learned nothing."""
+def untrained(tmp_path_factory) -> Path:
+    """A network that has learned nothing: what it finds is of no interest, and soon found."""
     pytest.importorskip("monailabel", reason="needs the extra 'server'")
     import torch
 
     from doselabel.model import checkpoint
     from doselabel.model.network import build
     from doselabel.model.profiles import FAST
+
+    coarse = replace(FAST, pixel_mm=4.0, anchors_px=((8, 12), (18, 26), (36, 48)))
+    torch.manual_seed(0)
+    return checkpoint.save(tmp_path_factory.mktemp("model") / "untrained.safetensors", build(coarse), coarse, {})
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory, make_patient, untrained) -> Iterator[str]:
+    """Address of a real server process on two patients, with a network that has learned nothing."""
     from monailabel_app.launch import running
 
-    coarse = replace(FAST, pixel_mm=4.0, anchors_px=((8, 12), (18, 26), (36, 48)))  # what it finds is of no interest
-    torch.manual_seed(0)
     root = tmp_path_factory.mktemp("served") / "studies"
     for name in ("P-001", "P-002"):
         make_patient(root / name, name)
-    untrained = checkpoint.save(tmp_path_factory.mktemp("model") / "untrained.safetensors", build(coarse), coarse, {})
     with running(root, conf={"checkpoint": str(untrained), "grace_s": "3", "replay": "none"}) as found:
         yield found.url
 

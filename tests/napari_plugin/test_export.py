@@ -6,8 +6,9 @@ import csv
 
 import numpy as np
 import pytest
-from qtpy.QtCore import Qt
+from qtpy.QtCore import QPoint, Qt
 from qtpy.QtTest import QTest
+from qtpy.QtWidgets import QCheckBox
 
 from doselabel.geometry import Volume, canonical
 from napari_plugin.dock import NAME, DoselabelDock
@@ -25,7 +26,7 @@ from tests.shared.dicom import makers as make  # noqa: E402
 
 
 @pytest.fixture
-def imported(window, tmp_path):
+def imported(window, tmp_path, untrained):
     """The dock on a server of its own, which has a patient that was DICOM; the source, and its key file."""
     from monailabel_app.launch import running
 
@@ -34,7 +35,7 @@ def imported(window, tmp_path):
     (folder,) = Study.find(tmp_path / "studies")
     dock = DoselabelDock(window, Settings(folder=tmp_path / "settings", author="ada"))
     window.window.add_dock_widget(dock, name=NAME, area="right")
-    with running(tmp_path / "studies", conf={"grace_s": "3", "replay": "none"}) as server:
+    with running(tmp_path / "studies", conf={"checkpoint": str(untrained), "grace_s": "3", "replay": "none"}) as server:
         controller = dock.controller
         controller.connect(server.url)
         controller.wait("connect", 120)
@@ -51,6 +52,10 @@ def imported(window, tmp_path):
         dock.cleanup()
 
 
+def tick(box: QCheckBox) -> None:
+    QTest.mouseClick(box, Qt.MouseButton.LeftButton, pos=QPoint(8, box.height() // 2))
+
+
 def test_a_dose_is_exported_as_files_and_as_dicom_that_refers_to_its_source(imported, tmp_path, qtbot):
     dock, source, key = imported
     out, controller = tmp_path / "out", dock.controller
@@ -61,7 +66,7 @@ def test_a_dose_is_exported_as_files_and_as_dicom_that_refers_to_its_source(impo
     assert "folder to write to" in sheet.export.toolTip()
     QTest.keyClicks(sheet.folder.line_edit.native, str(out))
     for box in sheet.objects.values():
-        click(box)
+        tick(box)
     assert "DICOM source" in sheet.export.toolTip()
     QTest.keyClicks(sheet.source.line_edit.native, str(source))
     QTest.keyClicks(sheet.key.line_edit.native, str(key))
@@ -86,7 +91,7 @@ def test_a_dose_is_exported_as_files_and_as_dicom_that_refers_to_its_source(impo
     sheet = dock.dose_tab.sheet
     assert (sheet.source.value, sheet.key.value) == (source, key)
     sheet.folder.value, sheet.source.value = tmp_path / "none", other
-    click(sheet.objects["rtdose"])
+    tick(sheet.objects["rtdose"])
     click(sheet.export)
     with qtbot.waitSignal(controller.failed, timeout=60_000):
         pass

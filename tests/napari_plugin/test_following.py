@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from html import unescape
 
 import numpy as np
 import pytest
@@ -128,7 +129,7 @@ def test_the_dose_follows_edits_and_their_undo(computed, qtbot, tmp_path):
     assert second.organs["liver"].mean_dose_gy != first.organs["liver"].mean_dose_gy
     assert controller.comparing.save(tmp_path / "compared")
     controller.wait("export", 120)
-    page = (tmp_path / "compared" / "compare.html").read_text("utf-8")
+    page = unescape((tmp_path / "compared" / "compare.html").read_text("utf-8"))
     assert f"v{newest.version} ada, {WORDS['expert2']}" in page
     assert (tmp_path / "compared" / "compare.png").stat().st_size > 0
 

@@ -80,8 +80,10 @@ def test_doubtful_slices_are_marked_beneath_the_slider_and_reached_by_keys(dock,
     # the organ's flag is in the table; all of it goes and comes with the model's labels
     assert dock.organ_table.item(0, 0).text() == "Left kidney ⚠"
     assert "interpolated" in dock.organ_table.item(0, 0).toolTip()
+    assert "Liver: unsure here" in dock.viewer.canvas.overlays.text.text
     press(dock, Qt.Key.Key_F3)
     assert not dock.strip.isVisible()
+    assert "unsure here" not in dock.viewer.canvas.overlays.text.text
     press(dock, Qt.Key.Key_F2)
     click(dock.submit_view.undo)
     assert not dock.strip.isVisible()
