@@ -53,14 +53,14 @@ EXTENTS: Mapping[str, tuple[str, str, str, float]] = {
 
 WRITTEN: Mapping[str, str] = {
     "Half-life, h": "population_half_life_h",
-    "Earlier cycles', h": "earlier_half_life_h",
+    "Earlier T½, h": "earlier_half_life_h",
     "Density, g/cm³": "organ_density_g_cm3",
     "α/β, Gy": "alpha_beta_gy",
     "Repair, h": "repair_half_life_h",
 }
 """Title → option that is written, as on the command line: one number, or ``liver:1.06/tumour:1.00``."""
 
-LABEL_PX = 108
+LABEL_PX = 100
 
 
 def choices(options: tuple[str, ...]) -> dict[str, tuple[str, str]]:
