@@ -31,6 +31,8 @@ from napari_plugin.tasks import Tasks
 
 MEASURE_AFTER_MS = 40
 AUTOSAVE_AFTER_MS = 1000
+ABOVE_LETTERS = "\n\u00a0\n\u00a0"
+"""Lines beneath the words in the image's corner: however narrow it is, they do not run into its lower edge's letter."""
 MODELS = tuple(organ(name).index for name in SEGMENTED)
 """The organs that a model draws: all of them are its own when its labels are taken."""
 
@@ -370,8 +372,9 @@ class Editing(QObject):
         parts += [*(caption() for caption in self.captions), self.brush.words, self.pointing.words]
         text = self.viewer.canvas.overlays.text
         text.font_size = 8
-        text.position = "bottom_left"  # in lines: the letters of the planes are at the middle of each edge
+        text.position = "bottom_left"
         words = "\n".join(part for part in parts if part)
+        words = words and words + ABOVE_LETTERS
         if words != text.text:
             text.visible = False  # napari finds the place of more lines when they come into sight
             text.text = words

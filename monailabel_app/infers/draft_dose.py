@@ -95,7 +95,8 @@ class DraftDose:
 
         key = str(folder), options.model_dump_json()
         if key not in self._sessions:
-            self._sessions[key] = Session(folder, FINAL, options), {}
+            predicted = (kept for (where, _), (_, kept) in self._sessions.items() if where == key[0])
+            self._sessions[key] = Session(folder, FINAL, options), next(predicted, {})  # other options, the same masks
         self._sessions.move_to_end(key)
         while len(self._sessions) > MOST_SESSIONS:
             self._sessions.popitem(last=False)

@@ -37,6 +37,9 @@ class ComparisonView(QWidget):
             version.setToolTip("Version of this CT's labels; the patient's other CTs as submitted")
             method.setToolTip("How the activities are read; all else as in the computed dose")
             method.addItems(list(self._methods))
+            for box, letters in ((version, 6), (method, 8)):  # as wide as there is room, not as their longest words
+                box.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
+                box.setMinimumContentsLength(letters)
         self.compare = button("Compare", "Compute both doses; nothing is stored")
         self.compare.clicked.connect(self._ask)
         self.save = button("Save …", "Tables and figure as in the paper (HTML, CSV, PNG) to a folder")
@@ -55,7 +58,7 @@ class ComparisonView(QWidget):
             self._said,
             self.table,
             self.plot,
-        )
+        ).setContentsMargins(0, 0, 0, 0)
         self.set_versions([])
 
     def set_versions(self, versions: Sequence[LabelVersion]) -> None:
@@ -89,7 +92,8 @@ class ComparisonView(QWidget):
                 cells += [_fixed(values[0], decimals), _fixed(values[1], decimals), _fixed(values[2], 1, "+z")]
         self.table.set_rows(rows)
         self.plot.show_two_dose_volumes(found)
-        self._said.setText(f"A: {found.a}. B: {found.b}. Mean |Δ|: masses {means[0]:.1f} %, doses {means[1]:.1f} %.")
+        mean = f"A: {found.a}. B: {found.b}. Mean |Δ|: masses {means[0]:.1f} %, doses {means[1]:.1f} %."
+        self._said.setText("\n".join([mean, *(f"✗ {failure}" for failure in found.failures())]))
         for part in (self.table, self.plot):
             part.show()
         self.save.setEnabled(True)
@@ -107,7 +111,10 @@ class ComparisonView(QWidget):
 
 
 def _fixed(values: np.ndarray, decimals: int, sign: str = "") -> str:
-    return f"{values[0]:{sign}.{decimals}f}" if np.isfinite(values[0]) else "–"
+    """A number with so many decimals; a large one without."""
+    if not np.isfinite(values[0]):
+        return "–"
+    return f"{values[0]:{sign}.{0 if abs(values[0]) >= 1000 else decimals}f}"
 
 
 def change_percent(before: float, after: float) -> str:

@@ -106,6 +106,12 @@ def test_what_the_model_fills_in_is_as_in_the_computed_dose_and_stays_so(ask, bo
     assert len(ask.looked) == 3
 
 
+def test_other_options_are_computed_on_the_same_guesses(ask, boxes):
+    doses = [ask({"ct.nii.gz": boxes.label_map}, labels="model", voi=voi) for voi in ("margin", "threshold")]
+    assert sorted(ask.looked) == ["ct_tp1.nii.gz", "ct_tp2.nii.gz", "ct_tp3.nii.gz"]
+    assert doses[0].organs["left_kidney"].mass_g == doses[1].organs["left_kidney"].mass_g
+
+
 def test_what_was_submitted_meanwhile_takes_the_place_of_what_the_model_filled_in(ask, boxes):
     ask({"ct.nii.gz": boxes.label_map}, labels="model")
     LabelStore.of(ask.study, "ct_tp2.nii.gz").add(boxes.label_map, LabelSubmission(author="ada"))
