@@ -133,6 +133,9 @@ class Registering(QObject):
         self._viewer.scene.camera.mouse_pan = not (on and self.dragging)
         if on:
             self._settle.start(0)
+            if self._editing.layers is not None and self._editing.layers.spect is not None:
+                self._editing.layers.spect.visible = True  # a dose map hides it: nobody moves what they don't see
+                self._editing.say()
 
     def set_dragging(self, on: bool) -> None:
         """Let the mouse move the SPECT instead of the image."""

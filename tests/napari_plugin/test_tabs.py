@@ -120,7 +120,9 @@ def test_a_spect_is_moved_by_keys_and_drag_judged_undone_and_stored(dock, truth,
 
     press(dock, Qt.Key.Key_Right, SHIFT)  # another tab is in front: nothing is moved
     assert of.place.at == -1
+    spect.visible = False  # as a dose map leaves it
     dock.show_tab("Register")
+    assert spect.visible
     settle(controller)
     stored = kidney()
     view.step.setValue(10)
