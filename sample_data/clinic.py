@@ -159,6 +159,11 @@ def make(folder: Path, seed: int, number: int, errors: Errors | None = None) -> 
     return Study.load(folder), truth
 
 
+def curve_of(name: str, rng: np.random.Generator) -> _Curve:
+    """An organ's concentration over time, as patients differ."""
+    return _Organ.draw(name, rng).curve
+
+
 # ---- the patient
 
 

@@ -174,7 +174,7 @@ def test_what_nobody_measured_is_in_the_sampling_error_and_not_twice_for_one_poi
     late, whole = organ((24.0, 72.0), cleared([24.0, 72.0])).fit, organ((4.0, 250.0), cleared([4.0, 250.0])).fit
     after = math.exp(-math.log(2) / 50 * 72)
     before = 1 - math.exp(-math.log(2) / 50 * 24)
-    assert choice.sampling_relative_sd(late) == pytest.approx(math.hypot(0.15 * after, 0.10 * before), rel=1e-3)
+    assert choice.sampling_relative_sd(late) == pytest.approx(math.hypot(0.10 * after, 0.03 * before), rel=1e-3)
     assert choice.sampling_relative_sd(whole) < 0.01
     single = fit(
         [72.0], [10.0], nuclide="Lu-177", model="hanscheid", population_half_life_h=50, population_half_life_sd_h=10
