@@ -17,7 +17,7 @@ from napari_plugin.session.settings import Settings
 from tests.napari_plugin.conftest import GRID, ct_hu
 
 SWITCHES = int(os.environ.get("DOSELABEL_THEME_SWITCHES", "10"))
-"""A crash in napari's list of layers was once seen after a switch; 200 with and without our dock have none."""
+"""A crash in napari's list of layers was once seen after a switch, and not again: its cause is not known."""
 
 
 @pytest.mark.parametrize("ours", [True, False], ids=["with our dock", "napari alone"])
