@@ -33,7 +33,7 @@ class DoseView(QWidget):
     def __init__(self) -> None:
         super().__init__()
         self.form = DoseForm()
-        self._fill_in = QCheckBox("where none is submitted, let the model label")
+        self._fill_in = QCheckBox("where none is submitted, the model's")
         self._fill_in.setToolTip("The result then says that nobody reviewed these masks")
         self._run = button("Compute doses", TIP)
         self._run.clicked.connect(self.ask)
