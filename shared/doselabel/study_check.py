@@ -22,6 +22,7 @@ from doselabel.image_findings import of_image
 from doselabel.image_values import check_ct, check_exclusion, check_spect
 from doselabel.nuclides import Nuclide
 from doselabel.nuclides import nuclide as find_nuclide
+from doselabel.organs import ALL_ORGANS, region
 from doselabel.plausibility import judge
 from doselabel.reading import read_spect
 from doselabel.spect_figures import Seen, look
@@ -251,6 +252,9 @@ class _Examination:
                 if self._images is None:  # else they are for a calculation, which judges places by its masks
                     self._lattices.append(Lattice.of(spect, ct, np.asarray(point.spect_to_ct.matrix)))
         for name, file in point.exclude.items():
+            with self._refusing(f"{field}.exclude.{name}"):
+                if name != ALL_ORGANS:
+                    region(name)
             with self._refusing():
                 mask = self._read(f"{field}.exclude.{name}", file)
                 check_exclusion(mask, ct, f"{self._where}: field '{field}.exclude.{name}' ({file})", point.ct)

@@ -53,6 +53,14 @@ class Registration(Strict):
         return matrix
 
 
+def _plain(name: str) -> str:
+    """An organ's or region's name as label maps have it; what can't be one is refused where a study is examined."""
+    try:
+        return name if name == ALL_ORGANS else region(name).name
+    except DoselabelError:
+        return name
+
+
 class TimePoint(Strict):
     """One SPECT/CT after injection.
 
@@ -85,10 +93,7 @@ class TimePoint(Strict):
     @field_validator("exclude")
     @classmethod
     def _plain_names(cls, value: dict[str, str]) -> dict[str, str]:
-        try:
-            plain = {name: name if name == ALL_ORGANS else region(name).name for name in value}
-        except DoselabelError as error:
-            raise ValueError(str(error)) from error
+        plain = {name: _plain(name) for name in value}
         if len(set(plain.values())) < len(plain):
             raise ValueError(f"names one organ twice: {', '.join(value)}; give it one mask")
         return {plain[name]: file for name, file in value.items()}
