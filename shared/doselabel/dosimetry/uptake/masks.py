@@ -29,6 +29,7 @@ _SUFFIXES = (*SUFFIXES, ".seg.nrrd")
 _TAG = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,39}")
 
 
+EMPTY = "label-segment-empty"
 NOTCH_MM = 20.0
 """What is drawn as not counted belongs to the organ as far as a ball of this radius does not enter it from outside."""
 
@@ -114,7 +115,8 @@ def resolve(
         _require_names(drawn, file)
         findings += _named(drawn, name)
         if name == study.ct:  # a lesion may be drawn there alone
-            findings += _empty(drawn, name)
+            told = {alarm.organ for alarm in findings if alarm.code == EMPTY}
+            findings += [alarm for alarm in _empty(drawn, name) if alarm.organ not in told]
         maps[name], excluded[name] = _parted(drawn)
     return LabelSet(maps, files, origin, reviewed, tuple(findings), excluded)
 
@@ -131,10 +133,7 @@ def _empty(drawn: LabelMap, ct: str) -> list[Alarm]:
     """Regions that a map names, beside the table that every map of ours names, and that have no voxels."""
     there = {region(name).name for name in drawn.present()}
     named = [name for name in drawn.names.values() if region(name).name not in there and region(name).index == 0]
-    return [
-        finding("label-segment-empty", f"{title(name)} has a name and no voxels.", organ=name).of_file(_file(ct))
-        for name in named
-    ]
+    return [finding(EMPTY, f"{title(name)} has a name and no voxels.", organ=name).of_file(_file(ct)) for name in named]
 
 
 def where(study: Study, labels: str | Path, *, drawn_anew: bool = False) -> tuple[dict[str, Path], str, bool]:
