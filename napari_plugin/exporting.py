@@ -12,9 +12,6 @@ from doselabel.study import ORIGIN
 from doselabel.wire import DoseResults, StudyInfo
 from napari_plugin.client import Client
 
-OBJECTS = ("seg", "rtstruct", "rtdose", "pdf", "sr")
-"""The kinds of `doselabel.dicom.export`, which takes a while to import."""
-
 
 @dataclass(frozen=True)
 class Wanted:
@@ -25,7 +22,7 @@ class Wanted:
     files : bool
         Report, tables and dose map.
     objects : tuple of str
-        Of `OBJECTS`.
+        Of `doselabel.dicom.KINDS`.
     source : Path or None
         The DICOM that the patient was imported from: the objects refer to it.
     key : Path or None
@@ -62,9 +59,6 @@ def write_objects(client: Client, study: StudyInfo, dose: Path, wanted: Wanted, 
             "Choose the folder that the patient was imported from: the objects refer to its series.",
         )
     from doselabel.dicom.export import export, material  # brings pydicom
-    from doselabel.dicom.pseudonym import Key
-    from doselabel.dicom.series import sorted_series
-    from doselabel.dicom.sort import gathered
     from doselabel.dicom.studies import origin_of
 
     try:
@@ -77,8 +71,6 @@ def write_objects(client: Client, study: StudyInfo, dose: Path, wanted: Wanted, 
             "Import the patient with `doselabel import`.",
         ) from error
     ct = next(image.file for image in study.images if image.role == "diagnostic")
-    with gathered(wanted.source, progress) as found:
-        series = sorted_series(found.instances)
-        made = material(study.patient_id, ct, origins, dose, series, Key.open(wanted.key))
-        progress("writing DICOM", 0.8)
-        export(made, wanted.folder, wanted.objects)
+    made = material(study.patient_id, ct, origins, dose, wanted.source, wanted.key, progress)
+    progress("writing DICOM", 0.8)
+    export(made, wanted.folder, wanted.objects)

@@ -8,7 +8,8 @@ from magicgui.widgets import CheckBox, Container, FileEdit
 from qtpy.QtCore import Qt, Signal
 from qtpy.QtWidgets import QCheckBox, QDialog, QVBoxLayout, QWidget
 
-from napari_plugin.exporting import OBJECTS, Wanted
+from doselabel.dicom import KINDS
+from napari_plugin.exporting import Wanted
 from napari_plugin.views.kit import button, note, row
 
 WORDS = {"seg": "SEG", "rtstruct": "RTSTRUCT", "rtdose": "RTDOSE", "pdf": "PDF", "sr": "SR"}
@@ -41,7 +42,7 @@ class ExportSheet(QDialog):
             name="key", label="Its key file", mode="r", nullable=True, value=key,
             tooltip="That the patient was imported with; empty: this user's own",
         )  # fmt: skip
-        self.objects = {kind: QCheckBox(WORDS[kind]) for kind in OBJECTS}
+        self.objects = {kind: QCheckBox(WORDS[kind]) for kind in KINDS}
         for kind, box in self.objects.items():
             box.setToolTip(TIPS[kind])
             box.toggled.connect(self._check)

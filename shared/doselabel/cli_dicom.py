@@ -183,10 +183,8 @@ def _typed(question: str) -> str:
 
 
 def _export(args: argparse.Namespace, progress: Progress) -> None:
-    from doselabel.dicom.export import KINDS, export, material
-    from doselabel.dicom.pseudonym import Key
-    from doselabel.dicom.series import sorted_series
-    from doselabel.dicom.sort import gathered
+    from doselabel.dicom import KINDS
+    from doselabel.dicom.export import export, material
     from doselabel.dicom.studies import origin_of
     from doselabel.errors import DicomError
     from doselabel.study import Study
@@ -195,8 +193,7 @@ def _export(args: argparse.Namespace, progress: Progress) -> None:
     if unknown := set(kinds) - set(KINDS):
         raise DicomError(f"'{unknown.pop()}' can't be exported.", f"Choose of {', '.join(KINDS)}.")
     study = Study.load(args.study)
-    with gathered(args.source, progress) as found:
-        series, key = sorted_series(found.instances), Key.open(args.key)
-        made = material(study.patient_id, study.ct, origin_of(study.folder), args.dose, series, key)
-        for path in export(made, args.out, kinds):
-            print(f"written: {path}")
+    origins = origin_of(study.folder)
+    made = material(study.patient_id, study.ct, origins, args.dose, args.source, args.key, progress)
+    for path in export(made, args.out, kinds):
+        print(f"written: {path}")

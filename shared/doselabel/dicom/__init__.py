@@ -8,3 +8,6 @@ which part of a study, and what must be asked), `pseudonym`, `studies` (the stud
 
 The room needs the extra ``dicom`` (`doselabel.dicom.need`); nothing outside it imports pydicom.
 """
+
+KINDS = ("seg", "rtstruct", "rtdose", "pdf", "sr")
+"""What results are exported as."""

@@ -12,17 +12,17 @@ from pathlib import Path
 
 import numpy as np
 
+from doselabel.dicom import KINDS
 from doselabel.dicom.need import Dataset
 from doselabel.dicom.pseudonym import Key
-from doselabel.dicom.series import Series
+from doselabel.dicom.series import sorted_series
+from doselabel.dicom.sort import gathered
 from doselabel.dicom.volume import Stack, stacked
 from doselabel.dosimetry.results import masks_name, read_dose
-from doselabel.errors import DicomError
+from doselabel.errors import DicomError, Progress, no_progress
 from doselabel.geometry import Volume
 from doselabel.labels import LabelMap, read_labels
 from doselabel.wire import DoseResults
-
-KINDS = ("seg", "rtstruct", "rtdose", "pdf", "sr")
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,7 +42,13 @@ class Material:
 
 
 def material(
-    patient_id: str, ct: str, origins: Mapping[str, Mapping[str, str]], folder: Path, series: list[Series], key: Key
+    patient_id: str,
+    ct: str,
+    origins: Mapping[str, Mapping[str, str]],
+    folder: Path,
+    source: Path,
+    key: Path | None = None,
+    progress: Progress = no_progress,
 ) -> Material:
     """Find the source of a study's diagnostic CT and bring the masks onto its slices.
 
@@ -54,11 +60,16 @@ def material(
         File → what it came from (`doselabel.dicom.studies.origin_of`).
     folder : Path
         Of the dose.
+    source : Path
+        The DICOM that was imported.
+    key : Path, optional
+        Key file of that import; by default this user's own.
+    progress : Progress
 
     Raises
     ------
     DicomError
-        When the study was not imported, or its source is not among ``series``.
+        When the study was not imported, or ``source`` does not hold its diagnostic CT.
     """
     origin = origins.get(ct)
     if origin is None:
@@ -66,7 +77,10 @@ def material(
             f"{patient_id}: was not imported from DICOM, so there is no series that results could refer to.",
             "Import the patient with `doselabel import`.",
         )
-    found = [s for s in series if s.kind == "ct" and origin["series_uid"] in (key.uid(s.uid), s.uid)]
+    pseudonyms = Key.open(key)
+    with gathered(source, progress) as files:
+        series = sorted_series(files.instances)
+    found = [s for s in series if s.kind == "ct" and origin["series_uid"] in (pseudonyms.uid(s.uid), s.uid)]
     if not found:
         raise DicomError(
             "The source does not hold the series of the diagnostic CT, by the key's UIDs.",

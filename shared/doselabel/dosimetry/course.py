@@ -16,11 +16,12 @@ from pathlib import Path
 from typing import Literal
 
 from doselabel.alarms import Alarm, finding
-from doselabel.dosimetry.options import DoseOptions, of_organ
+from doselabel.dosimetry.options import ANY, of_organ
 from doselabel.dosimetry.uncertainty import CONTOUR_SHARED
 from doselabel.errors import DoseError
 from doselabel.files import file_sha256
 from doselabel.labels import title
+from doselabel.organs import region
 from doselabel.wire import Constraint, CourseCycle, CourseResults, DoseResults, OrganCourse, OrganDose
 
 Kind = Literal["dose", "bed"]
@@ -261,8 +262,8 @@ def _limits(limits: Mapping[str, float] | None, names: Sequence[str]) -> dict[st
     found: dict[str, float] = {}
     for key, limit in (limits or {}).items():
         both = key.strip().lower() in ("kidney", "kidneys")
-        asked = {f"{side}_kidney": limit for side in ("left", "right")} if both else {key: limit}
-        given = DoseOptions.read({"population_half_life_h": asked}).population_half_life_h  # reads any number by organ
+        asked = ("left_kidney", "right_kidney") if both else (key if key == ANY else region(key).name,)
+        given = dict.fromkeys(asked, limit)
         mine = {name: limit for name in names if of_organ(given, name) is not None}
         if not mine:
             raise DoseError(

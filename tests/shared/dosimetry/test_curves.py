@@ -8,6 +8,7 @@ import re
 import numpy as np
 import pytest
 
+from benchmarks import bench_sampling
 from doselabel.dosimetry.curves import choice
 from doselabel.dosimetry.curves.fit import fit
 from doselabel.dosimetry.curves.voxel import fit_voxels
@@ -195,6 +196,13 @@ def test_one_point_needs_a_stated_half_life_and_must_lie_within_its_band():
         with pytest.raises(FitError, match=r"between 0\.75 and 2\.5"):
             organ([time_h], [10.0], stated)
     assert organ([72.0], [10.0], stated).fit.model == "hanscheid"
+
+
+def test_what_nobody_measured_is_stated_as_large_as_it_is_for_curves_of_two_phases():
+    for (first_h, scans, model), rows in bench_sampling.errors(curves=40, seed=8).items():
+        off, stated, *_ = np.array(rows).T
+        if len(rows) >= 30:
+            assert math.sqrt(np.mean(off**2)) <= math.sqrt(np.mean(stated**2)), (first_h, scans, model)
 
 
 def test_the_uncertainty_of_one_point_is_the_spread_between_patients():

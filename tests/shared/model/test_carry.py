@@ -40,7 +40,7 @@ def test_hu_come_back_within_half_a_step_and_classes_exactly(tmp_path, case, pac
 def test_training_on_them_is_training_on_the_cases(tmp_path, case, packed):
     torch.set_num_threads(1)
     ready = packed_cases(packed, tmp_path / "there")["real"]
-    told = dict(profile=SMALL, steps=2, batch=1, seed=1)
+    told = dict(profile=SMALL, steps=4, batch=2, seed=1)
     here, there = (
         train([Source("real", 1.0, cases)], tmp_path / name, **told) for name, cases in (("a", [case]), ("b", ready))
     )

@@ -93,16 +93,14 @@ def test_parts_of_any_profile_are_converted(profile, monkeypatch, tmp_path):
 
 
 def test_the_ranges_come_from_what_the_parts_are_given_in_use(starter, patient, monkeypatch):
-    assert eightbit.PER_PLANE == {"axial": 10, "coronal": 4, "sagittal": 4}
-    monkeypatch.setattr(eightbit, "PER_PLANE", {"axial": 4, "coronal": 1, "sagittal": 1})
     in_use = []
     with monkeypatch.context() as change:
         backbone = starter.model.backbone.forward
         change.setattr(starter.model.backbone, "forward", lambda batch: in_use.append(batch) or backbone(batch))
         segment(patient[0], starter, engine="torch")
     given = eightbit.given(starter.model, eightbit.PARTS, starter.profile)
-    assert [len(given[name]) for name in ("backbone", "rpn.head")] == [18, 6]
-    assert 4 <= len(given["roi_heads.mask_head"]) <= 6  # on some pictures nothing is seen
+    assert [len(given[name]) for name in ("backbone", "rpn.head")] == [54, 18]
+    assert 10 <= len(given["roi_heads.mask_head"]) <= 18  # on some pictures nothing is seen
     shown = [batch for (batch,) in given["backbone"]]
     for batch in shown:
         assert batch.shape[:2] == in_use[0].shape[:2]

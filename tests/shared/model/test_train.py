@@ -63,7 +63,7 @@ def predicted(trained, patient):
     return ready, segment(patient[0], ready, score_threshold=0.3).labels
 
 
-@pytest.mark.parametrize("orientation", ["LPI", "RAS", "SLA", "PIR", "AIL"])
+@pytest.mark.parametrize("orientation", ["LPS", "LPI", "RAS", "SLA", "PIR", "AIL"])
 def test_prediction_is_the_same_in_every_orientation_and_lies_on_the_native_grid(predicted, patient, orientation):
     ready, reference = predicted
     turned = Volume.from_sitk(sitk.DICOMOrient(patient[0].to_sitk(), orientation))
