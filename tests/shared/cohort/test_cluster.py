@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -14,6 +16,8 @@ import distributed
 import filelock
 import numpy as np
 import pytest
+from dask.utils import parse_timedelta
+from distributed.cli.dask_worker import main as dask_worker
 
 from doselabel.cohort.patient import Job
 from doselabel.cohort.run import run, studies_of
@@ -154,3 +158,15 @@ def test_a_worker_that_is_killed_costs_time_and_no_patient(cluster, twelve, seri
     assert [outcome.error for outcome in outcomes] == [None] * 12
     assert_same(out, serial)
     assert sum(process.poll() is None for process in cluster.workers.values()) == 1
+
+
+def test_what_the_page_gives_to_slurms_workers_is_taken_by_dask():
+    """`7h45m` was not: every job ended as soon as it began."""
+    page = (Path(__file__).parents[3] / "docs/clinic.md").read_text("utf-8")
+    words = ast.literal_eval(re.search(r"worker_extra_args=(\[.*?\])", page)[1])
+    known = {option for parameter in dask_worker.params for option in parameter.opts}
+    given = dict(zip(words[::2], words[1::2], strict=True))
+    assert set(given) <= known
+    hours, minutes, seconds = map(int, re.search(r'walltime="(\d+):(\d+):(\d+)"', page).groups())
+    walltime_s = 3600 * hours + 60 * minutes + seconds
+    assert 0 < sum(parse_timedelta(text) for text in given.values()) <= walltime_s
