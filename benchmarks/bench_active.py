@@ -28,6 +28,7 @@ from scipy import ndimage
 from doselabel.geometry import Volume, read_image, write_image
 from doselabel.labels import LabelMap, write_labels
 from doselabel.model.cases import TrainCase
+from doselabel.model.checkpoint import starter_path
 from doselabel.model.evaluate import evaluate
 from doselabel.model.replay import replay_cases
 from doselabel.model.train import train
@@ -83,8 +84,8 @@ class Arm:
         self.store = StudyDatastore(self.folder / "studies")
         self.strategy: Strategy = Active(self.folder / "active.jsonl") if name == "active" else Random()
 
-    def model(self, after: int) -> Path | None:
-        """What answers after a round; None: the model that everything began with."""
+    def model(self, after: int) -> Path:
+        """What answers after a round; at first the model that everything began with."""
         return self.folder / f"round-{after}" / "model.safetensors" if after else self.given.checkpoint
 
     def choose(self, number: int) -> list[str]:
@@ -140,10 +141,8 @@ class Arm:
         )
 
 
-def look(model: Path | None, cases: list[TrainCase], spects: dict[str, Volume], device: str) -> dict[str, dict]:
+def look(model: Path, cases: list[TrainCase], spects: dict[str, Volume], device: str) -> dict[str, dict]:
     """Dice and error of the mean dose (%), means over phantoms that nobody is offered."""
-    from doselabel.model.checkpoint import starter_path
-
     dose: dict[str, list[float]] = {}
 
     def seen(case: TrainCase, found: LabelMap, truth: LabelMap, _: object) -> None:
@@ -154,7 +153,7 @@ def look(model: Path | None, cases: list[TrainCase], spects: dict[str, Volume], 
             wanted = spect[truth.array == value].mean()
             dose.setdefault(name, []).append(100 * abs(spect[mask].mean() / wanted - 1) if mask.any() else 100.0)
 
-    rows = evaluate(model or starter_path(), cases, device=device, seen=seen)
+    rows = evaluate(model, cases, device=device, seen=seen)
     organs = sorted({row.organ for row in rows})
     dice = {organ: float(np.mean([row.dice for row in rows if row.organ == organ])) for organ in organs}
     return {"dice": dice, "dose_error_percent": {organ: float(np.mean(dose[organ])) for organ in organs}}
@@ -205,7 +204,7 @@ def main() -> int:
     """Run what is not done yet, and print everything."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--work", type=Path, required=True)
-    parser.add_argument("--checkpoint", type=Path, help="default: the starter model")
+    parser.add_argument("--checkpoint", type=Path, default=starter_path(), help="default: the starter model")
     parser.add_argument("--arms", type=lambda text: text.split(","), default=list(ARMS))
     parser.add_argument("--phantoms", type=int, default=40)
     parser.add_argument("--unseen", type=int, default=8)
