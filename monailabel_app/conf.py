@@ -171,7 +171,7 @@ class Conf:
                     f"--conf {key}: is not an option of this app; it has {', '.join(known)}.",
                     "Correct the name.",
                 )
-            kind: type[str | int | float] = type(getattr(cls, key))
+            kind = type(known[key].default)
             try:
                 values[key] = kind(text)
             except ValueError as error:
