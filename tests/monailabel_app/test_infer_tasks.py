@@ -61,6 +61,7 @@ def test_a_dose_from_masks_nobody_reviewed_says_so_and_its_progress_never_runs_b
         "image": str(studies / "P-001" / "ct_tp1.nii.gz"),
         "labels": "model",
         "report": False,
+        "registration": "stored",
         "out": str(tmp_path),
         "progress": lambda stage, fraction: told.append(fraction),
     }

@@ -71,7 +71,9 @@ def test_a_study_s_files_are_given_out_and_no_others(http):
 def test_a_draft_s_dose_is_answered_and_the_draft_is_kept_by_nobody(http, label_file, served_root):
     names = ["P-004__ct", "P-004__ct_tp1", "P-004__ct_tp2", "P-004__ct_tp3"]
     files = [("files", (f"{name}.nii.gz", label_file.read_bytes())) for name in names]
-    reply = http.post("/doselabel/draft", files=files, data={"params": '{"organs": ["left_kidney"]}'})
+    reply = http.post(
+        "/doselabel/draft", files=files, data={"params": '{"organs": ["left_kidney"], "registration": "stored"}'}
+    )
     assert reply.status_code == 202, reply.text
     job = over(http, reply.json()["id"])
     assert job.state == "done", job

@@ -74,12 +74,11 @@ def test_a_spect_far_off_is_left_and_named(scan, mm):
     assert found.relative_sd > 0.2
 
 
-@pytest.mark.parametrize(("axis", "how"), [(0, "upside down"), (2, "left and right")])
-def test_a_mirrored_spect_is_left_and_named(scan, axis, how):
-    spect = Volume(np.flip(scan[0].array, axis).copy(), scan[0].geometry)
+def test_a_mirrored_spect_is_left_and_named(scan):
+    spect = Volume(np.flip(scan[0].array, 2).copy(), scan[0].geometry)
     found = placed(spect, scan[1])
     assert [alarm.code for alarm in found.findings] == ["place-turned"]
-    assert how in found.findings[0].sentence
+    assert "left and right" in found.findings[0].sentence
     np.testing.assert_array_equal(found.alignment.matrix, np.eye(4))
 
 
@@ -129,8 +128,9 @@ def test_a_dose_with_a_wrong_spect_says_so_first_and_widens_its_uncertainty(
     write_image(path, Volume(np.flip(spect.array, 0).copy(), spect.geometry))
     options = DoseOptions(organs=("left_kidney", "right_kidney", "liver"))
     results = pipeline.run(Study.load(folder), folder / "truth", options, out=tmp_path / "out")
-    turned = next(alarm for alarm in results.alarms if alarm.code == "place-turned")
-    assert turned.time_point == 1
+    (turned,) = [alarm for alarm in results.alarms if alarm.time_point == 1 and alarm.code.startswith("place-")]
+    assert turned.code == "place-turned"
+    assert "upside down" in turned.sentence
     assert turned in results.grave()
     assert results.registration[1]["matrix"] == np.eye(4).tolist()
     severities = [alarm.severity for alarm in results.alarms]
