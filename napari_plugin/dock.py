@@ -9,7 +9,7 @@ from typing import Any
 
 from napari.utils.theme import get_theme
 from napari.viewer import Viewer
-from qtpy.QtCore import QEvent, QSize, Qt
+from qtpy.QtCore import QEvent, QSize, Qt, QTimer
 from qtpy.QtWidgets import QLabel, QMessageBox, QScrollArea, QSizePolicy, QTabWidget, QVBoxLayout, QWidget
 
 from doselabel.wire import LabelVersion, ServerInfo, StudyInfo
@@ -17,7 +17,7 @@ from napari_plugin import paper
 from napari_plugin.actions import actions
 from napari_plugin.controller import Controller
 from napari_plugin.dose_tab import DoseTab
-from napari_plugin.opening import preferred, show_three
+from napari_plugin.opening import preferred, show_three, warm_up
 from napari_plugin.questions import Questions
 from napari_plugin.register_tab import tie
 from napari_plugin.session.case import Case
@@ -121,6 +121,7 @@ class DoselabelDock(QWidget):
         if window is not self and window is not self._filtered:
             window.installEventFilter(self)
             self._filtered = window
+            QTimer.singleShot(0, warm_up)  # when it is drawn
         super().showEvent(event)
 
     def eventFilter(self, watched: Any, event: QEvent) -> bool:
@@ -234,8 +235,10 @@ class DoselabelDock(QWidget):
         if answer == QMessageBox.StandardButton.Yes:
             self.controller.discard_edits()
 
-    def _show_three(self) -> None:
-        self._say(show_three(self.viewer), "error")
+    def _show_three(self, on: bool) -> None:
+        if why_not := show_three(self.viewer, on):
+            self.planes_view.three.setChecked(False)
+            self._say(why_not, "error")
 
     # ---- what has happened
 

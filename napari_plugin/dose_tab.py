@@ -38,6 +38,7 @@ class DoseTab:
         of.dose_ready.connect(lambda results: view.set_results(results, has_report=of.report is not None))
         of.dose_outdated.connect(view.set_outdated)
         following.followed.connect(view.set_draft)
+        following.progressed.connect(view.set_following)
         following.refused.connect(view.set_unfollowed)
         comparing.compared.connect(view.comparison.set_compared)
 

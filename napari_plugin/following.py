@@ -1,7 +1,8 @@
 """The dose follows the draft: what the annotator sees is what their edits do to the dose, before anything is submitted.
 
 After an edit the labels go to the server, which answers with the dose of masks nobody has submitted and keeps nothing.
-A job that a newer edit overtakes is let run to its end, for its worker keeps the study warm; its answer is not shown.
+They go there once before any edit, as soon as a dose is computed: the first edit then finds the study warm. A job that
+a newer edit overtakes is let run to its end, for its worker keeps the study warm; its answer is not shown.
 """
 
 from __future__ import annotations
@@ -38,11 +39,14 @@ class Following(QObject):
     Signals
     -------
     followed(DoseResults of the draft, DoseResults that were computed)
+    progressed(fraction)
+        So far is the dose of an edited draft.
     refused(text)
         The server can't follow, and why; it is asked again after the next edit.
     """
 
     followed = Signal(object, object)
+    progressed = Signal(float)
     refused = Signal(str)
 
     def __init__(
@@ -59,12 +63,14 @@ class Following(QObject):
         self.client, self.scratch = client, scratch
         self._wanted = True
         self._asked: tuple[str, int] | None = None
+        self._warm: DoseResults | None = None
         self._timer = QTimer(self)
         self._timer.setSingleShot(True)
         self._timer.setInterval(QUIET_MS)
         self._timer.timeout.connect(self._ask)
         editing.labels_changed.connect(self._on_labels)
         dosing.ready.connect(lambda _: self._on_labels())
+        tasks.progressed.connect(self._on_progress)
         tasks.failed.connect(self._on_failed)
 
     def set_wanted(self, on: bool) -> None:
@@ -79,7 +85,8 @@ class Following(QObject):
         session, results = self._editing.session, self._dosing.results
         if not self._wanted or session is None or results is None or self.client() is None:
             return
-        if session.dirty and session.case.study.patient_id == results.patient_id and self._now() != self._asked:
+        due = session.dirty or self._warm is not results
+        if due and session.case.study.patient_id == results.patient_id and self._now() != self._asked:
             self._timer.start()
 
     def _now(self) -> tuple[str, int]:
@@ -89,19 +96,21 @@ class Following(QObject):
     def _ask(self) -> None:
         client, session, layers = self.client(), self._editing.session, self._editing.layers
         computed = self._dosing.results
-        if client is None or session is None or layers is None or computed is None or not session.dirty:
+        if client is None or session is None or layers is None or computed is None:
+            return
+        if not session.dirty and self._warm is computed:
             return
         if layers.labels.painting or self._tasks.running("draft"):
             self._timer.start()
             return
         snapshot, options, asked = session.snapshot(), self.options, self._now()
-        self._asked = asked
+        self._asked, self._warm = asked, computed
 
         def work(progress: Progress) -> DoseResults:
             return self.compute(client, snapshot.case, snapshot.native(), options, progress)
 
         def then(results: DoseResults) -> DoseResults:
-            if self._now() == asked:
+            if self._now() == asked and session.dirty:
                 self.followed.emit(results, computed)
             else:
                 self._on_labels()
@@ -124,6 +133,13 @@ class Following(QObject):
             raise DoselabelError("The server's dose of a draft ended without results.", "See its log.")
         return dose
 
+    def _on_progress(self, action: str, _: str, fraction: float) -> None:
+        if action == "draft" and self._edited():
+            self.progressed.emit(fraction)
+
     def _on_failed(self, action: str, error: Exception) -> None:
-        if action == "draft":
+        if action == "draft" and self._edited():
             self.refused.emit(str(error))
+
+    def _edited(self) -> bool:
+        return self._editing.session is not None and self._editing.session.dirty

@@ -8,20 +8,19 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Container, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from monailabel.interfaces.tasks.infer_v2 import InferTask, InferType
 
 from doselabel.errors import LabelError, Progress, part
-from doselabel.labels import write_labels
 from doselabel.reading import folder_of
 from doselabel.study import Study
 from doselabel.versions import FINAL
 from doselabel.wire import DoseResults
-from monailabel_app.cases import Case, cases_of
-from monailabel_app.infers.kidney_liver import KidneyLiver
+from monailabel_app.cases import cases_of
+from monailabel_app.infers.filling import Filling, missing
 from monailabel_app.refusals import not_found
 from monailabel_app.request import choice, fresh_file, plain, progress_of, yes
 
@@ -37,7 +36,7 @@ class Dosimetry(InferTask):
 
     Parameters
     ----------
-    kidney_liver : KidneyLiver
+    filling : Filling
         Fills in label maps that nobody has submitted.
     cache : Path
         Folder for what a later calculation of the same patient may use again.
@@ -45,7 +44,7 @@ class Dosimetry(InferTask):
 
     role = "dose"
 
-    def __init__(self, kidney_liver: KidneyLiver, cache: Path) -> None:
+    def __init__(self, filling: Filling, cache: Path) -> None:
         super().__init__(
             type=InferType.OTHERS,
             labels=[],
@@ -53,7 +52,7 @@ class Dosimetry(InferTask):
             description="Absorbed dose of the patient's organs (any CT of the patient); research use only",
             config={"labels": ["final", "model"]},
         )
-        self._kidney_liver = kidney_liver
+        self._filling = filling
         self._cache = cache
 
     def is_valid(self) -> bool:
@@ -121,14 +120,8 @@ class Dosimetry(InferTask):
         lacking = missing(study)
         for number, case in enumerate(lacking):
             share = part(progress, number / len(lacking), (number + 1) / len(lacking))
-            labels, _ = self._kidney_liver.segment(case.path, {"progress": share})
-            write_labels(folder / f"{case.stem}.nii.gz", labels)
+            shutil.copyfile(self._filling.file(case, share), folder / f"{case.stem}.nii.gz")
         return [case.stem for case in lacking]
-
-
-def missing(study: Study, besides: Container[str] = ()) -> list[Case]:
-    """CTs that nobody has submitted a label map of, but for those of these files."""
-    return [case for case in cases_of(study) if case.file not in besides and case.labels.tagged(FINAL) is None]
 
 
 def not_reviewed(results: DoseResults, predicted: Sequence[str]) -> DoseResults:

@@ -18,8 +18,8 @@ from doselabel.versions import FINAL
 from doselabel.wire import DoseResults
 from monailabel_app.cases import Case
 from monailabel_app.checking import of_upload
-from monailabel_app.infers.dosimetry import missing, not_reviewed, study_folder
-from monailabel_app.infers.kidney_liver import KidneyLiver
+from monailabel_app.infers.dosimetry import not_reviewed, study_folder
+from monailabel_app.infers.filling import Filling, missing
 from monailabel_app.request import choice, plain
 
 DRAFTS = "drafts"
@@ -34,13 +34,15 @@ class DraftDose:
 
     Parameters
     ----------
-    kidney_liver : KidneyLiver
+    filling : Filling
         Fills in label maps that nobody has submitted; as long as a session is kept, by what it said the first time,
         so that nothing but the edits changes from one draft to the next.
+    cache : Path
+        What computed doses keep there is used, so that a draft after one begins where it ended.
     """
 
-    def __init__(self, kidney_liver: KidneyLiver) -> None:
-        self._kidney_liver = kidney_liver
+    def __init__(self, filling: Filling, cache: Path) -> None:
+        self._filling, self._cache = filling, cache
         self._sessions: OrderedDict[tuple[str, str], tuple[Any, _Predicted]] = OrderedDict()
 
     def __call__(self, request: Mapping[str, Any], folder: Path, progress: Progress) -> dict[str, Any]:
@@ -87,7 +89,7 @@ class DraftDose:
         for number, case in enumerate(cases):
             if _key(case) not in kept:
                 share = part(progress, number / len(cases), (number + 1) / len(cases))
-                kept[_key(case)], _ = self._kidney_liver.segment(case.path, {"progress": share})
+                kept[_key(case)] = read_labels(self._filling.file(case, share), expect=case.grid)
         return {case.file: kept[_key(case)] for case in cases}
 
     def _session(self, folder: Path, options: Any) -> tuple[Any, _Predicted]:
@@ -96,7 +98,10 @@ class DraftDose:
         key = str(folder), options.model_dump_json()
         if key not in self._sessions:
             predicted = (kept for (where, _), (_, kept) in self._sessions.items() if where == key[0])
-            self._sessions[key] = Session(folder, FINAL, options), next(predicted, {})  # other options, the same masks
+            self._sessions[key] = (
+                Session(folder, FINAL, options, cache=self._cache),
+                next(predicted, {}),  # other options, the same masks
+            )
         self._sessions.move_to_end(key)
         while len(self._sessions) > MOST_SESSIONS:
             self._sessions.popitem(last=False)

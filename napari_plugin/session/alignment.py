@@ -13,8 +13,6 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from doselabel.dosimetry.alignment.mask_scene import MaskScene
-from doselabel.dosimetry.alignment.registration import mean_shift_mm, refined
 from doselabel.errors import Progress, RegistrationError, no_progress
 from doselabel.geometry import Geometry, Volume, placed, resample
 from doselabel.labels import LabelMap
@@ -108,6 +106,8 @@ def turned(ct: Geometry, right: int, down: int, angle_deg: float, about_mm: np.n
 
 def moved_by(before: np.ndarray, after: np.ndarray, labels: LabelMap) -> tuple[float, float]:
     """Mean distance (mm) over the organs, or over the grid without any, and angle (°) between two places."""
+    from doselabel.dosimetry.alignment.registration import mean_shift_mm
+
     turn = after[:3, :3] @ before[:3, :3].T
     angle = np.degrees(np.arccos(np.clip((np.trace(turn) - 1) / 2, -1.0, 1.0)))
     return mean_shift_mm(before, after, _points(labels)), float(angle)
@@ -142,6 +142,8 @@ class Judge:
     """
 
     def __init__(self, spect: Volume, labels: LabelMap, ct: Volume) -> None:
+        from doselabel.dosimetry.alignment.mask_scene import MaskScene
+
         self.spect, self.labels, self.ct = spect, labels, ct
         self.why_not, self._scene = "", None
         try:
@@ -163,6 +165,8 @@ class Judge:
         RegistrationError
             When nothing is drawn, there is no uptake around it, or the best place lies at the end of the search.
         """
+        from doselabel.dosimetry.alignment.registration import refined
+
         if self._scene is None:
             raise RegistrationError(self.why_not, "Segment the CT, then ask again.")
         return refined(self._scene, start, progress=progress).matrix

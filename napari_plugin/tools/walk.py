@@ -8,8 +8,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from scipy import sparse
-from scipy.sparse.linalg import cg
 
 TRUST = 0.05
 """Weight of a voxel that is sure by its looks, against a step between neighbours of the same HU."""
@@ -44,6 +42,9 @@ def walk(
     (z, y, x) float32 array
         1 inside, 0 outside and where no walk goes.
     """
+    from scipy import sparse
+    from scipy.sparse.linalg import cg
+
     ends = inside.astype(np.float32)
     count = int(np.count_nonzero(open_))
     if not count:

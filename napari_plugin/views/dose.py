@@ -7,6 +7,7 @@ from html import escape
 from qtpy.QtCore import Signal
 from qtpy.QtWidgets import QCheckBox, QLabel, QLineEdit, QTabWidget, QWidget
 
+from doselabel.io.words import reader
 from doselabel.labels import title
 from doselabel.wire import DoseResults, OrganDose
 from napari_plugin.dosing import ISODOSES
@@ -119,13 +120,14 @@ class DoseView(QWidget):
         self._table.setHorizontalHeaderLabels(list(COLUMNS))
         self._table.set_rows([_cells(name, organ) for name, organ in results.organs.items()])
         self._table.show()
-        self.alarms.setText("<br>".join(f"<b>{escape(a.sentence)}</b> {escape(a.what_to_do)}" for a in results.grave()))
+        grave = [f"<b>{escape(reader(a.sentence))}</b> {escape(a.what_to_do)}" for a in results.grave()]
+        self.alarms.setText("<br>".join(grave))
         self.alarms.setVisible(bool(results.grave()))
         warnings = [f"✗ {title(name)}: {error.message} {error.hint}" for name, error in results.failed.items()]
         warnings += [f"⚠ {text}" for text in results.other_warnings()]
         for name, organ in results.organs.items():
             warnings += [f"⚠ {title(name)}: {text}" for text in organ.warnings]
-        self._warnings.set_lines(warnings)
+        self._warnings.set_lines([reader(text) for text in warnings])
         self._curves.show_time_activity(results)
         self._dvh.show_dose_volume(results)
         self._plots.show()
@@ -148,6 +150,12 @@ class DoseView(QWidget):
             rows.append([*_cells(name, organ)[:-1], change])
         rows += [[title(name), "gone", *[""] * 3] for name in computed.organs if name not in draft.organs]
         self._table.set_rows(rows)
+        self._curves.show_time_activity(draft, alike=True)
+        self._dvh.show_dose_volume(draft, alike=True)
+
+    def set_following(self, fraction: float) -> None:
+        """Say how far the dose of the edits is."""
+        self._say_of_labels(f"⚠ Labels changed since this dose. Computing theirs: {100 * fraction:.0f} %")
 
     def set_unfollowed(self, why: str) -> None:
         """Say that the dose can't follow the edits."""

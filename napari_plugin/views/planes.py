@@ -17,7 +17,7 @@ class PlanesView(QWidget):
 
     plane_wanted = Signal(str)
     fit_wanted = Signal()
-    three_wanted = Signal()
+    three_wanted = Signal(bool)
 
     def __init__(self) -> None:
         super().__init__()
@@ -33,6 +33,7 @@ class PlanesView(QWidget):
         self.fit.clicked.connect(self.fit_wanted)
         self.three = button("⊞", "Three linked views side by side")
         self.three.setMaximumWidth(34)
+        self.three.setCheckable(True)
         self.three.clicked.connect(self.three_wanted)
         if find_spec("napari_orthogonal_views") is None:
             self.three.setEnabled(False)

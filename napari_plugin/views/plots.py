@@ -1,53 +1,59 @@
-"""Time-activity, dose-volume and training curves in the window's colours. Knows matplotlib and numbers with units."""
+"""Time-activity, dose-volume and training curves in the window's colours. Knows numbers with units."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from matplotlib.backends.backend_qtagg import FigureCanvasQTAgg
-from matplotlib.figure import Figure
 from qtpy.QtGui import QShowEvent
+from qtpy.QtWidgets import QVBoxLayout, QWidget
 
 from doselabel.labels import region, title
 from doselabel.wire import DoseResults
 
 if TYPE_CHECKING:
     from doselabel.io.comparison import Comparison
+    from napari_plugin.views.canvas import Canvas
 
 Colours = Mapping[str, str]
 """``background``, ``text`` and ``grid`` as ``#rrggbb``."""
 DARK: Colours = {"background": "#23242b", "text": "#f0f1f2", "grid": "#565f6c"}
 
 
-class Plot(FigureCanvasQTAgg):
-    """One set of axes that follows the viewer's theme."""
+class Plot(QWidget):
+    """One set of axes that follows the viewer's theme; made when first seen, for matplotlib takes long to load."""
 
     def __init__(self, colours: Colours = DARK, *, height_px: int = 200) -> None:
-        super().__init__(Figure(layout="constrained"))
-        self._colours = colours
-        self._draw = lambda axes: None
-        self.axes = self.figure.add_subplot()
+        super().__init__()
+        self._colours, self._draw = colours, lambda axes: None
+        self._canvas: Canvas | None = None
         self.setFixedHeight(height_px)
-        self._redraw()
 
-    def draw_idle(self) -> None:
-        """Draw soon, but only what is seen: a plot behind another tab would stall the window for a quarter second."""
-        if self.isVisible():
-            super().draw_idle()
+    @property
+    def canvas(self) -> Canvas:
+        """Where it is drawn."""
+        if self._canvas is None:
+            from napari_plugin.views.canvas import Canvas
+
+            self._canvas = Canvas()
+            lines = QVBoxLayout(self)
+            lines.setContentsMargins(0, 0, 0, 0)
+            lines.addWidget(self._canvas)
+            self._canvas.redraw(self._draw, self._colours)
+        return self._canvas
 
     def showEvent(self, event: QShowEvent) -> None:
         """Draw what was not drawn while nobody saw it."""
+        self.canvas.show()
         super().showEvent(event)
-        self.draw_idle()
 
     def set_colours(self, colours: Colours) -> None:
         """Follow a change of theme."""
         self._colours = colours
-        self._redraw()
+        self._show(self._draw, alike=True)
 
-    def show_time_activity(self, results: DoseResults) -> None:
-        """Plot measured activities and the fitted curve of each organ."""
+    def show_time_activity(self, results: DoseResults, *, alike: bool = False) -> None:
+        """Plot measured activities and the fitted curve of each organ; ``alike``: not far from what is shown."""
 
         def draw(axes) -> None:
             for name, dose in results.organs.items():
@@ -59,10 +65,10 @@ class Plot(FigureCanvasQTAgg):
             axes.set_ylim(bottom=0)
             axes.set_xlim(left=0)
 
-        self._show(draw)
+        self._show(draw, alike=alike)
 
-    def show_dose_volume(self, results: DoseResults) -> None:
-        """Plot the cumulative dose-volume histogram of each organ."""
+    def show_dose_volume(self, results: DoseResults, *, alike: bool = False) -> None:
+        """Plot the cumulative dose-volume histogram of each organ; ``alike``: not far from what is shown."""
 
         def draw(axes) -> None:
             for name, dose in results.organs.items():
@@ -70,7 +76,7 @@ class Plot(FigureCanvasQTAgg):
             axes.set(xlabel="absorbed dose (Gy)", ylabel="volume (%)", ylim=(0, 103))
             axes.set_xlim(left=0)
 
-        self._show(draw)
+        self._show(draw, alike=alike)
 
     def show_two_dose_volumes(self, both: Comparison) -> None:
         """Plot each organ's cumulative dose-volume histogram by both sides, the second one dashed."""
@@ -102,25 +108,10 @@ class Plot(FigureCanvasQTAgg):
 
         self._show(draw)
 
-    def _show(self, draw) -> None:
+    def _show(self, draw, *, alike: bool = False) -> None:
         self._draw = draw
-        self._redraw()
-
-    def _redraw(self) -> None:
-        text, grid = self._colours["text"], self._colours["grid"]
-        self.figure.set_facecolor(self._colours["background"])
-        self.axes.clear()
-        self._draw(self.axes)
-        self.axes.set_facecolor(self._colours["background"])
-        self.axes.tick_params(colors=text, labelsize=8)
-        self.axes.grid(True, color=grid, alpha=0.4, lw=0.5)
-        for label in (self.axes.xaxis.label, self.axes.yaxis.label):
-            label.set(color=text, size=8)
-        for spine in self.axes.spines.values():
-            spine.set_color(grid)
-        if self.axes.get_legend_handles_labels()[0]:
-            self.axes.legend(fontsize=8, labelcolor=text, frameon=False)
-        self.draw_idle()
+        if self._canvas is not None:
+            self._canvas.redraw(draw, self._colours, alike=alike)
 
 
 def _colour(name: str) -> str:

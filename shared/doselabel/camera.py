@@ -13,7 +13,6 @@ from typing import Annotated, Literal
 import numpy as np
 import pydantic
 from pydantic import BaseModel, ConfigDict, Field
-from scipy.special import lambertw
 
 from doselabel.errors import CalibrationError
 
@@ -103,6 +102,8 @@ class DeadTime(_Frozen):
             )
         if x == 0:
             return 1.0
+        from scipy.special import lambertw  # with all of scipy.special, half a second
+
         return float(-lambertw(-x).real / x) if self.model == "paralyzable" else 1.0 / (1.0 - x)
 
 

@@ -11,7 +11,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-import nibabel
 import numpy as np
 
 from doselabel.alarms import Alarm, finding, ordered
@@ -384,6 +383,8 @@ def write_labels(path: str | Path, labels: LabelMap) -> Path:
     path = Path(path)
     if not path.name.lower().endswith((".nii", ".nii.gz")):
         return write_image(path, volume, {METADATA_KEY: text})
+    import nibabel
+
     staged, named = path.with_name(f".names-{path.name}"), path.with_name(f".named-{path.name}")
     try:
         write_image(staged, volume)

@@ -22,6 +22,10 @@ def opened(dock, image_id: str, truth: np.ndarray | None = None):
         assert dock.controller.session.origin == "model"
         voxel = tuple(np.argwhere(truth == 0)[:1].T)
         labels.data_setitem(voxel, 3)
+    activate(dock)
+
+
+def activate(dock) -> None:
     QTest.qWaitForWindowExposed(dock.window())
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)

@@ -6,6 +6,7 @@ import csv
 from html import unescape
 
 import numpy as np
+import psutil
 import pytest
 from napari.components import ViewerModel
 from qtpy.QtCore import Qt
@@ -16,8 +17,12 @@ from napari_plugin.controller import Controller
 from napari_plugin.session.settings import Settings
 from napari_plugin.views.dose import DoseView
 from napari_plugin.views.dose_form import WORDS
+from tests.napari_plugin.hands import opened
+from tests.napari_plugin.mouse import canvas_of, drag, pixel
 
 pytestmark = pytest.mark.e2e
+SHORT_CPU_S = 2.5
+"""A worker that begins, alone, takes twice as long."""
 PATIENT = ("P-001__ct", "P-001__ct_tp1", "P-001__ct_tp2")
 
 
@@ -140,12 +145,68 @@ def test_the_dose_follows_edits_and_their_undo(computed, qtbot, tmp_path):
     assert (folder / "dose.nii.gz").stat().st_size > 0
 
 
+def test_the_first_stroke_after_a_dose_is_answered_by_the_short_way(dock, truth, qtbot):
+    """By what the server and its workers compute for it; numbers as a full run of the same labels has them."""
+    controller, view = dock.controller, dock.dose_view
+    for image_id in reversed(PATIENT):
+        opened(dock, image_id)
+        controller.editing.replace(truth, "")
+        controller.submit(author="ada")
+        controller.wait("submit", 60)
+    dock.show_tab("Dose")
+    asked = {"tac": "mono", "engine": "local", "report": False}
+    controller.dose(**asked)
+    controller.wait("dose", 300)
+
+    # before any edit the server opens the study, and nobody is told
+    qtbot.waitUntil(lambda: controller.tasks.running("draft"), timeout=20_000)
+    assert controller.wait("draft", 300).warnings[0].startswith("Draft, not submitted")
+    assert view.of_labels.isHidden()
+    assert not view._table.horizontalHeaderItem(4).text().startswith("Δ")
+
+    labels, viewer = controller.layers.labels, dock.viewer
+    labels.selected_label, labels.mode, labels.preserve_labels = 3, "paint", False
+    controller.editing.brush.set_size(20.0)
+    z, y, x = (int(index.mean()) for index in np.nonzero(truth == 3))
+    viewer.dims.set_point(viewer.dims.ndim - 3, float(labels.data_to_world((z, 0, 0))[0]))
+    QTest.qWait(300)
+    time = tuple(viewer.dims.point[:-3])
+    stroke = [pixel(viewer, (*time, *labels.data_to_world((z, y, x + dx)))) for dx in (8, 9, 10)]
+    before_s, ml = spent_by_servers_s(), np.count_nonzero(controller.session.array == 3)
+    with qtbot.waitSignal(controller.following.followed, timeout=120_000) as told:
+        drag(canvas_of(dock.window()), stroke)
+        assert np.count_nonzero(controller.session.array == 3) > ml
+    assert spent_by_servers_s() - before_s < SHORT_CPU_S
+    draft = told.args[0]
+    assert "Draft, not submitted" in view.of_labels.text()
+    assert view._table.horizontalHeaderItem(4).text().startswith("Δ")
+    (line,) = (line for line in view._dvh.canvas.axes.lines if line.get_label() == "Liver")
+    assert list(line.get_xdata()) == draft.organs["liver"].dvh.dose_gy
+
+    controller.submit(author="ada")
+    controller.wait("submit", 60)
+    controller.dose(**asked)
+    full = controller.wait("dose", 300)
+    assert full.organs == draft.organs
+
+    # a parameter is called as the report calls it
+    doubtful = full.model_copy(update={"warnings": ["The points do not determine lambda1_per_h."]})
+    view.set_results(doubtful, has_report=False)
+    assert "do not determine λ1." in view._warnings.toPlainText()
+
+
+def spent_by_servers_s() -> float:
+    """CPU time of the processes that this one has started, and of theirs."""
+    times = [child.cpu_times() for child in psutil.Process().children(recursive=True)]
+    return sum(spent.user + spent.system for spent in times)
+
+
 def test_a_server_that_can_not_follow_says_why_in_the_doses_view(computed, qtbot, monkeypatch):
     controller, view = computed
     controller.dosing.options["voi"] = "nonsense"
     said = []
     controller.status.connect(lambda text, level: said.append(text))
-    with qtbot.waitSignal(controller.following.refused, timeout=60_000):
+    with qtbot.waitSignal(controller.following.refused, timeout=120_000):
         halve(controller, organ("liver").index)
     assert "can't follow" in view.of_labels.text()
     assert "nonsense" in view.of_labels.text()

@@ -47,14 +47,21 @@ class Cache:
         """The entry under ``key`` (from `digest`), else what ``make`` returns, which is then kept."""
         if self.folder is None:
             return make()
-        path = self.folder / f"{key[:40]}.npz"
-        found = _read(path)
+        found = self.kept(key)
         if found is not None:
             self.reused.append(what)
             return found
         entry = make()
-        _write(path, entry)
+        _write(self._file(self.folder, key), entry)
         return entry
+
+    def kept(self, key: str) -> Entry | None:
+        """The entry that the folder has under ``key``."""
+        return None if self.folder is None else _read(self._file(self.folder, key))
+
+    @staticmethod
+    def _file(folder: Path, key: str) -> Path:
+        return folder / f"{key[:40]}.npz"
 
     def hold(self, key: str, make: Callable[[], T]) -> T:
         """What ``make`` returns; a `Memory` makes it once. For steps too quick to be written to disk."""
@@ -65,7 +72,8 @@ class Cache:
 class Memory(Cache):
     """Results kept in memory, the least recently used given up first. Several threads may use it.
 
-    What is handed out is shared: nobody may write into it.
+    What is handed out is shared: nobody may write into it. What a `Cache` left in ``folder`` is found there, and
+    nothing is written to it.
 
     Attributes
     ----------
@@ -83,8 +91,9 @@ class Memory(Cache):
 
         def first() -> Entry:
             nonlocal made
-            made = True
-            return make()
+            found = self.kept(key)
+            made = found is None
+            return make() if found is None else found
 
         entry = self.hold(key, first)
         if not made:

@@ -49,6 +49,8 @@ class Session:
     labels : str or Path
         The masks that drafts take the place of, as for `pipeline.run`.
     options : DoseOptions, optional
+    cache : path, optional
+        What a full run keeps there is used; nothing is written.
     limit_bytes : int
         What intermediate results may take; the study's own images come on top.
     workers : int
@@ -61,12 +63,13 @@ class Session:
         labels: str | Path,
         options: DoseOptions | None = None,
         *,
+        cache: str | Path | None = None,
         limit_bytes: int = LIMIT_BYTES,
         workers: int = 2,
     ) -> None:
         self._folder, self._labels = Path(folder), labels
         self._options, self._workers = options or DoseOptions(), workers
-        self._memory = Memory(limit_bytes=limit_bytes)
+        self._memory = Memory(None if cache is None else Path(cache), limit_bytes=limit_bytes)
         self._opened: _Opened | None = None
         self._submitted: tuple[str, LabelSet] | None = None
         self._lock = threading.Lock()
@@ -115,7 +118,7 @@ class Session:
         if self._opened is None or self._opened.state != state:
             progress("reading", 0.0)
             self._opened = self._submitted = None
-            self._memory = Memory(limit_bytes=self._memory.limit_bytes)
+            self._memory = Memory(self._memory.folder, limit_bytes=self._memory.limit_bytes)
             images = Images(study)
             self._opened = _Opened(state, images, check(study, images))
         return self._opened

@@ -18,7 +18,7 @@ import SimpleITK as sitk
 
 from doselabel.errors import GeometryError
 from doselabel.grid import Geometry, StatedGrid, Volume
-from doselabel.images import metaimage, nifti, nrrd
+from doselabel.images import metaimage, nrrd
 from doselabel.images.header import Header, broken
 from doselabel.images.stream import Voxels, cut_off, packed_as
 
@@ -119,6 +119,8 @@ def read_header(
     inside = Path(within) if within is not None else None
     with _opening(path):
         if name.endswith((".nii", ".nii.gz")):
+            from doselabel.images import nifti  # nibabel brings pydicom: tenths of a second for who reads none
+
             header = nifti.read_header(path, stated)
         elif name.endswith(".nrrd"):
             header = nrrd.read_header(path, stated, inside)

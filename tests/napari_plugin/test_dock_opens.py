@@ -1,0 +1,57 @@
+"""The dock is there soon after the menu's click: in a process of its own, where nothing of ours is loaded yet."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from tests.load import shared
+
+pytestmark = pytest.mark.e2e
+OPENED_S = 1.5
+LATER = ("matplotlib", "nibabel", "scipy.optimize", "scipy.sparse.linalg", "torch")
+CHILD = f"""
+import json, sys, threading, time
+import napari
+from qtpy.QtTest import QTest
+from qtpy.QtWidgets import QApplication
+from napari_plugin.opening import PLUGIN, SLOW, WARM, WIDGET
+
+viewer = napari.Viewer(show=True)
+QTest.qWait(1000)
+began_s = time.thread_time()
+dock, widget = viewer.window.add_plugin_dock_widget(PLUGIN, WIDGET)
+early = [name for name in {LATER} if name in sys.modules]
+for _ in range(5):
+    QApplication.processEvents()
+drawn, spent_s = widget.tabs.isVisible(), time.thread_time() - began_s
+for _ in range(600):
+    QTest.qWait(100)
+    if all(name in sys.modules for name in SLOW) and not [t for t in threading.enumerate() if t.name == WARM]:
+        break
+warm = [name for name in {LATER} if name in sys.modules]
+print(json.dumps(dict(spent_s=spent_s, drawn=drawn, early=early, warm=warm)))
+widget.cleanup()
+viewer.close()
+"""
+
+
+def test_a_dock_is_drawn_before_what_it_does_not_need_yet_is_loaded(tmp_path):
+    """CPU of the window's thread; the rest is loaded in another one, so that no tab waits for it."""
+    if not os.environ.get("DISPLAY"):
+        pytest.skip("needs a display: run under xvfb-run")
+    home = {name: str(tmp_path) for name in ("HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME", "XDG_CACHE_HOME")}
+    done = subprocess.run(
+        [sys.executable, "-c", CHILD], env=os.environ | home, capture_output=True, text=True, timeout=600, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout.splitlines()[-1])
+    print(found)
+    assert found["drawn"]
+    assert found["early"] == []
+    assert found["warm"] == [name for name in LATER if name != "torch"]
+    assert found["spent_s"] < shared(OPENED_S)
