@@ -27,6 +27,7 @@ def on_files(files: Files, config: Any) -> Files:
         "reference/cli.md": command_line(),
         "reference/alarms.md": alarms(),
         "reference/schemas.md": reference_pages.schemas(),
+        "reference/configuration.md": reference_pages.configuration(),
         "reference/keys.md": reference_pages.shortcuts(),
         "reference/model-card.md": reference_pages.model_card(),
         "reference/notices.md": reference_pages.notices(),

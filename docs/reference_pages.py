@@ -1,9 +1,11 @@
-"""Pages of the reference made from the program: files and messages, keys, the starter's card, whose work is used."""
+"""Reference pages made from the program: files and messages, options, keys, the model card, whose work is used."""
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import json
+import re
 from collections.abc import Iterable
 from importlib import metadata
 from pathlib import Path
@@ -12,9 +14,11 @@ from typing import Any
 from pydantic import BaseModel
 
 from doselabel import wire
+from doselabel.dicom import pacs
 from doselabel.dosimetry.options import DoseOptions
 from doselabel.model.checkpoint import read_card, starter_path
 from doselabel.study import Study
+from monailabel_app import conf, oidc
 from napari_plugin.shortcuts import KEYS, NAPARI_KEYS
 
 ROOT = Path(__file__).parents[1]
@@ -83,6 +87,46 @@ def _type(field: dict[str, Any]) -> str:
     limits = (("exclusiveMinimum", ">"), ("minimum", "≥"), ("exclusiveMaximum", "<"), ("maximum", "≤"))
     bounds = " and ".join(f"{sign} {field[key]:g}" for key, sign in limits if key in field)
     return f"{field.get('format', kind)} {bounds}".strip()
+
+
+ENVIRONMENT = {
+    conf.TOKEN: "token for programs: who brings it is an admin of the server",
+    conf.ORIGINS: "web origins that may call the server, with commas (also `--origin`)",
+    oidc.SECRET: "the server's secret at its OpenID Connect issuer",
+    pacs.USER: "name at the PACS for `doselabel pull`, `push`, `listen`",
+    pacs.PASSWORD: "its password; without it the keyring's",
+    pacs.TOKEN: "a bearer token for the PACS instead of both",
+    "DOSELABEL_CACHE": "folder of computed kernels; `~/.cache/doselabel` without it",
+    "OMP_NUM_THREADS": "threads of one computation; 1 is best where several processes run side by side",
+}
+
+
+def configuration() -> str:
+    """The server's options, from the class that reads them, and every variable of the environment."""
+    defaults = {field.name: field.default for field in dataclasses.fields(conf.Conf)}
+    listed = (inspect.getdoc(conf.Conf) or "").partition("Attributes\n----------\n")[2]
+    rows = []
+    for name, words in re.findall(r"^(\w+) : \w+\n((?:    .*\n?)+)", listed, re.MULTILINE):
+        if name != "studies":
+            shown = f"`{defaults[name]}`" if defaults[name] != "" else ""
+            rows.append(f"| `{name}` | {shown} | {' '.join(words.split())} |")
+    return "\n".join(
+        [
+            "# Configuration\n\n## The server (`--conf KEY VALUE`)\n\n| key | default | |\n|---|---|---|",
+            *rows,
+            "\nIts flags (`--host`, `--port`, `--ssl-certfile` …): [`doselabel serve`](cli.md#doselabel-serve). Users: "
+            "`doselabel users`, kept in the studies folder's `.doselabel/users.json`.\n",
+            "## The environment\n\n| variable | |\n|---|---|",
+            *(f"| `{name}` | {words} |" for name, words in ENVIRONMENT.items()),
+            "\n## Files\n\n| file | what |\n|---|---|",
+            "| `study.json` | a patient: [a study on disk](../study.md), [its fields](schemas.md#studyjson) |",
+            "| a camera file | what was calibrated: [how to](../how-to.md#take-in-a-new-camera) |",
+            "| options of a dose | flags, and fields of the form in the window: [all](schemas.md#options-of-a-dose) |",
+            "| settings of a training | each a flag and a key of `--config`: [training](../training.md#settings) |",
+            "| answers of an import | what DICOM does not say: [from PACS to report](../clinic.md) |",
+            "",
+        ]
+    )
 
 
 def shortcuts() -> str:

@@ -40,5 +40,5 @@ def test_an_example_applied_to_a_copy_passes_its_tests(patch, tmp_path):
     run(tmp_path, sys.executable, "-m", "ruff", "format", "--check", *changed)
 
 
-def test_there_is_one_for_an_organ_a_nuclide_and_a_tool():
-    assert [path.stem for path in EXAMPLES] == ["nuclide", "organ", "tool"]
+def test_there_is_one_for_an_organ_a_nuclide_a_tool_and_a_task():
+    assert [path.stem for path in EXAMPLES] == ["nuclide", "organ", "task", "tool"]

@@ -1,4 +1,4 @@
-"""The tutorials: every command and every line of code of a page is run, in order, and shows what the page says.
+"""Tutorials and how-tos: every command and every line of code of a page is run, in order, and shows what the page says.
 
 A block marked ``sh`` or ``python`` is run in one folder of the page's own. With the title "another terminal" it runs
 on beside the others; with "not run" it is shown only (a window needs hands: its clicks are in tests/napari_plugin). A
@@ -24,8 +24,9 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-PAGES = sorted((ROOT / "docs" / "tutorials").glob("*.md"))
-BLOCK = re.compile(r'^```(sh|python|text)(?: title="([^"]*)")?\n(.*?)^```$', re.MULTILINE | re.DOTALL)
+TUTORIALS = sorted((ROOT / "docs" / "tutorials").glob("*.md"))
+PAGES = [*TUTORIALS, ROOT / "docs" / "how-to.md"]
+BLOCK = re.compile(r'^ *```(sh|python|text)(?: title="([^"]*)")?\n(.*?)^ *```$', re.MULTILINE | re.DOTALL)
 PORT = "8000"
 LOOSE = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 START_S = 120
@@ -39,7 +40,7 @@ def test_what_the_page_says_works(page, tmp_path):
         port = str(free.getsockname()[1])
     text = page.read_text("utf-8").replace(PORT, port)
     blocks = BLOCK.findall(text)
-    assert len(blocks) == text.count("\n```") // 2, "a block that is neither sh, python nor text"
+    assert len(blocks) == text.count("```") // 2, "a block that is neither sh, python nor text"
     printed = ""
     with terminals(tmp_path) as another:
         for kind, title, body in blocks:
@@ -55,9 +56,9 @@ def test_what_the_page_says_works(page, tmp_path):
 
 
 def test_there_is_one_for_each_reader_and_the_site_has_it():
-    assert [page.stem for page in PAGES] == ["administrator", "annotator", "developer", "physicist", "researcher"]
+    assert [page.stem for page in TUTORIALS] == ["administrator", "annotator", "developer", "physicist", "researcher"]
     site = (ROOT / "mkdocs.yml").read_text("utf-8")
-    assert not [page for page in PAGES if f"tutorials/{page.name}" not in site]
+    assert not [page for page in PAGES if page.relative_to(ROOT / "docs").as_posix() not in site]
 
 
 def environment(folder: Path) -> dict[str, str]:
