@@ -171,7 +171,7 @@ class Conf:
                     f"--conf {key}: is not an option of this app; it has {', '.join(known)}.",
                     "Correct the name.",
                 )
-            kind = type(known[key].default)
+            kind: type[str | int | float] = type(getattr(cls, key))
             try:
                 values[key] = kind(text)
             except ValueError as error:

@@ -11,6 +11,7 @@ import tempfile
 import zipfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 from doselabel.errors import DoselabelError
 from doselabel.versions import FINAL
@@ -47,7 +48,8 @@ def archive(
         A temporary file: ``label/<image id>.nii.gz``, ``image/<image id>…`` and ``index.json`` with who drew and
         reviewed each, its volumes, hash and version, and what was left out and why.
     """
-    rows, left_out = [], []
+    rows: list[dict[str, Any]] = []
+    left_out: list[dict[str, Any]] = []
     handle, name = tempfile.mkstemp(prefix="doselabel-export-", suffix=".zip")
     try:
         with os.fdopen(handle, "wb") as file, zipfile.ZipFile(file, "w") as packed:
@@ -56,8 +58,11 @@ def archive(
                     break
                 labels = case.labels
                 final = labels.final()
-                damaged = [v for v in labels.versions() if v.error]
-                left_out += [{"image_id": case.image_id, "version": v.version, "why": v.error.message} for v in damaged]
+                left_out += [
+                    {"image_id": case.image_id, "version": damaged.version, "why": damaged.error.message}
+                    for damaged in labels.versions()
+                    if damaged.error
+                ]
                 if final is None or (approved and not final.approved):
                     continue
                 try:

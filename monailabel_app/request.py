@@ -7,11 +7,13 @@ import os
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from doselabel.errors import Progress, Watch, no_progress
 from doselabel.geometry import SUFFIXES
 from monailabel_app.refusals import Refused
+
+Word = TypeVar("Word", bound=str)
 
 
 def progress_of(request: Mapping[str, Any]) -> Progress:
@@ -62,14 +64,14 @@ def number(request: Mapping[str, Any], key: str, default: float | None, low: flo
     return result
 
 
-def choice(request: Mapping[str, Any], key: str, default: str, allowed: tuple[str, ...]) -> str:
+def choice(request: Mapping[str, Any], key: str, default: Word, allowed: tuple[Word, ...]) -> Word:
     """One of several words (a client that shows a menu may send the whole menu: its first entry counts)."""
     value = request.get(key, default)
     if isinstance(value, list | tuple):
         value = value[0] if value else default
     if value not in allowed:
         raise Refused(f"'{key}' is {value!r}; expected {' or '.join(filter(None, allowed))}.", "Correct it.")
-    return str(value)
+    return value
 
 
 def yes(request: Mapping[str, Any], key: str) -> bool:

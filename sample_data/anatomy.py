@@ -9,7 +9,9 @@ organ gains or loses volume by breathing.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -99,28 +101,7 @@ class Anatomy:
 
         c.paint(layers, Tissue.SKIN, Tissue.FAT, Tissue.MUSCLE, Tissue.VISCERAL_FAT)
         for side in (1, -1):
-            c.paint(
-                lambda p, s=side: ellipse(p.x - s * 37, p.y - yv - 46, 30, 22, 2.4) + 2 * np.sin(p.x / 4),
-                Tissue.MUSCLE,
-                box=((side * 37 - 40, yv + 15, -1e4), (side * 37 + 40, yv + 80, 1e4)),
-            )
-            c.paint(
-                lambda p, s=side: both(ellipse(p.x - s * 72, p.y - yv - 33, 22, 9), 25 - p.z),
-                Tissue.MUSCLE,
-                box=((side * 72 - 30, yv + 10, -1e4), (side * 72 + 30, yv + 55, 40)),
-            )
-
-            def psoas(p: Points, s: int = side) -> np.ndarray:
-                down = np.clip((70 - p.z) / 150, 0, 1)
-                return both(
-                    ellipse(p.x - s * (30 + 14 * down), p.y - yv - 5 + 4 * down, 6 + 17 * down, 8 + 16 * down), 60 - p.z
-                )
-
-            c.paint(psoas, Tissue.MUSCLE, box=((side * 42 - 40, yv - 40, -1e4), (side * 42 + 40, yv + 45, 70)))
-            crus = ((side * 14, yv - 22, 140), (side * 16, yv - 12, 15))
-            c.paint(
-                lambda p, ends=crus: capsule(p, *ends, 6, 3), Tissue.MUSCLE, box=((-40, yv - 50, 0), (40, yv + 10, 150))
-            )
+            self._paint_muscles(c, side)
         c.paint(self._ribs, Tissue.CORTICAL_BONE, Tissue.SPONGIOSA)
         c.paint(
             self._spine,
@@ -132,6 +113,32 @@ class Anatomy:
         )
         c.paint(lambda p: self._aorta(p), Tissue.AORTA, box=((-15, yv - 55, -1e4), (40, yv, 1e4)))
         c.paint(lambda p: self._cava(p), Tissue.CAVA, box=((-50, yv - 60, -1e4), (5, yv, 1e4)))
+
+    def _paint_muscles(self, c: Canvas, side: int) -> None:
+        yv = self.plan.spine_y_mm
+        c.paint(
+            lambda p: ellipse(p.x - side * 37, p.y - yv - 46, 30, 22, 2.4) + 2 * np.sin(p.x / 4),
+            Tissue.MUSCLE,
+            box=((side * 37 - 40, yv + 15, -1e4), (side * 37 + 40, yv + 80, 1e4)),
+        )
+        c.paint(
+            lambda p: both(ellipse(p.x - side * 72, p.y - yv - 33, 22, 9), 25 - p.z),
+            Tissue.MUSCLE,
+            box=((side * 72 - 30, yv + 10, -1e4), (side * 72 + 30, yv + 55, 40)),
+        )
+
+        def psoas(p: Points) -> np.ndarray:
+            down = np.clip((70 - p.z) / 150, 0, 1)
+            return both(
+                ellipse(p.x - side * (30 + 14 * down), p.y - yv - 5 + 4 * down, 6 + 17 * down, 8 + 16 * down), 60 - p.z
+            )
+
+        c.paint(psoas, Tissue.MUSCLE, box=((side * 42 - 40, yv - 40, -1e4), (side * 42 + 40, yv + 45, 70)))
+        c.paint(
+            lambda p: capsule(p, (side * 14, yv - 22, 140), (side * 16, yv - 12, 15), 6, 3),
+            Tissue.MUSCLE,
+            box=((-40, yv - 50, 0), (40, yv + 10, 150)),
+        )
 
     def _aorta(self, p: Points) -> np.ndarray:
         plan = self.plan
@@ -291,17 +298,17 @@ class Anatomy:
 
         c.paint(spleen_level, Tissue.SPLEEN, box=((20, yv - 80, -30), (165, yv + 80, 1e4)))
         c.paint(liver, Tissue.LIVER, box=box)
-        inside = lambda p: liver(p) - 6  # noqa: E731
+
+        def inside(shape: Callable[[Points], np.ndarray]) -> Callable[[Points], np.ndarray]:
+            return lambda p: both(shape(p), liver(p) - 6)
+
         for a, b, r0, r1 in plan.liver_vessels:
             low, high = np.minimum(a, b) - r0, np.maximum(a, b) + r0
-            c.paint(
-                lambda p, t=(a, b, r0, r1): both(capsule(p, *t), inside(p)),
-                Tissue.LIVER_VESSEL,
-                box=(tuple(low), tuple(high)),
-            )
+            vessel = inside(partial(capsule, a=a, b=b, r0=r0, r1=r1))
+            c.paint(vessel, Tissue.LIVER_VESSEL, box=(tuple(low), tuple(high)))
         for centre, r in plan.liver_lesions:
             c.paint(
-                lambda p, t=(centre, r): both(ellipsoid(p, t[0], (t[1], t[1] * 0.9, t[1] * 1.1)), inside(p)),
+                inside(partial(ellipsoid, centre=centre, radii=(r, r * 0.9, r * 1.1))),
                 Tissue.LIVER_LESION,
                 box=(tuple(v - 1.2 * r for v in centre), tuple(v + 1.2 * r for v in centre)),
             )

@@ -9,7 +9,7 @@ import numpy as np
 from sample_data.shapes import Axes, Points, Waves
 from sample_data.tissues import Tissue
 
-Level = Callable[[Points], np.ndarray]
+Level = Callable[[Points], np.ndarray | tuple[np.ndarray, ...]]
 EVERYWHERE = ((-1e4, -1e4, -1e4), (1e4, 1e4, 1e4))
 
 
@@ -29,10 +29,13 @@ class Canvas:
         """From here on, shapes move with the breath."""
         self.frame, self.frame_axes = self.moving, self.moving_axes
 
-    def box(self, low: tuple[float, ...], high: tuple[float, ...], margin_mm: float = 14.0) -> tuple[slice, ...]:
+    def box(
+        self, low: tuple[float, ...], high: tuple[float, ...], margin_mm: float = 14.0
+    ) -> tuple[slice, slice, slice]:
         """Slices (z, y, x) that hold a box given by corners (x, y, z)."""
         ends = zip((self.frame_axes.x, self.frame_axes.y, self.frame_axes.z), low, high, strict=True)
-        return tuple(slice(*np.searchsorted(a, (lo - margin_mm, hi + margin_mm)).tolist()) for a, lo, hi in ends)[::-1]
+        x, y, z = (slice(*np.searchsorted(a, (lo - margin_mm, hi + margin_mm)).tolist()) for a, lo, hi in ends)
+        return z, y, x
 
     def paint(self, level: Level, *tissues: Tissue, box: tuple = EVERYWHERE) -> None:
         """Paint a shape; with several tissues, the level function gives one level per tissue, outermost first."""
@@ -40,7 +43,7 @@ class Canvas:
         if any(s.start >= s.stop for s in where):
             return
         levels = level(self.frame[where])
-        for tissue, d in zip(tissues, (levels,) if len(tissues) == 1 else levels, strict=True):
+        for tissue, d in zip(tissues, levels if isinstance(levels, tuple) else (levels,), strict=True):
             weight = np.clip(0.5 + d / self.edge_mm, 0, 1).astype(np.float32)
             image = self.image[where]
             image += weight * (self.hu[tissue] - image)

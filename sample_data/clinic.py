@@ -111,7 +111,8 @@ def make(folder: Path, seed: int, number: int, errors: Errors | None = None) -> 
     fine = spect.with_spacing((SPECT_MM / FINE,) * 3)
     organs = {name: _Organ.draw(name, rng) for name in SEMI_MM}
     body = _level(fine, (0, 0, 0), BODY_MM) < 0
-    maps, taken = {}, np.zeros(fine.shape, bool)
+    maps: dict[str, Array] = {}
+    taken = np.zeros(fine.shape, bool)
     for name, organ in organs.items():
         mask = (_level(fine, organ.centre_mm, organ.semi_mm) < 0) & ~taken
         taken |= mask
@@ -119,10 +120,10 @@ def make(folder: Path, seed: int, number: int, errors: Errors | None = None) -> 
         maps[name] = np.where(mask, uneven, 0)
         maps[name] *= mask.sum() / maps[name].sum()
     masks = {name: part > 0 for name, part in maps.items()}
-    tumour = np.zeros(fine.shape)
+    tumour = np.zeros(fine.shape, bool)
     if rng.uniform() < errors.tumour:
         tumour = _beside(organs[str(rng.choice(list(organs)))], rng, fine) & ~taken & body
-    maps |= {"tumour": tumour.astype(float), "body": (body & ~taken & ~(tumour > 0)).astype(float)}
+    maps |= {"tumour": tumour.astype(float), "body": (body & ~taken & ~tumour).astype(float)}
     curves = {name: organ.curve for name, organ in organs.items()}
     curves["tumour"] = _Curve.draw(rng, float(rng.uniform(0.8, 2.0)), 80.0)
     curves["body"] = _Curve.draw(rng, BODY_MBQ_ML, 45.0)
@@ -285,10 +286,11 @@ class _Camera:
         sharp = rng.uniform(10.0, 13.0) * rng.uniform(0.95, 1.05, 3)
         wide = sharp + rng.uniform(1.0, 4.0)
         stated = (sharp + wide) / 2 * (1 + errors.psf * rng.standard_normal())
+        x, y, z = (float(v) for v in np.maximum(stated, 4.0))
         return cls(
             sharp, wide, rng.uniform(*errors.tail), rng.uniform(15, 30), rng.uniform(*errors.breath_mm),
             1 + errors.calibration * rng.standard_normal(), errors.attenuation * rng.standard_normal(),
-            rng.uniform(*errors.scatter), tuple(float(v) for v in np.maximum(stated, 4.0)),
+            rng.uniform(*errors.scatter), (x, y, z),
         )  # fmt: skip
 
     def blurred(self, activity: Array, fine: Geometry) -> Array:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from monailabel.interfaces.tasks.infer_v2 import InferTask, InferType
@@ -20,8 +20,8 @@ from monailabel_app.models import ModelStore
 from monailabel_app.refusals import Refused
 from monailabel_app.request import choice, fresh_file, label_suffix, number, plain, progress_of, staged, yes
 
-CONSENSUS = ("", "mean", "vote")
-GAP_FILL = ("", "distance", "linear")
+CONSENSUS: tuple[Literal["", "mean", "vote"], ...] = ("", "mean", "vote")
+GAP_FILL: tuple[Literal["", "distance", "linear"], ...] = ("", "distance", "linear")
 
 PAPER_READING = {"planes": "all", "consensus": "vote", "gap_fill": "linear", "score_threshold": 0.9}
 """Nazari 2021: three planes, 2 of 3 voxel by voxel, scores of 0.9 and more, missing slices filled linearly."""

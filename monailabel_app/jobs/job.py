@@ -54,7 +54,7 @@ class Job:
     wanted: bool = True
     oom_kills: int = 0
     over: threading.Event = field(default_factory=threading.Event)
-    call: list[Callable[[], None]] = field(default_factory=list)
+    call: list[Callable[[], object]] = field(default_factory=list)
 
 
 class Shelf:

@@ -160,7 +160,7 @@ class JobManager:
         job.over.wait(timeout_s)
         return job.status
 
-    def when_over(self, name: str, call: Callable[[], None]) -> None:
+    def when_over(self, name: str, call: Callable[[], object]) -> None:
         """Have a function called, from any thread, as soon as a job is over."""
         job = self._job(name)
         with self._lock:

@@ -170,7 +170,7 @@ def _shows_something(summary: Mapping[str, Any]) -> bool:
 def is_scored(case: Case, model_sha256: str) -> bool:
     """Whether a CT's stored prediction is one by three planes, of the model that answers."""
     summary = _summary(case)
-    return bool(summary) and summary.get("model_sha256") == model_sha256 and len(summary.get("planes", ())) == 3
+    return summary is not None and summary.get("model_sha256") == model_sha256 and len(summary.get("planes", ())) == 3
 
 
 def _summary(case: Case) -> dict[str, Any] | None:

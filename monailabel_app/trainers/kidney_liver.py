@@ -115,10 +115,10 @@ class TrainKidneyLiver(TrainTask):
             after = evaluate(result.checkpoint, validation, progress=lambda _, done: stages("new model", done))
         old_domain: tuple[list, list] = ([], [])
         if decidable(before):
-            old_domain = tuple(
-                evaluate(model, known, progress=lambda _, done, n=n: stages("old domain", (n + done) / 2))
-                for n, model in enumerate((champion, result.checkpoint))
-            )  # type: ignore[assignment]
+            old_domain = (
+                evaluate(champion, known, progress=lambda _, done: stages("old domain", done / 2)),
+                evaluate(result.checkpoint, known, progress=lambda _, done: stages("old domain", (1 + done) / 2)),
+            )
         decision = decide(before, after, old_domain=old_domain)
         if yes(request, "promote") and not decision.promote:
             decision = Decision(True, f"Promoted because the request said so. {decision.reason}")
