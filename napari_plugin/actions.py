@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from qtpy.QtWidgets import QDialog, QDialogButtonBox, QVBoxLayout, QWidget
@@ -55,11 +56,11 @@ def actions(
         "doubt_before": lambda: controller.doubts.step(-1),
         "doubt_after": lambda: controller.doubts.step(1),
         "outline": lambda: brush.set_outline(not brush.outline),
-        **{name: lambda name=name: planes.show(name) for name in ("axial", "coronal", "sagittal", "3d")},
+        **{name: partial(planes.show, name) for name in ("axial", "coronal", "sagittal", "3d")},
         "fit": planes.fit,
         "undo": lambda: history("undo"),
         "redo": lambda: history("redo"),
-        **{f"move_{words}": lambda sign=sign: register.move(sign) for sign, (words, *_) in MOVES.items()},
+        **{f"move_{words}": partial(register.nudge, sign) for sign, (words, *_) in MOVES.items()},
         "keys": lambda: KeyList(window).open(),
     }
 
@@ -75,7 +76,7 @@ class KeyList(QDialog):
             [[key, words] for key, (_, words) in KEYS.items()] + [[k, words] for k, words in NAPARI_KEYS.items()]
         )
         for i in range(table.rowCount()):
-            table.item(i, 1).setTextAlignment(table.item(i, 0).textAlignment())
+            table.cell(i, 1).setTextAlignment(table.cell(i, 0).textAlignment())
         close = QDialogButtonBox(QDialogButtonBox.StandardButton.Close)
         close.rejected.connect(self.reject)
         lines = QVBoxLayout(self)

@@ -176,7 +176,7 @@ class Controller(QObject):
 
     # ---- server and case
 
-    def connect(self, url: str, token: str | None = None) -> None:
+    def connect(self, url: str, token: str | None = None) -> None:  # type: ignore[override]  # hides QObject's own
         """Connect to a server and list its cases; from now on nothing goes to another one."""
         if not self.connection.connect_to(url, token):
             self._say("Connect is already under way.", "warning")

@@ -10,6 +10,7 @@ from typing import Any
 from napari.utils.theme import get_theme
 from napari.viewer import Viewer
 from qtpy.QtCore import QEvent, QSize, Qt, QTimer
+from qtpy.QtGui import QShowEvent
 from qtpy.QtWidgets import QLabel, QMessageBox, QScrollArea, QSizePolicy, QTabWidget, QVBoxLayout, QWidget
 
 from doselabel.wire import LabelVersion, ServerInfo, StudyInfo
@@ -115,7 +116,7 @@ class DoselabelDock(QWidget):
         self.controller.cleanup()
         self.strip.setParent(None)
 
-    def showEvent(self, event: QEvent) -> None:
+    def showEvent(self, event: QShowEvent) -> None:
         """Watch the window we are in: napari tells its dock widgets nothing when it closes."""
         window = self.window()
         if window is not self and window is not self._filtered:
@@ -281,7 +282,7 @@ class DoselabelDock(QWidget):
         server = "" if of.client is not None else NO_SERVER
         case = server or ("" if of.session is not None else NO_CASE)
         lacks = of.client.lacks if of.client is not None else {}
-        offered = {
+        offered: dict[str, tuple[SegmentView | SubmitBar | LearnView | DoseView, str]] = {
             "segment": (self.segment_view, case),
             "submit": (self.submit_view, case),
             "train": (self.learn_view, server),

@@ -177,13 +177,13 @@ def isodose_lines(dose_gy: np.ndarray, levels_gy: Sequence[float]) -> np.ndarray
 
 def isodose_layer(dose: Image, lines: np.ndarray, levels_gy: Sequence[float]) -> Labels:
     """Isodose lines of a dose map on screen, in its colours."""
-    colours = ensure_colormap("turbo").map(np.clip(np.asarray(levels_gy) / dose.contrast_limits[1], 0, 1))
+    turbo = ensure_colormap("turbo").map(np.clip(np.asarray(levels_gy) / dose.contrast_limits[1], 0, 1))
+    colours: dict[int | None, str | np.ndarray] = {None: "transparent", 0: "transparent"}
+    colours.update(enumerate(turbo, start=1))
     layer = Labels(
         lines,
         name="Isodose (" + " · ".join(f"{level:.3g}" for level in levels_gy) + " Gy)",
-        colormap=DirectLabelColormap(
-            color_dict={None: "transparent", 0: "transparent", **{i + 1: c for i, c in enumerate(colours)}}
-        ),
+        colormap=DirectLabelColormap(color_dict=colours),
         features={"index": range(1, len(levels_gy) + 1), "isodose": [f"≥ {level:.3g} Gy" for level in levels_gy]},
         opacity=1.0,
         **_as(dose),
@@ -236,14 +236,15 @@ def add_second_ct(viewer: ViewerModel, ct: Volume, shown: Geometry, name: str) -
 
 def add_version(viewer: ViewerModel, labels: LabelMap, name: str) -> Labels:
     """Add another version of a case's labels as thin bright outlines, to compare; it can't be painted on."""
-    colours = {
-        value: np.clip(0.5 + 0.5 * np.asarray(transform_color(region(name).color)[0]), 0, 1)
+    colours: dict[int | None, str | np.ndarray] = {0: "transparent", None: "white"}
+    colours.update(
+        (value, np.clip(0.5 + 0.5 * np.asarray(transform_color(region(name).color)[0]), 0, 1))
         for value, name in labels.names.items()
-    }
+    )
     layer = Labels(
         labels.array,
         name=name,
-        colormap=DirectLabelColormap(color_dict={0: "transparent", None: "white", **colours}),
+        colormap=DirectLabelColormap(color_dict=colours),
         features=organ_features(labels.names),
         opacity=1.0,
         **where(labels.geometry, labels.geometry),

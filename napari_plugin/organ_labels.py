@@ -74,7 +74,7 @@ class OrganLabels(Labels):
         self._names, self._inner = names, inner_values(names)
         self.colormap = organ_colormap(names)
         self.features = organ_features(names)
-        self.metadata = {**self.metadata, "names": dict(names)}
+        self.metadata: dict[str, Any] = {**self.metadata, "names": dict(names)}
 
     @property
     def painting(self) -> bool:

@@ -92,8 +92,8 @@ class Paper(QObject):
         spacing_mm = session.case.ct.geometry.spacing_mm
 
         def then(drawn: np.ndarray) -> None:
-            if self.outlines is layer:
-                layer.data = drawn
+            if (shown := self.outlines) is not None and shown is layer:
+                shown.data = drawn
 
         self._tasks.run(TASK, lambda _: outlined(session.array, spacing_mm), then)
 

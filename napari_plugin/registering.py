@@ -211,10 +211,12 @@ class Registering(QObject):
             return False
         patient, frame, matrix = session.case.study.patient_id, self._editing.frames[self.index], place.now
         distance_mm, angle_deg = self.moved
-        said = Registration(
-            matrix=tuple(tuple(float(v) for v in row) for row in matrix),  # type: ignore[arg-type]
-            method="organ" if place.method == "organ" else "manual",
-            comment=f"in the window: moved {distance_mm:.1f} mm, {angle_deg:.1f}°",
+        said = Registration.model_validate(
+            {
+                "matrix": matrix.tolist(),
+                "method": "organ" if place.method == "organ" else "manual",
+                "comment": f"in the window: moved {distance_mm:.1f} mm, {angle_deg:.1f}°",
+            }
         )
 
         def then(_: StudyInfo) -> None:
@@ -355,7 +357,9 @@ class Registering(QObject):
 
     def _on_time(self) -> None:
         self.changed.emit()
-        if (place := self.place) is not None and not np.array_equal(place.drawn, self._wanted(place)):
+        if (place := self.place) is not None and (
+            place.drawn is None or not np.array_equal(place.drawn, self._wanted(place))
+        ):
             self._show()
         self._settle.start(200)
 

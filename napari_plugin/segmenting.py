@@ -124,7 +124,7 @@ class Segmenting(QObject):
             return False
         start = session.moment.start
 
-        def work(_: Progress) -> tuple[Prepared, np.ndarray]:
+        def work(progress: Progress) -> tuple[Prepared, np.ndarray]:
             array = session.adopted(offer.labels)
             _ = offer.organs
             if organs is None:

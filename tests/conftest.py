@@ -23,7 +23,7 @@ SLOW = (
     "tests/test_tutorials.py",
     "tests/test_examples.py",
     "tests/test_docs.py",
-    "tests/test_house.py::test_shared_is_typed",
+    "tests/test_house.py::test_the_packages_are_typed",
     "tests/test_house.py::test_the_wheel",
     "tests/monailabel_app/test_draft_dose.py",
     "tests/monailabel_app/test_infer_tasks.py",

@@ -42,7 +42,7 @@ def test_ruff_and_its_formatter_are_content():
     run(sys.executable, "-m", "ruff", "format", "--check", ".")
 
 
-def test_shared_is_typed():
+def test_the_packages_are_typed():
     run(sys.executable, "-m", "mypy")
 
 

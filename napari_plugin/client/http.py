@@ -6,6 +6,7 @@ import contextlib
 import json
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import quote
@@ -223,8 +224,8 @@ class Client(Transport):
                 progress(status.stage or status.state, status.fraction)
                 time.sleep(poll_s)
                 status = self.patiently(
-                    lambda job_id=status.id: self.job(job_id),
-                    lambda last=status: progress(f"{last.stage} (no answer, waiting)", last.fraction),
+                    partial(self.job, status.id),
+                    partial(progress, f"{status.stage} (no answer, waiting)", status.fraction),
                     patience_s,
                 )
         except ServerError as error:

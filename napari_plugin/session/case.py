@@ -145,18 +145,18 @@ def open_case(
         raise StudyError(study.error.message, study.error.hint)
     wanted = _spects_of(study, image)
     files = [image.file, *(point.spect for point in wanted)]
-    paths = []
-    for i, name in enumerate(files):
+
+    def fetch(i: int, name: str) -> Path:
         stage = f"fetching {name}"
         progress(stage, 0.8 * i / len(files))
-        paths.append(
-            client.study_file(
-                study.patient_id,
-                name,
-                inside(folder, study.patient_id),
-                lambda part, i=i, stage=stage: progress(stage, 0.8 * (i + part) / len(files)),
-            )
+        return client.study_file(
+            study.patient_id,
+            name,
+            inside(folder, study.patient_id),
+            lambda part: progress(stage, 0.8 * (i + part) / len(files)),
         )
+
+    paths = [fetch(i, name) for i, name in enumerate(files)]
     progress("reading the CT", 0.8)
     native_ct = read_image(paths[0])
     check_hu(native_ct.array, f"{study.patient_id}, {image.file}")

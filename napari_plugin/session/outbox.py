@@ -96,7 +96,7 @@ class Outbox:
         Unreachable
             When the server does not answer: what was not delivered still waits.
         """
-        done = []
+        done: list[Delivery] = []
         for parcel in self.waiting():
             try:
                 version = client.submit_label(parcel.image_id, parcel.file, parcel.submission)

@@ -128,7 +128,7 @@ class Recovery:
 
 def content_of(labels: LabelMap) -> str:
     """Hash of a label map's voxels, by which a draft and what was sent are known to be the same."""
-    return hashlib.sha256(np.ascontiguousarray(labels.array)).hexdigest()
+    return hashlib.sha256(np.ascontiguousarray(labels.array).data).hexdigest()
 
 
 def now() -> datetime:

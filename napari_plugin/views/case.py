@@ -58,9 +58,9 @@ class CaseView(QWidget):
         self.name.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Fixed)
         self.name.setToolTip("All cases: search, filter, open")
         self.name.clicked.connect(self._browse)
+        self._opened = self._closed = self._before = ""
         self.back.clicked.connect(lambda: self.open_wanted.emit(self._before))
         self.next.clicked.connect(lambda: self.next_wanted.emit(self.strategy))
-        self._opened = self._closed = self._before = ""
         column(self, row(self.back, self.name, self.next, stretch=1)).setContentsMargins(6, 0, 6, 0)
         self.set_reason("")
 
@@ -221,13 +221,15 @@ class CaseBrowser(QFrame):
             item.setHidden(not (all(word in text for word in words) and fits(image, self.drafts, self._user)))
         sifted = bool(words) or self.filter.currentText() != "all"
         for top in self._tops():
-            left = [i for i in range(top.childCount()) if not top.child(i).isHidden()]
+            children = (top.child(i) for i in range(top.childCount()))
+            left = any(child is not None and not child.isHidden() for child in children)
             top.setHidden(sifted and not left)
             if sifted and left:
                 top.setExpanded(True)
 
     def _tops(self) -> list[QTreeWidgetItem]:
-        return [self.list.topLevelItem(i) for i in range(self.list.topLevelItemCount())]
+        tops = (self.list.topLevelItem(i) for i in range(self.list.topLevelItemCount()))
+        return [top for top in tops if top is not None]
 
     def _activated(self, item: QTreeWidgetItem) -> None:
         image_id = item.data(0, ID)

@@ -86,8 +86,8 @@ class ComparisonView(QWidget):
         means = []
         for quantity, decimals in (("mass_g", 1), ("mean_dose_gy", 2)):
             a, b = found.values(quantity)
-            difference, _, mean = differences_percent(a, b)
-            means.append(mean)
+            difference, _, average = differences_percent(a, b)
+            means.append(average)
             for cells, *values in zip(rows, a, b, difference, strict=True):
                 cells += [_fixed(values[0], decimals), _fixed(values[1], decimals), _fixed(values[2], 1, "+z")]
         self.table.set_rows(rows)

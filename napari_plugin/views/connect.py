@@ -34,7 +34,9 @@ class ConnectView(QWidget):
         self._token.setFixedWidth(64)
         self._connect = button("Connect")
         self._connect.clicked.connect(self._ask)
-        self._url.lineEdit().returnPressed.connect(self._ask)
+        written = self._url.lineEdit()
+        assert written is not None  # it is editable
+        written.returnPressed.connect(self._ask)
         self._form = row(self._url, self._token, self._connect, stretch=0)
         self.chip.toggled.connect(self._form.setVisible)
         column(self, self.chip, self._form)

@@ -28,17 +28,17 @@ class DisplayView(QWidget):
         self.preset.addItems([*PRESETS_HU, OWN])
         self.preset.setToolTip("CT window; or drag with the middle mouse button over the image")
         self.preset.textActivated.connect(self._on_preset)
-        self.window = QLabeledRangeSlider(Qt.Orientation.Horizontal)
-        self.window.setRange(*HU_RANGE)
-        self.window.setEdgeLabelMode(QLabeledRangeSlider.EdgeLabelMode.NoLabel)
-        self.window.valueChanged.connect(lambda value: self.window_wanted.emit(*map(float, value)))
+        self.ct_window = QLabeledRangeSlider(Qt.Orientation.Horizontal)
+        self.ct_window.setRange(*HU_RANGE)
+        self.ct_window.setEdgeLabelMode(QLabeledRangeSlider.EdgeLabelMode.NoLabel)
+        self.ct_window.valueChanged.connect(lambda value: self.window_wanted.emit(*map(float, value)))
         self.clear_below, self.opacity = (_slider(tip) for tip in ("SPECT is clear below this", "opacity of SPECT"))
         for slider in (self.clear_below, self.opacity):
             slider.valueChanged.connect(self._on_spect)
         self._times = QWidget()
-        self._times.setLayout(QHBoxLayout())
-        self._times.layout().setContentsMargins(0, 0, 0, 0)
-        self._times.layout().setSpacing(2)
+        self._line = QHBoxLayout(self._times)
+        self._line.setContentsMargins(0, 0, 0, 0)
+        self._line.setSpacing(2)
         self.times: list[QPushButton] = []
         self._group = QButtonGroup(self)
         self._spect = row(QLabel("SPECT from"), self.clear_below, QLabel("at"), self.opacity)
@@ -53,7 +53,7 @@ class DisplayView(QWidget):
         self.boxes.setToolTip("Around what the network drew on this axial slice, with how sure it was")
         column(
             self._sliders,
-            row(QLabel("CT, HU"), self.window, stretch=1),
+            row(QLabel("CT, HU"), self.ct_window, stretch=1),
             self._spect,
             row(self.paper, self.boxes, stretch=1),
         ).setContentsMargins(0, 0, 0, 0)
@@ -74,19 +74,19 @@ class DisplayView(QWidget):
             made.setToolTip(f"SPECT {times_h[index]:g} h after injection")
             made.clicked.connect(lambda _=False, index=index: self.time_wanted.emit(index))
             self._group.addButton(made)
-            self._times.layout().addWidget(made)
+            self._line.addWidget(made)
         self._spect.setVisible(bool(self.times))
 
     def show_state(
         self, window_hu: tuple[float, float], preset: str, spect_from: float, opacity: float, time_index: int
     ) -> None:
         """Show how the images look."""
-        for widget in (self.window, self.clear_below, self.opacity):
+        for widget in (self.ct_window, self.clear_below, self.opacity):
             widget.blockSignals(True)
-        self.window.setValue(tuple(round(hu) for hu in window_hu))
+        self.ct_window.setValue(tuple(round(hu) for hu in window_hu))
         self.clear_below.setValue(round(100 * spect_from))
         self.opacity.setValue(round(100 * opacity))
-        for widget in (self.window, self.clear_below, self.opacity):
+        for widget in (self.ct_window, self.clear_below, self.opacity):
             widget.blockSignals(False)
         self.preset.setCurrentText(preset or OWN)
         if time_index < len(self.times):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from magicgui.types import FileDialogMode
 from magicgui.widgets import CheckBox, Container, FileEdit
 from qtpy.QtCore import Qt, Signal
 from qtpy.QtWidgets import QCheckBox, QDialog, QVBoxLayout, QWidget
@@ -12,6 +13,7 @@ from doselabel.dicom import KINDS
 from napari_plugin.exporting import Wanted
 from napari_plugin.views.kit import button, note, row
 
+FOLDER = FileDialogMode.EXISTING_DIRECTORY
 WORDS = {"seg": "SEG", "rtstruct": "RTSTRUCT", "rtdose": "RTDOSE", "pdf": "PDF", "sr": "SR"}
 TIPS = {
     "seg": "The masks used, as a segmentation",
@@ -32,14 +34,14 @@ class ExportSheet(QDialog):
         self.setWindowTitle(f"Export the dose of {patient_id}")
         self.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
         self.setMinimumWidth(520)
-        self.folder = FileEdit(name="folder", label="To folder", mode="d", nullable=True)
+        self.folder = FileEdit(name="folder", label="To folder", mode=FOLDER, nullable=True)
         self.files = CheckBox(name="files", text="Report, tables (CSV, JSON), dose map and masks (NIfTI)", value=True)
         self.source = FileEdit(
-            name="source", label="DICOM source", mode="d", nullable=True, value=source,
+            name="source", label="DICOM source", mode=FOLDER, nullable=True, value=source,
             tooltip="The folder that the patient was imported from: the objects refer to its series",
         )  # fmt: skip
         self.key = FileEdit(
-            name="key", label="Its key file", mode="r", nullable=True, value=key,
+            name="key", label="Its key file", mode=FileDialogMode.EXISTING_FILE, nullable=True, value=key,
             tooltip="That the patient was imported with; empty: this user's own",
         )  # fmt: skip
         self.objects = {kind: QCheckBox(WORDS[kind]) for kind in KINDS}
@@ -51,7 +53,7 @@ class ExportSheet(QDialog):
         self.export.clicked.connect(self._ask)
         cancel = button("Back")
         cancel.clicked.connect(self.reject)
-        self._dicom = Container()
+        self._dicom: Container[FileEdit] = Container()
         self._dicom.extend([self.source, self.key])
         lines = QVBoxLayout(self)
         lines.addWidget(Container(widgets=[self.folder, self.files]).native)
@@ -67,7 +69,8 @@ class ExportSheet(QDialog):
     def wanted(self) -> Wanted:
         """What is chosen."""
         objects = tuple(kind for kind, box in self.objects.items() if box.isChecked())
-        return Wanted(self.folder.value or Path(), self.files.value, objects, self.source.value, self.key.value)
+        folder, source, key = (_chosen(field) for field in (self.folder, self.source, self.key))
+        return Wanted(folder or Path(), self.files.value, objects, source, key)
 
     def _check(self, _: object = None) -> None:
         wanted = self.wanted
@@ -87,3 +90,8 @@ class ExportSheet(QDialog):
     def _ask(self) -> None:
         self.export_wanted.emit(self.wanted)
         self.accept()
+
+
+def _chosen(field: FileEdit) -> Path | None:
+    """What a field for one file or folder holds."""
+    return field.value if isinstance(field.value, Path) else None

@@ -36,7 +36,9 @@ class Section(QCollapsible):
 
     def __init__(self, title: str, content: QWidget, *, folded: bool = False) -> None:
         super().__init__(title, expandedIcon=icon("unfolded", GREY), collapsedIcon=icon("folded", GREY))
-        self.layout().setContentsMargins(0, 0, 0, 0)
+        lines = self.layout()
+        assert lines is not None
+        lines.setContentsMargins(0, 0, 0, 0)
         self.toggleButton().setStyleSheet(
             "QPushButton { text-align: left; font-weight: bold; border: none; padding: 1px; }"
             "QPushButton, QPushButton:checked { background: transparent; }"
@@ -85,14 +87,18 @@ class Table(QTableWidget):
         self.setFixedHeight(38 + 20 * shown + 2)
 
     def set_cell(self, i: int, j: int, text: str) -> None:
-        """Change one cell, numbers to the right."""
+        """Change one cell."""
+        self.cell(i, j).setText(text)
+
+    def cell(self, i: int, j: int) -> QTableWidgetItem:
+        """One cell, made where there is none yet; numbers to the right."""
         item = self.item(i, j)
         if item is None:
             item = QTableWidgetItem()
             side = Qt.AlignmentFlag.AlignLeft if j == 0 else Qt.AlignmentFlag.AlignRight
             item.setTextAlignment(side | Qt.AlignmentFlag.AlignVCenter)
             self.setItem(i, j, item)
-        item.setText(text)
+        return item
 
 
 def number(
@@ -164,12 +170,18 @@ class LongNote(QPlainTextEdit):
 def row(*parts: QWidget, stretch: int | None = None) -> QWidget:
     """Widgets side by side; the one at index ``stretch`` takes what room is left."""
     holder = QWidget()
+    beside(holder, *parts, stretch=stretch)
+    return holder
+
+
+def beside(holder: QWidget, *parts: QWidget, stretch: int | None = None) -> QHBoxLayout:
+    """Widgets side by side in ``holder``, as in `row`."""
     line = QHBoxLayout(holder)
     line.setContentsMargins(0, 0, 0, 0)
     line.setSpacing(SPACE)
     for i, part in enumerate(parts):
         line.addWidget(part, 1 if i == stretch else 0)
-    return holder
+    return line
 
 
 def column(holder: QWidget, *parts: QWidget) -> QVBoxLayout:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 from qtpy.QtCore import QSize, Qt, Signal
 from qtpy.QtWidgets import QAbstractItemView, QMenu, QSizePolicy, QTableWidgetItem, QToolButton
@@ -48,7 +49,7 @@ class OrganTable(Table):
         self.more.move(4, 7)
         menu = QMenu(self.more)
         menu.setToolTipsVisible(True)
-        self.offered = {kind: menu.addAction(kind, lambda kind=kind: self.region_wanted.emit(kind)) for kind in TIPS}
+        self.offered = {kind: menu.addAction(kind, partial(self.region_wanted.emit, kind)) for kind in TIPS}
         self.more.setMenu(menu)
         self.setToolTip(TIP)
         self.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Preferred)
@@ -69,12 +70,12 @@ class OrganTable(Table):
         self.setMinimumHeight(min(most, 38 + 20 * LEAST_ROWS + 2))
         self.setMaximumHeight(most)
         for i, (value, name) in enumerate(names.items()):
-            self.item(i, 0).setIcon(swatch(region(name).color))
+            self.cell(i, 0).setIcon(swatch(region(name).color))
             for j in range(len(COLUMNS)):
                 flags = Qt.ItemFlag.ItemIsEnabled | Qt.ItemFlag.ItemIsSelectable
                 named = j == 0 and value not in NAMES
-                self.item(i, j).setFlags(flags | Qt.ItemFlag.ItemIsEditable if named else flags)
-            self.item(i, 0).setToolTip(_tip(name) if value not in NAMES else "")
+                self.cell(i, j).setFlags(flags | Qt.ItemFlag.ItemIsEditable if named else flags)
+            self.cell(i, 0).setToolTip(_tip(name) if value not in NAMES else "")
         self.blockSignals(False)
         if chosen is not None:
             self.set_organ(chosen)
@@ -117,14 +118,14 @@ class OrganTable(Table):
                 flags.append(f"{len(found.doubts)} slices to look at: keys , and .")
             if found is not None and found.dose_doubt_percent is not None:
                 flags.append(f"{found.dose_doubt_percent:.0f} % of its uptake hangs on doubtful voxels")
-            self.item(i, 0).setText(self._title(value))
-            self.item(i, 0).setToolTip("\n".join(flags))
+            self.cell(i, 0).setText(self._title(value))
+            self.cell(i, 0).setToolTip("\n".join(flags))
         self.blockSignals(False)
 
     def numbers(self, name: str) -> dict[str, float]:
         """What the table shows of an organ: unit → number."""
         i = list(self._names.values()).index(name)
-        texts = [self.item(i, j).text() for j in range(1, len(COLUMNS))]
+        texts = [self.cell(i, j).text() for j in range(1, len(COLUMNS))]
         return {unit: float(text) for unit, text in zip(UNITS, texts, strict=True) if text != "–"}
 
     def set_organ(self, value: int) -> None:

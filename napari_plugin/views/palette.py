@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from inspect import Parameter
 from typing import Any
 
-from magicgui.widgets import create_widget
+from magicgui.widgets import FloatSpinBox, create_widget
 from qtpy.QtCore import QSize, Qt, Signal
 from qtpy.QtWidgets import (
     QButtonGroup,
@@ -19,7 +20,7 @@ from qtpy.QtWidgets import (
 
 from napari_plugin.tools import TOOLS, Tool
 from napari_plugin.views.icons import SIDE_PX, icon
-from napari_plugin.views.kit import button, column, narrow, number, row
+from napari_plugin.views.kit import beside, button, column, narrow, number, row
 
 MODES: Mapping[str, tuple[str, str]] = {
     "pan_zoom": ("Move the image", "key 6"),
@@ -209,10 +210,7 @@ class ToolForm(QWidget):
 
     def __init__(self, tool: Tool) -> None:
         super().__init__()
-        self.fields = {
-            name: create_widget(value=parameter.default, annotation=parameter.annotation, name=name)
-            for name, parameter in tool.parameters.items()
-        }
+        self.fields = {name: _field(parameter) for name, parameter in tool.parameters.items()}
         for name, field in self.fields.items():
             field.native.setSuffix(UNITS.get(name.rpartition("_")[2], ""))
             field.native.setDecimals(0 if name.endswith("hu") else 1)
@@ -226,9 +224,7 @@ class ToolForm(QWidget):
             title.setText("+ left, − right")
             title.setToolTip(tool.tip)
             self.apply.hide()
-        line = row(title, *(field.native for field in self.fields.values()), self.apply)
-        line.layout().setStretch(0, 1)
-        self.setLayout(line.layout())
+        beside(self, title, *(field.native for field in self.fields.values()), self.apply, stretch=0)
 
     @property
     def params(self) -> dict[str, Any]:
@@ -255,3 +251,9 @@ def _show(setter: Callable[[Any], None], widget: QWidget, value: object) -> None
     widget.blockSignals(True)
     setter(value)
     widget.blockSignals(False)
+
+
+def _field(parameter: Parameter) -> FloatSpinBox:
+    made = create_widget(value=parameter.default, annotation=parameter.annotation, name=parameter.name)
+    assert isinstance(made, FloatSpinBox)  # tools have numbers alone
+    return made

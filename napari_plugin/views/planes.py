@@ -7,7 +7,7 @@ from importlib.util import find_spec
 from qtpy.QtCore import Signal
 from qtpy.QtWidgets import QButtonGroup, QWidget
 
-from napari_plugin.views.kit import button, row
+from napari_plugin.views.kit import beside, button
 
 BUTTONS = {"axial": ("Axial", "F2"), "coronal": ("Coronal", "F3"), "sagittal": ("Sagittal", "F4"), "3d": ("3D", "F6")}
 
@@ -38,11 +38,9 @@ class PlanesView(QWidget):
         if find_spec("napari_orthogonal_views") is None:
             self.three.setEnabled(False)
             self.three.setToolTip("Three linked views need the package napari-orthogonal-views")
-        line = row(*self.buttons.values(), self.fit, self.three)
-        line.layout().setContentsMargins(6, 0, 6, 0)
-        line.layout().setSpacing(2)
-        line.setParent(self)
-        self.setLayout(line.layout())
+        line = beside(self, *self.buttons.values(), self.fit, self.three)
+        line.setContentsMargins(6, 0, 6, 0)
+        line.setSpacing(2)
 
     def set_plane(self, plane: str) -> None:
         """Show which plane is on screen."""

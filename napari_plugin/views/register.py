@@ -53,7 +53,7 @@ class RegisterView(QWidget):
             made.setAutoRepeat(True)
             made.setStyleSheet("padding: 0; margin: 0;")
             made.setFixedSize(29, 26)
-            made.clicked.connect(lambda _=False, sign=sign: self.move(sign))
+            made.clicked.connect(lambda _=False, sign=sign: self.nudge(sign))
             self.moves[sign] = made
         self.step = number(2, 0.1, 20, "mm", step=0.5, decimals=1, tip="One step")
         self.angle = number(1, 0.1, 15, "°", step=0.5, decimals=1, tip="One turn")
@@ -94,7 +94,7 @@ class RegisterView(QWidget):
         self.back.clicked.connect(self.back_wanted)
         self.save.clicked.connect(self.save_wanted)
 
-    def move(self, sign: str) -> None:
+    def nudge(self, sign: str) -> None:
         """Ask for one step of a move of `MOVES`."""
         right, down, turn = MOVES[sign][1]
         step = self.step.value()

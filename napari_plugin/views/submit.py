@@ -90,7 +90,8 @@ class SubmitSheet(QDialog):
         lines.addWidget(self.warnings)
         if conflict is not None:
             compare = button("Compare …")
-            compare.clicked.connect(lambda: (self.compare_wanted.emit(conflict), self.reject()))
+            compare.clicked.connect(lambda: self.compare_wanted.emit(conflict))
+            compare.clicked.connect(self.reject)
             lines.addWidget(note(f"⚠ {spoken(conflict)} Both are kept; the newest counts."))
             lines.addWidget(row(compare))
         lines.addLayout(fields)

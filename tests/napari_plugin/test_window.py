@@ -175,7 +175,7 @@ def test_the_image_comes_first_and_nothing_is_clipped(dock, truth, size):
     dock.tabs.setCurrentIndex(0)
     click(dock.display_view.more)  # what it opens takes its room from the tab, whose page scrolls
     QTest.qWait(50)
-    assert dock.display_view.window.isVisible()
+    assert dock.display_view.ct_window.isVisible()
     assert clipped(dock) == []
     assert overlapping(dock) == []
     assert dock.submit_view.mapTo(dock, QPoint(0, 0)) == foot
