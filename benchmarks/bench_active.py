@@ -9,7 +9,7 @@ phantoms that nobody is offered. "none" is the paper's way: whatever is correcte
 
 Every round is kept in DIR: the same command goes on where it was stopped. Prints Dice and error of the mean dose
 (local deposition, the SPECT's mean in the found mask against that in the true one) by CTs corrected, and writes them
-as ``curves.json``.
+as ``curves.json``; ``--figure docs/images/active.svg`` draws them.
 """
 
 from __future__ import annotations
@@ -200,6 +200,27 @@ def words(row: Row) -> str:
     return f"{row['arm']:8}{row['corrected']:4} corrected   {shown}"
 
 
+def draw(rows: list[Row], file: Path) -> None:
+    """Curves of the kidneys: mean Dice, and mean error of the mean dose, by CTs corrected."""
+    import matplotlib
+
+    matplotlib.use("svg")
+    matplotlib.rcParams["svg.hashsalt"] = "doselabel"
+    from matplotlib import pyplot
+
+    panels = (("dice", "Dice, kidneys"), ("dose_error_percent", "error of the mean dose, kidneys, %"))
+    figure, axes = pyplot.subplots(1, 2, figsize=(9, 3.4), layout="constrained")
+    for axis, (key, title) in zip(axes, panels, strict=True):
+        for arm, colour in zip(ARMS, ("tab:orange", "tab:blue", "tab:gray"), strict=True):
+            own = sorted((row for row in rows if row["arm"] == arm), key=lambda row: int(row["round"]))  # type: ignore[arg-type]
+            kidneys = [(row[key]["left_kidney"] + row[key]["right_kidney"]) / 2 for row in own]  # type: ignore[index,call-overload]
+            axis.plot([row["corrected"] for row in own], kidneys, "o-", color=colour, label=arm)
+        axis.set(title=title, xlabel="CTs corrected", xticks=sorted({row["corrected"] for row in rows}))
+        axis.grid(alpha=0.3)
+    axes[0].legend()
+    figure.savefig(file, metadata={"Date": None})
+
+
 def main() -> int:
     """Run what is not done yet, and print everything."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
@@ -214,12 +235,16 @@ def main() -> int:
     parser.add_argument("--replay", choices=("made", "none"), default="made")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--figure", type=Path, help="where the curves are drawn (.svg)")
     given = parser.parse_args()
     torch.set_num_threads(1)
     given.work.mkdir(parents=True, exist_ok=True)
     print("Dice, error of the mean dose")
-    for row in sorted(run(given), key=lambda row: (str(row["arm"]), row["round"])):
+    rows = run(given)
+    for row in sorted(rows, key=lambda row: (str(row["arm"]), row["round"])):
         print(words(row))
+    if given.figure:
+        draw(rows, given.figure)
     return 0
 
 
