@@ -13,7 +13,6 @@ from monailabel_app.conf import Conf
 from monailabel_app.datastore import StudyDatastore
 from monailabel_app.infers.dosimetry import Dosimetry
 from monailabel_app.infers.draft_dose import DraftDose
-from monailabel_app.infers.filling import Filling
 from monailabel_app.infers.kidney_liver import PAPER_READING, KidneyLiver
 from monailabel_app.infers.registration import RegistrationTask
 from monailabel_app.jobs.worker import Task
@@ -43,7 +42,6 @@ class Tasks:
         self.models = ModelStore(conf.state / "model", Path(conf.checkpoint) if conf.checkpoint else None)
         self._kidney_liver = KidneyLiver(self.models, conf.planes, conf.device)
         self._cache = conf.state / "cache"
-        self._filling = Filling(self._kidney_liver, self._cache / "masks")
         paper = ModelStore(conf.state / "paper", Path(conf.paper_checkpoint)) if conf.paper_checkpoint else self.models
         self.infers: dict[str, InferTask] = {
             "kidney_liver": self._kidney_liver,
@@ -54,7 +52,7 @@ class Tasks:
                 description="Kidneys and liver, read as in Nazari 2021 (three planes, 2 of 3); research use only",
             ),
             "registration": RegistrationTask(),
-            "dosimetry": Dosimetry(self._filling, self._cache),
+            "dosimetry": Dosimetry(self._kidney_liver, self._cache),
         }
         self.trainers: dict[str, TrainTask] = {"kidney_liver": TrainKidneyLiver(self.models, conf)}
         self.lanes = {"kidney_liver": "infer", "kidney_liver_paper": "infer"}
@@ -68,7 +66,7 @@ class Tasks:
         def run(request: dict[str, Any], folder: Path, progress: Progress) -> dict[str, Any]:
             return train(request | {"out": str(folder), "progress": progress}, StudyDatastore(self._conf.studies))
 
-        return {**jobs, DRAFT: DraftDose(self._filling, self._cache), TRAIN: run}
+        return {**jobs, DRAFT: DraftDose(self._kidney_liver, self._cache), TRAIN: run}
 
     def warm_up(self) -> None:
         """Pay for torch and the network before the first request."""

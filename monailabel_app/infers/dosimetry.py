@@ -20,7 +20,8 @@ from doselabel.study import Study
 from doselabel.versions import FINAL
 from doselabel.wire import DoseResults
 from monailabel_app.cases import cases_of
-from monailabel_app.infers.filling import Filling, missing
+from monailabel_app.infers.filling import filled_in, missing
+from monailabel_app.infers.kidney_liver import KidneyLiver
 from monailabel_app.refusals import not_found
 from monailabel_app.request import choice, fresh_file, plain, progress_of, yes
 
@@ -36,7 +37,7 @@ class Dosimetry(InferTask):
 
     Parameters
     ----------
-    filling : Filling
+    kidney_liver : KidneyLiver
         Fills in label maps that nobody has submitted.
     cache : Path
         Folder for what a later calculation of the same patient may use again.
@@ -44,7 +45,7 @@ class Dosimetry(InferTask):
 
     role = "dose"
 
-    def __init__(self, filling: Filling, cache: Path) -> None:
+    def __init__(self, kidney_liver: KidneyLiver, cache: Path) -> None:
         super().__init__(
             type=InferType.OTHERS,
             labels=[],
@@ -52,7 +53,7 @@ class Dosimetry(InferTask):
             description="Absorbed dose of the patient's organs (any CT of the patient); research use only",
             config={"labels": ["final", "model"]},
         )
-        self._filling = filling
+        self._kidney_liver = kidney_liver
         self._cache = cache
 
     def is_valid(self) -> bool:
@@ -120,7 +121,8 @@ class Dosimetry(InferTask):
         lacking = missing(study)
         for number, case in enumerate(lacking):
             share = part(progress, number / len(lacking), (number + 1) / len(lacking))
-            shutil.copyfile(self._filling.file(case, share), folder / f"{case.stem}.nii.gz")
+            drawn = filled_in(self._kidney_liver, self._cache, case, share)
+            shutil.copyfile(drawn, folder / f"{case.stem}.nii.gz")
         return [case.stem for case in lacking]
 
 

@@ -19,7 +19,8 @@ from doselabel.wire import DoseResults
 from monailabel_app.cases import Case
 from monailabel_app.checking import of_upload
 from monailabel_app.infers.dosimetry import not_reviewed, study_folder
-from monailabel_app.infers.filling import Filling, missing
+from monailabel_app.infers.filling import filled_in, missing
+from monailabel_app.infers.kidney_liver import KidneyLiver
 from monailabel_app.request import choice, plain
 
 DRAFTS = "drafts"
@@ -34,15 +35,15 @@ class DraftDose:
 
     Parameters
     ----------
-    filling : Filling
+    kidney_liver : KidneyLiver
         Fills in label maps that nobody has submitted; as long as a session is kept, by what it said the first time,
         so that nothing but the edits changes from one draft to the next.
     cache : Path
         What computed doses keep there is used, so that a draft after one begins where it ended.
     """
 
-    def __init__(self, filling: Filling, cache: Path) -> None:
-        self._filling, self._cache = filling, cache
+    def __init__(self, kidney_liver: KidneyLiver, cache: Path) -> None:
+        self._kidney_liver, self._cache = kidney_liver, cache
         self._sessions: OrderedDict[tuple[str, str], tuple[Any, _Predicted]] = OrderedDict()
 
     def __call__(self, request: Mapping[str, Any], folder: Path, progress: Progress) -> dict[str, Any]:
@@ -89,7 +90,8 @@ class DraftDose:
         for number, case in enumerate(cases):
             if _key(case) not in kept:
                 share = part(progress, number / len(cases), (number + 1) / len(cases))
-                kept[_key(case)] = read_labels(self._filling.file(case, share), expect=case.grid)
+                drawn = filled_in(self._kidney_liver, self._cache, case, share)
+                kept[_key(case)] = read_labels(drawn, expect=case.grid)
         return {case.file: kept[_key(case)] for case in cases}
 
     def _session(self, folder: Path, options: Any) -> tuple[Any, _Predicted]:

@@ -14,28 +14,15 @@ from monailabel_app.cases import Case, cases_of
 from monailabel_app.infers.kidney_liver import KidneyLiver
 
 
-class Filling:
-    """Fills in label maps.
-
-    Parameters
-    ----------
-    kidney_liver : KidneyLiver
-    folder : Path
-        Where its label maps are kept.
-    """
-
-    def __init__(self, kidney_liver: KidneyLiver, folder: Path) -> None:
-        self._kidney_liver, self._folder = kidney_liver, folder
-
-    def file(self, case: Case, progress: Progress) -> Path:
-        """The label map that the model draws on a CT; the one it drew before if neither has changed since."""
-        key = digest("filling", self._kidney_liver.answers_by(case.path), case.image_id)
-        path = self._folder / f"{case.image_id}_{key[:16]}.nii.gz"
-        if not path.is_file():
-            labels, _ = self._kidney_liver.segment(case.path, {"progress": progress})
-            self._folder.mkdir(parents=True, exist_ok=True)
-            write_labels(path, labels)
-        return path
+def filled_in(kidney_liver: KidneyLiver, cache: Path, case: Case, progress: Progress) -> Path:
+    """The label map that the model draws on a CT; the one kept in ``cache`` if neither has changed since."""
+    key = digest("filling", kidney_liver.answers_by(case.path), case.image_id)
+    path = cache / "masks" / f"{case.image_id}_{key[:16]}.nii.gz"
+    if not path.is_file():
+        labels, _ = kidney_liver.segment(case.path, {"progress": progress})
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_labels(path, labels)
+    return path
 
 
 def missing(study: Study, besides: Container[str] = ()) -> list[Case]:

@@ -15,7 +15,6 @@ from doselabel.versions import LabelStore
 from doselabel.wire import DoseResults, LabelSubmission
 from monailabel_app.infers.dosimetry import Dosimetry
 from monailabel_app.infers.draft_dose import DRAFTS, DraftDose
-from monailabel_app.infers.filling import Filling
 
 
 @pytest.fixture
@@ -34,8 +33,8 @@ def ask(boxes, tmp_path):
         def answers_by(self, ct: Path) -> str:
             return "boxes"
 
-    filling, cache = Filling(Guesses(), tmp_path / "masks"), tmp_path / "cache"
-    task = DraftDose(filling, cache)
+    guesses, cache = Guesses(), tmp_path / "cache"
+    task = DraftDose(guesses, cache)
 
     def ask(drafts: dict[str, LabelMap], **params) -> DoseResults:
         folder = tmp_path / "drafts"
@@ -54,7 +53,7 @@ def ask(boxes, tmp_path):
         out = tmp_path / "out"
         out.mkdir()
         request = {"image": str(study.path("ct.nii.gz")), "organs": ["left_kidney"], "out": str(out), "report": False}
-        return DoseResults.model_validate(Dosimetry(filling, cache)(request | params)[1]["dose"])
+        return DoseResults.model_validate(Dosimetry(guesses, cache)(request | params)[1]["dose"])
 
     ask.folder, ask.task, ask.looked, ask.study, ask.compute = Path(study.folder), task, looked, study, compute
     return ask

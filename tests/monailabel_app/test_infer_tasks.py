@@ -12,7 +12,6 @@ from doselabel.wire import DoseResults, LabelSubmission, SegmentationSummary
 from monailabel_app.conf import Conf
 from monailabel_app.datastore import StudyDatastore
 from monailabel_app.infers.dosimetry import Dosimetry
-from monailabel_app.infers.filling import Filling
 from monailabel_app.infers.kidney_liver import KidneyLiver
 from monailabel_app.infers.registration import RegistrationTask
 from monailabel_app.models import ModelStore
@@ -66,7 +65,7 @@ def test_a_dose_from_masks_nobody_reviewed_says_so_and_its_progress_never_runs_b
         "out": str(tmp_path),
         "progress": lambda stage, fraction: told.append(fraction),
     }
-    _, answer = Dosimetry(Filling(kidney_liver, tmp_path / "masks"), tmp_path / "cache")(request)
+    _, answer = Dosimetry(kidney_liver, tmp_path / "cache")(request)
     results = DoseResults.model_validate_json((tmp_path / "results.json").read_text())
     assert results == DoseResults.model_validate(answer["dose"])
     assert not results.reviewed

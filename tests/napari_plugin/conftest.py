@@ -148,6 +148,28 @@ def server(tmp_path_factory, make_patient, untrained) -> Iterator[str]:
 
 
 @pytest.fixture
+def dock_alone(window, make_case, truth, tmp_path):
+    """The dock in a real window, with a case that no server knows."""
+    from qtpy.QtTest import QTest
+
+    from napari_plugin.dock import NAME, DoselabelDock
+    from napari_plugin.session.recovery import Recovery
+    from napari_plugin.session.settings import Settings
+
+    dock = DoselabelDock(window, Settings(folder=tmp_path, author="ada"))
+    window.window.add_dock_widget(dock, name=NAME, area="right")
+    case = make_case(labels=truth)
+    dock.controller.editing.show(case, Recovery(tmp_path, "http://nobody"))
+    dock.controller.case_opened.emit(case)
+    QTest.qWaitForWindowExposed(dock.window())
+    QTest.qWait(200)
+    yield dock
+    if dock.controller.session is not None:
+        dock.controller.session.abandoned()
+    dock.cleanup()
+
+
+@pytest.fixture
 def dock(window, server, tmp_path):
     """The dock in a real window, connected to the real server."""
     from napari_plugin.dock import NAME, DoselabelDock

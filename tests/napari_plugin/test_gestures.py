@@ -10,9 +10,6 @@ from qtpy.QtTest import QTest
 from qtpy.QtWidgets import QApplication
 
 from napari_plugin.display import HU_PER_PIXEL
-from napari_plugin.dock import NAME, DoselabelDock
-from napari_plugin.session.recovery import Recovery
-from napari_plugin.session.settings import Settings
 from tests.napari_plugin.hands import keep
 from tests.napari_plugin.mouse import NONE, RIGHT, canvas_of, click, drag, pixel
 from tests.napari_plugin.test_tabs import said_of
@@ -21,19 +18,8 @@ CONTROL, SHIFT = Qt.KeyboardModifier.ControlModifier, Qt.KeyboardModifier.ShiftM
 
 
 @pytest.fixture
-def dock(window, make_case, truth, tmp_path):
-    """The dock with a case that no server knows."""
-    dock = DoselabelDock(window, Settings(folder=tmp_path, author="ada"))
-    window.window.add_dock_widget(dock, name=NAME, area="right")
-    case = make_case(labels=truth)
-    dock.controller.editing.show(case, Recovery(tmp_path, "http://nobody"))
-    dock.controller.case_opened.emit(case)
-    QTest.qWaitForWindowExposed(dock.window())
-    QTest.qWait(200)
-    yield dock
-    if dock.controller.session is not None:
-        dock.controller.session.abandoned()
-    dock.cleanup()
+def dock(dock_alone):
+    return dock_alone
 
 
 def turn_wheel(canvas, at: QPointF, steps: int, keys: Qt.KeyboardModifier) -> None:

@@ -7,32 +7,18 @@ import pytest
 from qtpy.QtCore import Qt
 from qtpy.QtTest import QTest
 
-from napari_plugin.dock import NAME, DoselabelDock
-from napari_plugin.session.recovery import Recovery
-from napari_plugin.session.settings import Settings
 from napari_plugin.views.strip import beneath_slider
 from tests.napari_plugin.hands import activate, click, keep, press
 from tests.napari_plugin.mouse import canvas_of, drag, pixel
 
 pytestmark = pytest.mark.e2e
+views = pytest.importorskip("napari_orthogonal_views.ortho_view_widget", reason="it is not installed")
 
 
-@pytest.fixture
-def dock(window, make_case, truth, tmp_path):
-    dock = DoselabelDock(window, Settings(folder=tmp_path, author="ada"))
-    window.window.add_dock_widget(dock, name=NAME, area="right")
-    case = make_case(labels=truth)
-    dock.controller.editing.show(case, Recovery(tmp_path, "http://nobody"))
-    dock.controller.case_opened.emit(case)
+def test_three_linked_views_show_the_case_follow_a_stroke_and_give_the_window_back(dock_alone):
+    dock = dock_alone
     activate(dock)
-    QTest.qWait(500)
-    yield dock
-    dock.controller.session.abandoned()
-    dock.cleanup()
-
-
-def test_three_linked_views_show_the_case_follow_a_stroke_and_give_the_window_back(dock, truth):
-    views = pytest.importorskip("napari_orthogonal_views.ortho_view_widget", reason="it is not installed")
+    QTest.qWait(300)
     controller, viewer, window = dock.controller, dock.viewer, dock.window()
     canvas, labels = canvas_of(window), controller.layers.labels
     before, said = canvas.size(), dock.footer.said.text()
