@@ -109,7 +109,8 @@ def configuration() -> str:
     for name, words in re.findall(r"^(\w+) : \w+\n((?:    .*\n?)+)", listed, re.MULTILINE):
         if name != "studies":
             shown = f"`{defaults[name]}`" if defaults[name] != "" else ""
-            rows.append(f"| `{name}` | {shown} | {' '.join(words.split())} |")
+            told = " ".join(words.split()).replace("`SMALL_CPUS`", str(conf.SMALL_CPUS))
+            rows.append(f"| `{name}` | {shown} | {told} |")
     return "\n".join(
         [
             "# Configuration\n\n## The server (`--conf KEY VALUE`)\n\n| key | default | |\n|---|---|---|",

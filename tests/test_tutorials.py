@@ -1,8 +1,8 @@
 """Tutorials and how-tos: every command and every line of code of a page is run, in order, and shows what the page says.
 
 A block marked ``sh`` or ``python`` is run in one folder of the page's own. With the title "another terminal" it runs
-on beside the others; with "not run" it is shown only (a window needs hands: its clicks are in tests/napari_plugin). A
-``text`` block is what the block before it printed, "..." standing for anything.
+on beside the others; with one of `SHOWN` it is shown only (a window needs hands: its clicks are in
+tests/napari_plugin). A ``text`` block is what the block before it printed, "..." standing for anything.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ ROOT = Path(__file__).parents[1]
 TUTORIALS = sorted((ROOT / "docs" / "tutorials").glob("*.md"))
 PAGES = [*TUTORIALS, ROOT / "docs" / "how-to.md"]
 BLOCK = re.compile(r'^ *```(sh|python|text)(?: title="([^"]*)")?\n(.*?)^ *```$', re.MULTILINE | re.DOTALL)
+SHOWN = ("not run", "on your own data")
 PORT = "8000"
 LOOSE = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 START_S = 120
@@ -44,7 +45,7 @@ def test_what_the_page_says_works(page, tmp_path):
     printed = ""
     with terminals(tmp_path) as another:
         for kind, title, body in blocks:
-            if title == "not run":
+            if title in SHOWN:
                 continue
             if kind == "text":
                 assert doctest.OutputChecker().check_output(body, printed, LOOSE), f"{body}\n--- it printed\n{printed}"
