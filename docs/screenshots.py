@@ -16,7 +16,7 @@ from pathlib import Path
 import napari
 import numpy as np
 import shown
-from qtpy.QtTest import QTest
+from qtpy.QtCore import QEventLoop, QTimer
 
 from doselabel import demo
 from doselabel.geometry import canonical
@@ -53,7 +53,7 @@ def main() -> None:
                     for tab in TABS:
                         if (name := f"{tab.lower()}-{size}-{theme}") in wanted:
                             dock.show_tab(tab)
-                            QTest.qWait(300)
+                            _pause(300)
                             viewer.screenshot(str(out / f"{name}.png"), canvas_only=False, flash=False)
             dock.controller.session.abandoned()
             dock.controller.cleanup()
@@ -87,7 +87,7 @@ def _work(dock: DoselabelDock, server: str, studies: Path) -> None:
     for margin_mm in (2.0, -3.0):
         begun = time.monotonic()
         controller.tool("margin", organ="left_kidney", margin_mm=margin_mm)
-        QTest.qWait(600)
+        _pause(600)
         controller.wait("draft", 300)
         print(f"edit to the draft's dose: {time.monotonic() - begun:.1f} s")
     kidneys = np.isin(truth, (1, 2))
@@ -95,6 +95,12 @@ def _work(dock: DoselabelDock, server: str, studies: Path) -> None:
     viewer = dock.viewer
     viewer.dims.set_point(viewer.dims.ndim - 3, float(controller.layers.labels.data_to_world((z, 0, 0))[0]))
     controller.editing.planes.fit()
+
+
+def _pause(ms: int) -> None:
+    loop = QEventLoop()
+    QTimer.singleShot(ms, loop.quit)
+    loop.exec()
 
 
 if __name__ == "__main__":

@@ -155,6 +155,7 @@ def dock_alone(window, make_case, truth, tmp_path):
     from napari_plugin.dock import NAME, DoselabelDock
     from napari_plugin.session.recovery import Recovery
     from napari_plugin.session.settings import Settings
+    from tests.napari_plugin.hands import pause
 
     dock = DoselabelDock(window, Settings(folder=tmp_path, author="ada"))
     window.window.add_dock_widget(dock, name=NAME, area="right")
@@ -162,7 +163,7 @@ def dock_alone(window, make_case, truth, tmp_path):
     dock.controller.editing.show(case, Recovery(tmp_path, "http://nobody"))
     dock.controller.case_opened.emit(case)
     QTest.qWaitForWindowExposed(dock.window())
-    QTest.qWait(200)
+    pause(200)
     yield dock
     if dock.controller.session is not None:
         dock.controller.session.abandoned()

@@ -7,7 +7,7 @@ import warnings
 from pathlib import Path
 
 import numpy as np
-from qtpy.QtCore import Qt
+from qtpy.QtCore import QEventLoop, Qt, QTimer
 from qtpy.QtTest import QTest
 from qtpy.QtWidgets import QApplication
 
@@ -23,6 +23,13 @@ def opened(dock, image_id: str, truth: np.ndarray | None = None):
         voxel = tuple(np.argwhere(truth == 0)[:1].T)
         labels.data_setitem(voxel, 3)
     activate(dock)
+
+
+def pause(ms: int) -> None:
+    """Let the window live for a while; `QTest.qWait` is vispy's where it draws, and keeps a core busy meanwhile."""
+    loop = QEventLoop()
+    QTimer.singleShot(ms, loop.quit)
+    loop.exec()
 
 
 def activate(dock) -> None:

@@ -19,6 +19,7 @@ from napari_plugin.session.case import Case
 from napari_plugin.session.recovery import Recovery
 from napari_plugin.session.settings import Settings
 from sample_data.phantom import generate
+from tests.napari_plugin.hands import pause
 from tests.napari_plugin.mouse import RIGHT, canvas_of, click, drag, pixel
 
 pytestmark = pytest.mark.e2e
@@ -81,7 +82,7 @@ def show(dock, tmp_path, ct, labels: np.ndarray) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         QApplication.setActiveWindow(dock.window())
-    QTest.qWait(200)
+    pause(200)
 
 
 class Hands:
@@ -105,7 +106,7 @@ class Hands:
 
     def click(self, voxel, button=Qt.MouseButton.LeftButton) -> None:
         self.actions += 1
-        QTest.qWait(30)
+        pause(30)
         click(self.canvas, pixel(self.dock.viewer, self.labels.data_to_world(voxel)), button)
         self.dock.controller.tooling.wait(60)
 
@@ -150,7 +151,7 @@ def test_a_drag_while_clicks_are_waited_for_moves_the_image_and_corrects_nothing
     middle = pixel(dock.viewer, dock.viewer.scene.camera.center)
     before = dock.viewer.scene.camera.center
     drag(hands.canvas, [middle, middle + middle * 0.05, middle + middle * 0.1])
-    QTest.qWait(100)  # the camera is told when the image has been drawn
+    pause(100)  # the camera is told when the image has been drawn
     assert dock.viewer.scene.camera.center != before
     assert dock.controller.tooling.idle
     assert not dock.controller.session.dirty

@@ -18,12 +18,12 @@ LATER = ("matplotlib", "nibabel", "scipy.optimize", "scipy.sparse.linalg", "torc
 CHILD = f"""
 import json, sys, threading, time
 import napari
-from qtpy.QtTest import QTest
 from qtpy.QtWidgets import QApplication
 from napari_plugin.opening import PLUGIN, SLOW, WARM, WIDGET
+from tests.napari_plugin.hands import pause
 
 viewer = napari.Viewer(show=True)
-QTest.qWait(1000)
+pause(1000)
 began_s = time.thread_time()
 dock, widget = viewer.window.add_plugin_dock_widget(PLUGIN, WIDGET)
 early = [name for name in {LATER} if name in sys.modules]
@@ -31,7 +31,7 @@ for _ in range(5):
     QApplication.processEvents()
 drawn, spent_s = widget.tabs.isVisible(), time.thread_time() - began_s
 for _ in range(600):
-    QTest.qWait(100)
+    pause(100)
     if all(name in sys.modules for name in SLOW) and not [t for t in threading.enumerate() if t.name == WARM]:
         break
 warm = [name for name in {LATER} if name in sys.modules]

@@ -17,7 +17,7 @@ from napari_plugin.controller import Controller
 from napari_plugin.session.settings import Settings
 from napari_plugin.views.dose import DoseView
 from napari_plugin.views.dose_form import WORDS
-from tests.napari_plugin.hands import opened
+from tests.napari_plugin.hands import opened, pause
 from tests.napari_plugin.mouse import canvas_of, drag, pixel
 
 pytestmark = pytest.mark.e2e
@@ -100,7 +100,7 @@ def test_the_dose_follows_edits_and_their_undo(computed, qtbot, tmp_path):
         controller.undo()
     assert view.of_labels.isHidden()
     assert view._table.item(row, 1).text().startswith(f"{before.organs['left_kidney'].mean_dose_gy:.2f} ±")
-    QTest.qWait(600)
+    pause(600)
     assert not controller.tasks.running("draft")
 
     # two versions beside each other
@@ -169,7 +169,7 @@ def test_the_first_stroke_after_a_dose_is_answered_by_the_short_way(dock, truth,
     controller.editing.brush.set_size(20.0)
     z, y, x = (int(index.mean()) for index in np.nonzero(truth == 3))
     viewer.dims.set_point(viewer.dims.ndim - 3, float(labels.data_to_world((z, 0, 0))[0]))
-    QTest.qWait(300)
+    pause(300)
     time = tuple(viewer.dims.point[:-3])
     stroke = [pixel(viewer, (*time, *labels.data_to_world((z, y, x + dx)))) for dx in (8, 9, 10)]
     before_s, ml = spent_by_servers_s(), np.count_nonzero(controller.session.array == 3)

@@ -130,3 +130,8 @@ def test_options_that_are_written_reach_the_calculation_as_on_the_command_line(q
     assert (asked.preset, asked.voi, asked.repair_half_life_h) == ("expert2", "threshold", 1.5)
     assert (asked.density_of("liver"), asked.density_of("tumour_2"), asked.alpha_beta_gy["liver"]) == (1.06, 1.0, 2.5)
     assert asked.alpha_beta_gy["left_kidney"] == 2.6
+
+
+def test_tests_wait_without_keeping_a_core_busy():
+    spinning = [f.name for f in Path(__file__).parent.glob("*.py") if "QTest." + "qWait(" in f.read_text("utf-8")]
+    assert not spinning, f"hands.pause instead of qWait in {spinning}: vispy's spins"

@@ -13,7 +13,7 @@ from doselabel.labels import NAMES, read_labels
 from napari_plugin.organ_labels import OrganLabels, inner_values
 from napari_plugin.tools import by_name
 from napari_plugin.views.organs import EXCLUDED, LESION
-from tests.napari_plugin.hands import click, keep, opened
+from tests.napari_plugin.hands import click, keep, opened, pause
 from tests.napari_plugin.mouse import canvas_of, drag, pixel
 
 LIVER, TUMOUR_1 = 3, 6
@@ -63,7 +63,7 @@ def test_a_lesion_is_added_drawn_named_submitted_and_found_again(dock, truth, tm
     z, y, x = (int(i) for i in np.argwhere(truth == LIVER).mean(axis=0))
     controller.viewer.dims.set_point(controller.viewer.dims.ndim - 3, float(labels.data_to_world((z, y, x))[0]))
     click(dock.palette_view.modes["paint"])
-    QTest.qWait(100)
+    pause(100)
     stroke = [
         pixel(dock.viewer, [0] * (dock.viewer.dims.ndim - 3) + list(labels.data_to_world((z, y, x + i))))
         for i in (0, 1, 2)

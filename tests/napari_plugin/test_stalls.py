@@ -20,6 +20,7 @@ from napari_plugin.segmenting import Offer
 from napari_plugin.session.case import Case
 from napari_plugin.session.recovery import Recovery
 from napari_plugin.session.settings import Settings
+from tests.napari_plugin.hands import pause
 from tests.napari_plugin.mouse import canvas_of, click, drag, pixel
 
 pytestmark = pytest.mark.e2e
@@ -51,7 +52,7 @@ class Stalls:
         return self
 
     def __exit__(self, *_: object) -> None:
-        QTest.qWait(3 * BEAT_MS)
+        pause(3 * BEAT_MS)
         self.beat()
         self._timer.stop()
 
@@ -107,7 +108,7 @@ def dock(window, tmp_path, organs):
     dock.controller.editing.show(case, Recovery(tmp_path, "http://nobody"))
     dock.controller.case_opened.emit(case)
     QTest.qWaitForWindowExposed(dock.window())
-    QTest.qWait(500)
+    pause(500)
     yield dock
     dock.controller.session.abandoned()
     dock.cleanup()
@@ -139,25 +140,25 @@ def one_round(dock, organs) -> dict[str, float]:
                 controller.tooling.wait(120)
             elif controller.tasks.running(task):
                 controller.wait(task, 120)
-        QTest.qWait(50)
+        pause(50)
 
     def at(z: int, y: int, x: int):
         return pixel(viewer, labels.data_to_world((z, y, x)))
 
     viewer.dims.set_point(0, float(labels.data_to_world((GRID.shape[0] - 60, 0, 0))[0]))
-    QTest.qWait(300)
+    pause(300)
     z = round(float(labels.world_to_data(viewer.dims.point)[0]))
     labels.selected_label = 4
     labels.mode, labels.n_edit_dimensions = "paint", 2
     drag(canvas, [at(z, 450, x) for x in (200, 210)])
-    QTest.qWait(1500)  # the first stroke builds shaders, the first look at a tab its plots
+    pause(1500)  # the first stroke builds shaders, the first look at a tab its plots
     for name, dims in (("paint", 2), ("paint a sphere", 3)):
         labels.mode, labels.n_edit_dimensions = "paint", dims
         editing.brush.set_size(20.0)
-        QTest.qWait(400)  # the words on the canvas change
+        pause(400)  # the words on the canvas change
         with Stalls() as stalls:
             drag(canvas, [at(z, 420, x) for x in range(200, 320, 12)], each=stalls.beat)
-            QTest.qWait(100)
+            pause(100)
         assert (controller.session.array == 4).any()
         spent[name] = stalls.longest_s
     labels.mode = "fill"
@@ -166,13 +167,13 @@ def one_round(dock, organs) -> dict[str, float]:
     kidney = np.argwhere((organs == 1)[z]).mean(axis=0)
     with Stalls() as stalls:
         click(canvas, at(z, int(kidney[0]), int(kidney[1])))
-        QTest.qWait(100)
+        pause(100)
     assert not (controller.session.array == 1).any()
     spent["fill a kidney"] = stalls.longest_s
     for name, do in (("undo", controller.undo), ("redo", controller.redo), ("undo again", controller.undo)):
         with Stalls() as stalls:
             do()
-            QTest.qWait(100)
+            pause(100)
         spent[name] = stalls.longest_s
     editing._autosave_timer.stop()
     with Stalls() as stalls:

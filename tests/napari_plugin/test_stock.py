@@ -26,7 +26,7 @@ from napari_plugin.client import reached
 from napari_plugin.dock import NAME, DoselabelDock
 from napari_plugin.session.settings import Settings
 from tests.napari_plugin.conftest import GRID, ct_hu, organs
-from tests.napari_plugin.hands import click, keep
+from tests.napari_plugin.hands import click, keep, pause
 from tests.napari_plugin.mouse import canvas_of, drag, pixel
 
 pytestmark = pytest.mark.e2e
@@ -113,7 +113,7 @@ def test_list_next_segment_correct_submit_and_train(dock, stock):
     assert labels.mode == "paint"
     z, y, x = (int(i) for i in np.argwhere(truth == 3)[0])
     controller.viewer.dims.set_point(0, float(labels.data_to_world((z, y, x))[0]))
-    QTest.qWait(100)
+    pause(100)
     stroke = [pixel(dock.viewer, labels.data_to_world((z, y - 2, x + step))) for step in (0, 2, 4)]
     drag(canvas_of(dock.window()), stroke)
     assert controller.session.dirty
@@ -138,7 +138,7 @@ def test_list_next_segment_correct_submit_and_train(dock, stock):
     assert controller.wait("case", 60).image_id == "scan_b"
     dock.show_tab("Learn")
     click(dock.learn_view._train)
-    QTest.qWait(1500)
+    pause(1500)
     assert controller.tasks.running("train")
     controller.cancel("train")  # it would load torch in a process of its own
     with pytest.raises(Cancelled):

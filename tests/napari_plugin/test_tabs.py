@@ -14,7 +14,7 @@ from doselabel.wire import OrganSegmentation, SegmentationSummary, SliceDoubt
 from napari_plugin.client import Client
 from napari_plugin.registering import DEGREES_PER_PIXEL
 from napari_plugin.views.strip import beneath_slider
-from tests.napari_plugin.hands import click, keep, opened, press
+from tests.napari_plugin.hands import click, keep, opened, pause, press
 from tests.napari_plugin.mouse import canvas_of, drag, pixel
 
 pytestmark = pytest.mark.e2e
@@ -48,7 +48,7 @@ def test_doubtful_slices_are_marked_beneath_the_slider_and_reached_by_keys(dock,
     found[tuple(np.argwhere(truth == 3)[0])] = 0  # what another test may have stored is something else
     controller.editing.replace(found, "a-model")
     controller.segmenting.segmented.emit(said_of(found, "a-model"))
-    QTest.qWait(100)
+    pause(100)
     slider = dock.viewer.window._qt_viewer.dims.slider_widgets[-3].slider
     here, there = (widget.mapToGlobal(QPoint(0, 0)) for widget in (dock.strip, slider))
     assert dock.strip.isVisible()
@@ -105,7 +105,7 @@ def settle(controller) -> None:
     deadline = time.monotonic() + 120
     while not controller.registering.idle:
         assert time.monotonic() < deadline
-        QTest.qWait(20)
+        pause(20)
 
 
 def test_a_spect_is_moved_by_keys_and_drag_judged_undone_and_stored(dock, truth, as_it_was):

@@ -7,7 +7,6 @@ import os
 import numpy as np
 import pytest
 from qtpy.QtCore import qInstallMessageHandler
-from qtpy.QtTest import QTest
 
 from doselabel.geometry import Volume
 from napari_plugin import layers as scene
@@ -15,6 +14,7 @@ from napari_plugin.dock import NAME, DoselabelDock
 from napari_plugin.session.recovery import Recovery
 from napari_plugin.session.settings import Settings
 from tests.napari_plugin.conftest import GRID, ct_hu
+from tests.napari_plugin.hands import pause
 
 SWITCHES = int(os.environ.get("DOSELABEL_THEME_SWITCHES", "10"))
 """A crash in napari's list of layers was once seen after a switch, and not again: its cause is not known."""
@@ -45,7 +45,7 @@ def test_themes_are_switched_while_layers_of_each_kind_are_painted(window, make_
             if i % 3 == 0:  # thumbnails are made anew while the list is painted
                 window.layers[0].refresh()
                 window.dims.set_current_step(window.dims.ndim - 3, i % 20)
-            QTest.qWait(20)
+            pause(20)
         assert window.theme == ("light", "dark")[(SWITCHES - 1) % 2]
         assert not [text for text in said if "painter" in text.lower()]
     finally:

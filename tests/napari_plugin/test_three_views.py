@@ -5,10 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from qtpy.QtCore import Qt
-from qtpy.QtTest import QTest
 
 from napari_plugin.views.strip import beneath_slider
-from tests.napari_plugin.hands import activate, click, keep, press
+from tests.napari_plugin.hands import activate, click, keep, pause, press
 from tests.napari_plugin.mouse import canvas_of, drag, pixel
 
 pytestmark = pytest.mark.e2e
@@ -18,12 +17,12 @@ views = pytest.importorskip("napari_orthogonal_views.ortho_view_widget", reason=
 def test_three_linked_views_show_the_case_follow_a_stroke_and_give_the_window_back(dock_alone):
     dock = dock_alone
     activate(dock)
-    QTest.qWait(300)
+    pause(300)
     controller, viewer, window = dock.controller, dock.viewer, dock.window()
     canvas, labels = canvas_of(window), controller.layers.labels
     before, said = canvas.size(), dock.footer.said.text()
     click(dock.planes_view.three)
-    QTest.qWait(1500)
+    pause(1500)
     beside = [view for view in window.findChildren(views.OrthoViewWidget) if view.isVisible()]
     assert dock.footer.said.text() == said
     assert canvas.width() < before.width()
@@ -36,7 +35,7 @@ def test_three_linked_views_show_the_case_follow_a_stroke_and_give_the_window_ba
     labels.selected_label, labels.mode = 4, "paint"
     z, middle = 3, tuple(viewer.dims.point[:-3])
     viewer.dims.set_point(viewer.dims.ndim - 3, float(labels.data_to_world((z, 0, 0))[0]))
-    QTest.qWait(300)
+    pause(300)
     drag(canvas, [pixel(viewer, (*middle, *labels.data_to_world((z, 40, x)))) for x in (20, 22, 24)])
     assert (labels.data[z] == 4).any()
     for model in models:
@@ -56,7 +55,7 @@ def test_three_linked_views_show_the_case_follow_a_stroke_and_give_the_window_ba
     assert beneath_slider(viewer, dock.strip)
 
     click(dock.planes_view.three)
-    QTest.qWait(1000)
+    pause(1000)
     assert canvas.size() == before
     assert not window.findChildren(views.OrthoViewWidget)
     keep(dock, "three-gone")

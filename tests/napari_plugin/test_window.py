@@ -25,7 +25,7 @@ from qtpy.QtWidgets import (
 
 from napari_plugin.dock import NAME, DoselabelDock
 from napari_plugin.session.settings import Settings
-from tests.napari_plugin.hands import click, keep, opened, press
+from tests.napari_plugin.hands import click, keep, opened, pause, press
 
 pytestmark = pytest.mark.e2e
 
@@ -121,7 +121,7 @@ def test_a_window_killed_in_a_stroke_leaves_its_draft_which_is_offered_voxel_for
 
 def settled(dock, size: tuple[int, int]) -> None:
     dock.viewer.window.resize(*size)
-    QTest.qWait(200)
+    pause(200)
 
 
 def clipped(dock) -> list[str]:
@@ -166,7 +166,7 @@ def test_the_image_comes_first_and_nothing_is_clipped(dock, truth, size):
     foot = dock.submit_view.mapTo(dock, QPoint(0, 0))
     for tab in range(dock.tabs.count()):
         dock.tabs.setCurrentIndex(tab)
-        QTest.qWait(50)
+        pause(50)
         assert clipped(dock) == []
         assert dock.organ_table.isVisible()
         assert dock.organ_table.viewport().height() >= 20 * (dock.organ_table.rowCount() if size[1] >= 700 else 2)
@@ -174,7 +174,7 @@ def test_the_image_comes_first_and_nothing_is_clipped(dock, truth, size):
     assert dock.height() <= size[1]
     dock.tabs.setCurrentIndex(0)
     click(dock.display_view.more)  # what it opens takes its room from the tab, whose page scrolls
-    QTest.qWait(50)
+    pause(50)
     assert dock.display_view.ct_window.isVisible()
     assert clipped(dock) == []
     assert overlapping(dock) == []
@@ -183,12 +183,12 @@ def test_the_image_comes_first_and_nothing_is_clipped(dock, truth, size):
     dock.palette_view.set_hu(True)
     for line in (dock.palette_view._brush, *dock.palette_view.forms.values()):
         dock.palette_view._lines.setCurrentWidget(line)
-        QTest.qWait(20)
+        pause(20)
         assert clipped(dock) == []
     before = [view.geometry() for view in (dock.tabs, dock.submit_view, dock.footer)]
     dock.footer.start("segment")
     dock.footer.report("segment", "slice 3 of 97, and a stage with a name that is far too long for one line", 0.3)
-    QTest.qWait(50)
+    pause(50)
     assert [view.geometry() for view in (dock.tabs, dock.submit_view, dock.footer)] == before
     assert dock.footer.cancel.isVisible()
     dock.footer.stop("segment")
