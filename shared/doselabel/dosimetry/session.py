@@ -19,6 +19,7 @@ from doselabel.dosimetry.options import DoseOptions
 from doselabel.dosimetry.pipeline import compute_case
 from doselabel.dosimetry.results import DoseComputation
 from doselabel.dosimetry.uptake.case import Case
+from doselabel.dosimetry.uptake.held import HeldThroughEdits
 from doselabel.dosimetry.uptake.masks import LabelSet, resolve, with_drafts
 from doselabel.errors import LabelError, Progress, no_progress
 from doselabel.labels import LabelMap, inspected
@@ -72,6 +73,7 @@ class Session:
         self._memory = Memory(None if cache is None else Path(cache), limit_bytes=limit_bytes)
         self._opened: _Opened | None = None
         self._submitted: tuple[str, LabelSet] | None = None
+        self._held = HeldThroughEdits()
         self._lock = threading.Lock()
 
     def compute(
@@ -103,7 +105,10 @@ class Session:
                 _refuse_strangers(opened.images, drafts)
                 labels = with_drafts(labels, self._inspected(opened.images, drafts))
             self._memory.reused.clear()
-            case = Case.of(opened.images, opened.checked, labels, self._options, self._memory, workers=self._workers)
+            case = Case.of(
+                opened.images, opened.checked, labels, self._options, self._memory,
+                workers=self._workers, held=self._held if drafts else None,
+            )  # fmt: skip
             return compute_case(case, progress)
 
     @property
@@ -118,6 +123,7 @@ class Session:
         if self._opened is None or self._opened.state != state:
             progress("reading", 0.0)
             self._opened = self._submitted = None
+            self._held = HeldThroughEdits()
             self._memory = Memory(self._memory.folder, limit_bytes=self._memory.limit_bytes)
             images = Images(study)
             self._opened = _Opened(state, images, check(study, images))

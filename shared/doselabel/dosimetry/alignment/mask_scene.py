@@ -106,12 +106,11 @@ class MaskScene:
         basis, _ = np.linalg.qr(self.basis[::step])
         return replace(self, points_mm=self.points_mm[::step], basis=basis)
 
-    def values(self, matrix: np.ndarray, *, roughly: bool = False) -> NDArray[np.float64]:
-        """The SPECT, moved rigidly, at the points: a search asks for it thousands of times, ``roughly`` at first."""
+    def values(self, matrix: np.ndarray) -> NDArray[np.float64]:
+        """The SPECT, moved rigidly, at the points."""
         back = np.linalg.inv(matrix)
         index = self.spect.lps_to_index(self.points_mm @ back[:3, :3].T + back[:3, 3])
-        array, order = (self.image, 1) if roughly else (self.spline, 3)
-        return ndimage.map_coordinates(array, index.T, order=order, prefilter=False, mode="constant", cval=0.0)
+        return ndimage.map_coordinates(self.spline, index.T, order=3, prefilter=False, mode="constant", cval=0.0)
 
     def best(
         self,
@@ -123,17 +122,13 @@ class MaskScene:
         progress: Progress = no_progress,
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """The transform of most agreement: on a lattice of shifts, then downhill; and its shift from ``begin``."""
-        thin = self.thinned(4000)
         steps = np.arange(-search_mm, search_mm + 1e-6, step_mm)
-        best, best_cost = np.zeros(3), np.inf
-        for i, dz in enumerate(steps):
+        lattice = np.stack(np.meshgrid(steps, steps, steps, indexing="ij"), axis=-1).reshape(-1, 3)[:, ::-1]
+        thin, costs = self.thinned(4000), []
+        for i, layer in enumerate(np.split(lattice, len(steps))):
             progress("searching the shift", 0.6 * i / len(steps))
-            for dy in steps:
-                for dx in steps:
-                    shifted = rigid(np.array([dx, dy, dz]), np.zeros(3), self.centre_mm) @ begin
-                    cost = thin.cost(shifted, roughly=True)
-                    if cost < best_cost:
-                        best, best_cost = np.array([dx, dy, dz]), cost
+            costs.append(thin._rough_costs(begin, layer))
+        best = lattice[np.argmin(np.concatenate(costs))]
 
         def moved(x: np.ndarray) -> np.ndarray:
             turn = x[3:] / 50.0 if len(x) == 6 else np.zeros(3)  # one unit turns a point 50 mm away by 1 mm
@@ -142,19 +137,26 @@ class MaskScene:
         x0 = np.zeros(6 if turns else 3)
         x0[:3] = best
         progress("refining the shift", 0.6)
+        # A smooth function that is slow to evaluate: models of second order need a third of a simplex's evaluations.
         found = optimize.minimize(
             lambda x: self.cost(moved(x)),
             x0,
-            method="Nelder-Mead",
-            options={
-                "initial_simplex": np.vstack([x0, x0 + 3.0 * np.eye(len(x0))]),
-                "xatol": 0.05,
-                "fatol": 1e-6,
-                "maxfev": 400,
-            },
+            method="COBYQA",
+            options={"initial_tr_radius": 3.0, "final_tr_radius": 0.03, "maxfev": 400},
         )
         progress("refining the shift", 1.0)
         return moved(found.x), found.x[:3]
+
+    def _rough_costs(self, begin: np.ndarray, shifts_mm: np.ndarray) -> NDArray[np.float64]:
+        """`cost`, roughly, of many shifts (n, 3; x, y, z) after ``begin``."""
+        back = np.linalg.inv(begin)
+        points = (self.points_mm - shifts_mm[:, None]).reshape(-1, 3)
+        index = self.spect.lps_to_index(points @ back[:3, :3].T + back[:3, 3])
+        found = ndimage.map_coordinates(self.image, index.T, order=1, prefilter=False, mode="constant", cval=0.0)
+        values = found.reshape(len(shifts_mm), -1)
+        spread = np.sum((values - values.mean(axis=1, keepdims=True)) ** 2, axis=1)
+        left = np.sum((values - (values @ self.basis) @ self.basis.T) ** 2, axis=1)
+        return np.divide(left, spread, out=np.ones_like(left), where=spread > 0)
 
     def mirrored(self, axes: tuple[int, ...]) -> MaskScene:
         """With the SPECT's voxels in reverse order along some of its axes (z, y, x)."""
@@ -170,9 +172,9 @@ class MaskScene:
         there = Geometry(grid.shape, spacing, tuple(map(float, origin)), grid.direction)  # type: ignore[arg-type]
         return replace(self, spect=there)
 
-    def cost(self, matrix: np.ndarray, *, roughly: bool = False) -> float:
+    def cost(self, matrix: np.ndarray) -> float:
         """One minus R²."""
-        values = self.values(matrix, roughly=roughly)
+        values = self.values(matrix)
         explained = self.basis @ (self.basis.T @ values)
         spread = float(np.sum((values - values.mean()) ** 2))
         return float(np.sum((values - explained) ** 2)) / spread if spread > 0 else 1.0

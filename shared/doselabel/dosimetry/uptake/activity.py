@@ -172,8 +172,11 @@ def align(scan: Scan, case: Case) -> placement.Placement:
         return content, {"matrix": at.matrix}
 
     key = digest("align", scan.key, scan.index, stored, method, settings)
+    what = f"registration of time point {scan.index + 1}"
     try:
-        content, arrays = case.store.fetch(f"registration of time point {scan.index + 1}", key, make)
+        content, arrays = case.held.find(
+            f"{what} {digest(scan.exclude)}", [scan.labels], lambda: case.store.fetch(what, key, make)
+        )
     except RegistrationError as error:
         raise RegistrationError(f"Time point {scan.index + 1}: {error.message}", error.hint) from error
     at = registration.Alignment(arrays["matrix"], content["method"], *content["merits"])

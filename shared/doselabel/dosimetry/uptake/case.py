@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from doselabel.alarms import Alarm
 from doselabel.dosimetry.cache import Cache, fingerprint
 from doselabel.dosimetry.options import ANY, DoseOptions
+from doselabel.dosimetry.uptake.held import Held
 from doselabel.dosimetry.uptake.masks import LabelSet
 from doselabel.errors import DoseError, DoselabelError, VoiError
 from doselabel.geometry import Volume
@@ -51,6 +52,8 @@ class Case:
         Organs asked for that can't be, with the reason.
     workers : int
         Threads that may work on it at once; the results do not depend on it.
+    held : Held
+        How images lie to each other, as far as that is held from masks nearly the same.
     """
 
     study: Study
@@ -68,6 +71,7 @@ class Case:
     asked: tuple[str, ...]
     missing: Mapping[str, DoselabelError]
     workers: int = 1
+    held: Held = field(default_factory=Held)
 
     @classmethod
     def of(
@@ -79,6 +83,7 @@ class Case:
         store: Cache,
         edited_vois: Mapping[int, LabelMap] | None = None,
         workers: int = 1,
+        held: Held | None = None,
     ) -> Case:
         """A study whose files were looked into (``checked``), with the masks that shall count."""
         study = images.study
@@ -104,6 +109,7 @@ class Case:
             asked=asked,
             missing=missing,
             workers=workers,
+            held=held or Held(),
         )
 
     @property
@@ -153,11 +159,11 @@ HALF_LIVES = ("population_half_life_h", "earlier_half_life_h")
 
 def _refuse_half_lives(options: DoseOptions, nuclide: Nuclide) -> None:
     """Raise DoseError for a stated effective half-life that no organ can have."""
-    for field in HALF_LIVES:
-        for name, half_life_h in getattr(options, field).items():
+    for option in HALF_LIVES:
+        for name, half_life_h in getattr(options, option).items():
             if half_life_h > nuclide.half_life_h:
                 raise DoseError(
-                    f"{field} of {title(name).lower() if name != ANY else 'all organs'} is {half_life_h:g} h; an "
+                    f"{option} of {title(name).lower() if name != ANY else 'all organs'} is {half_life_h:g} h; an "
                     f"effective half-life of {nuclide.name} is at most the physical one, {nuclide.half_life_h:.1f} h.",
                     "State the effective half-life in hours.",
                 )

@@ -45,7 +45,8 @@ class Frames:
         if point.ct == case.study.ct:
             label_map = case.diagnostic
         elif point.ct in case.labels.maps:
-            label_map, filled = completed(case.labels.maps[point.ct], case.diagnostic, self._organs)
+            own = case.labels.maps[point.ct]
+            label_map, filled = completed(own, case.diagnostic, self._organs, case.held, point.ct)
             if filled:
                 notes.append(
                     f"Time point {index + 1}: the masks of '{point.ct}' lack {', '.join(map(title, filled))}; taken "
@@ -96,7 +97,9 @@ class Frames:
             code = file_sha256(Path(ct_registration.__file__))
             images = [[fingerprint(v.array), v.geometry.affine_lps] for v in (moving, self._case.ct)]
             key = digest("cts", code, images, fingerprint(self._case.diagnostic.array))
-            _, arrays = self._case.store.fetch(f"registration of '{name}' to the diagnostic CT", key, make)
+            what = f"registration of '{name}' to the diagnostic CT"
+            store, diagnostic = self._case.store, self._case.diagnostic
+            _, arrays = self._case.held.find(what, [diagnostic], lambda: store.fetch(what, key, make))
             self._rigid[name] = arrays["matrix"]
         return self._rigid[name]
 

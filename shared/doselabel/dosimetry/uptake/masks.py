@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from scipy import ndimage
 from doselabel.alarms import Alarm, finding
 from doselabel.anatomy import into_organs
 from doselabel.dosimetry.alignment.registration import match_masks
+from doselabel.dosimetry.uptake.held import Held
 from doselabel.errors import LabelError
 from doselabel.geometry import SUFFIXES, Geometry, resample
 from doselabel.labels import LabelMap, read_labels, title
@@ -229,8 +231,10 @@ def carried(diagnostic: LabelMap, grid: Geometry, ct_to_diagnostic: np.ndarray) 
     return LabelMap(moved.array, grid, diagnostic.names)
 
 
-def completed(labels: LabelMap, diagnostic: LabelMap, organs: tuple[str, ...]) -> tuple[LabelMap, list[str]]:
-    """Fill in organs that a time point's map lacks, from the diagnostic CT, moved as the other organs moved.
+def completed(
+    labels: LabelMap, diagnostic: LabelMap, organs: tuple[str, ...], held: Held, ct: str
+) -> tuple[LabelMap, list[str]]:
+    """Fill in organs that the map of a time point's CT lacks, from the diagnostic CT, moved as the others moved.
 
     Returns
     -------
@@ -246,7 +250,8 @@ def completed(labels: LabelMap, diagnostic: LabelMap, organs: tuple[str, ...]) -
         return own, []
     theirs = diagnostic.renumbered()
     shared = [name for name in organs if name not in missing]
-    matrix = match_masks(own, theirs, shared)[""].matrix if shared else np.eye(4)
+    move = partial(match_masks, own, theirs, shared)
+    matrix = held.find(f"organs of '{ct}' {shared}", [own, theirs], move)[""].matrix if shared else np.eye(4)
     brought = carried(theirs, own.geometry, matrix)
     array, names = own.array.copy(), dict(own.names)
     for name in missing:
