@@ -74,8 +74,11 @@ def add_case(viewer: ViewerModel, case: Case) -> CaseLayers:
 
 def remove(viewer: ViewerModel, layers: Sequence[Layer]) -> None:
     """Take layers out of the viewer, locked or not."""
-    for layer in layers:
-        if layer in viewer.layers:
+    there = [layer for layer in layers if layer in viewer.layers]
+    if not there:
+        return
+    with viewer.layers.batched_update():  # napari looks through all of Python's objects once, not after each
+        for layer in there:
             layer.locked = False
             viewer.layers.remove(layer)
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import gc
+import sys
 import threading
 from dataclasses import replace
 from importlib import import_module
@@ -56,7 +58,14 @@ def _fit(viewer: Viewer) -> None:
 
 def warm_up() -> None:
     """Load in a thread what a dock needs sooner or later, but not to be seen."""
-    threading.Thread(target=lambda: [import_module(name) for name in SLOW], name=WARM, daemon=True).start()
+    if not all(name in sys.modules for name in SLOW):
+        threading.Thread(target=_load, name=WARM, daemon=True).start()
+
+
+def _load() -> None:
+    for name in SLOW:
+        import_module(name)
+    gc.freeze()  # libraries stay: napari need not look through them whenever a layer is removed
 
 
 def preferred() -> Settings:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -101,14 +102,22 @@ def make_patient() -> Callable[[Path, str], Study]:
 
 
 @pytest.fixture(scope="session")
-def torch_first() -> None:
-    """Load torch's compiler before any window: it and software GL each bring an LLVM, and crash in the other order."""
+def libraries_first() -> None:
+    """Load what is large before any window, once.
+
+    Torch's compiler and software GL each bring an LLVM, and crash in the other order. And napari looks for garbage
+    whenever a layer is removed: among all that the tests have loaded that takes half a second.
+    """
     with contextlib.suppress(ImportError):
         import torch._dynamo  # noqa: F401
+    import napari._qt.qt_main_window  # noqa: F401
+
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture
-def window(torch_first, qapp) -> Iterator:
+def window(libraries_first, qapp) -> Iterator:
     """A real napari window."""
     if not os.environ.get("DISPLAY"):
         pytest.skip("needs a display: image layers can't be drawn without GL; run under xvfb-run")

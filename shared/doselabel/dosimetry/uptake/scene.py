@@ -130,9 +130,15 @@ class Scene:
         return scene
 
     def _count(self) -> None:
-        seen = self.seen
-        for axis, k in enumerate(self.sub.factor):
-            seen = seen.repeat(k, axis)
+        fine_seen = None
+        if not self.seen.all():
+            fine_seen = self.seen
+            for axis, k in enumerate(self.sub.factor):
+                fine_seen = fine_seen.repeat(k, axis)
+
+        def part(fine: NDArray[np.float32], total: float) -> float:
+            return float(fine.sum() if fine_seen is None else np.vdot(fine, fine_seen)) / total
+
         for name in self.wanted:
             total = float(self.filled[name].sum()) if name in self.filled else 0.0
             if total * self.sub.fine.voxel_volume_ml < SMALLEST_ML:
@@ -141,8 +147,8 @@ class Scene:
                     "Check its mask: it has only a few voxels.",
                 )
                 continue
-            in_view = float(np.vdot(self.filled[name], seen)) / total
-            self.counted[name] = float(np.vdot(self.open(name), seen)) / total
+            in_view = part(self.filled[name], total)
+            self.counted[name] = part(self.open(name), total)
             if self.counted[name] < SMALLEST_SEEN:
                 self.failed[name] = VoiError(
                     f"Only {self.counted[name]:.0%} of '{name}' can be counted: {1 - in_view:.0%} of it lies outside "

@@ -200,18 +200,19 @@ def measure(
     for name in scene.wanted:
         if name in scene.failed:
             continue
+        whole = scene.filled[name]
+        whole_ml = scene.ml(whole)
         if transfer is None:
             bq = float(np.vdot(weights[name], scene.bq_ml)) * scene.voxel_ml / scene.counted[name]
             response = weights[name] * np.float32(scene.voxel_ml / scene.counted[name])
         else:
-            bq = transfer.concentration(name) * scene.ml(scene.filled[name])
-            response = transfer.response(name) * np.float32(scene.ml(scene.filled[name]))
+            bq = transfer.concentration(name) * whole_ml
+            response = transfer.response(name) * np.float32(whole_ml)
         recovery = None
         if sigma is not None:
-            whole = scene.filled[name]
             shown_in = weights[name] if transfer is None else scene.sub.mean(whole)
             blurred = scene.blur(whole) if transfer is None or scene.excluded else transfer.blurred[name]
-            recovery = float(np.vdot(shown_in, blurred)) * scene.voxel_ml / scene.ml(whole)
+            recovery = float(np.vdot(shown_in, blurred)) * scene.voxel_ml / whole_ml
             if transfer is not None and recovery < LEAST_RECOVERY:
                 reason = f"at this resolution its {labels.volume_ml(name):.2g} mL show {recovery:.0%} of their activity"
                 scene.fail(name, reason, "Too small for this camera: leave it out, or count it with its surroundings.")
