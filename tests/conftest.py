@@ -13,8 +13,10 @@ import pytest
 TOGETHER = {
     "windows": ("tests/napari_plugin/", "tests/e2e/"),
     "server": ("tests/monailabel_app/",),
+    "network": ("tests/shared/model/",),
 }
-"""What one process has whole: two windows on one display would fight for the focus, and most server tests share one."""
+"""What one process has whole: two windows on one display would fight for the focus, most server tests share one, and
+most of the network's a model that has learned something."""
 
 SERVERS = {"server", "window", "served", "busy", "guarded", "cluster", "orthanc"}
 """Fixtures that start a server or a window: tests with one are slow."""
