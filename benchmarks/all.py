@@ -48,6 +48,7 @@ BENCHES = (
     Bench(
         "window", "The window", "bench_window.py", "≤ 100 ms at a stretch; table ≤ 200 ms; dock ≤ 2 s, on idle cores"
     ),
+    Bench("follow", "The dose follows a stroke", "bench_follow.py", "≤ 2 s of wall time on two idle cores"),
     Bench("read", "Reading through the door", "bench_read.py --repeats 2", "not above SimpleITK's own"),
     Bench("start", "A server starts", "bench_server.py start", "first segmentation within 20 s on two idle cores"),
     Bench(

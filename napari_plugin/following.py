@@ -22,7 +22,7 @@ from napari_plugin.editing import Editing
 from napari_plugin.session.case import Case
 from napari_plugin.tasks import Tasks
 
-QUIET_MS = 400
+QUIET_MS = 250
 """So long after the last edit the draft is sent."""
 
 
