@@ -131,6 +131,7 @@ class Brush(QObject):
         if self._labels is not None:
             self.changed.emit(self._labels.brush_mm, self.sphere, 2 * self._labels.finest_mm)
             self.protect_changed.emit(bool(self._labels.preserve_labels))
+            self.outline_changed.emit(self._outline)
             self.mode_changed.emit(str(self._labels.mode))
 
     def _on_organ(self, _: Any = None) -> None:

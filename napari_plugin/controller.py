@@ -115,7 +115,6 @@ class Controller(QObject):
         self.comparing = Comparing(self.editing, self.following, self.tasks, self)
         self.started, self.progressed = self.tasks.started, self.tasks.progressed
         self.finished, self.failed, self.cancelled = self.tasks.finished, self.tasks.failed, self.tasks.cancelled
-        self.segmented = self.segmenting.segmented
         self.dose_ready, self.dose_outdated = self.dosing.ready, self.dosing.outdated
         for part in self.children():
             if hasattr(part, "status"):

@@ -259,7 +259,7 @@ class DoselabelDock(QWidget):
         of.editing.brush.protect_changed.connect(self.palette_view.set_protect)
         of.editing.brush.outline_changed.connect(self.palette_view.set_outline)
         of.editing.brush.organ_changed.connect(self.organ_table.set_organ)
-        of.segmented.connect(self.segment_view.set_summary)
+        of.doubts.changed.connect(lambda: self.segment_view.set_summary(of.doubts.summary))
         of.doubts.changed.connect(lambda: self.organ_table.set_flags(of.doubts.organs))
         of.learning.trained.connect(self.learn_view.set_summary)
         of.learning.learned.connect(self.learn_view.set_learning)
@@ -331,7 +331,6 @@ class DoselabelDock(QWidget):
         self.review_view.forget()
         self.display_view.set_times(self.controller.editing.display.times_h)
         self._on_display()
-        self.segment_view.set_summary(None)
         self.palette_view.set_hu(False)
 
     def _show_versions(self, versions: Sequence[LabelVersion]) -> None:

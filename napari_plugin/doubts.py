@@ -46,9 +46,14 @@ class Doubts(QObject):
         self.changed.emit()
 
     @property
+    def summary(self) -> SegmentationSummary | None:
+        """What the network said; None when the labels on screen are not the model's, nor made of them."""
+        return self._summary if self._shown else None
+
+    @property
     def organs(self) -> Mapping[str, OrganSegmentation]:
-        """What was said of each organ; empty when the labels on screen are not the model's, nor made of them."""
-        return self._summary.organs if self._shown and self._summary is not None else {}
+        """What was said of each organ."""
+        return {} if self.summary is None else self.summary.organs
 
     @property
     def chosen(self) -> OrganSegmentation | None:

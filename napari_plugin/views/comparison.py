@@ -44,7 +44,7 @@ class ComparisonView(QWidget):
         self.compare.clicked.connect(self._ask)
         self.save = button("Save …", "Tables and figure as in the paper (HTML, CSV, PNG) to a folder")
         self.save.clicked.connect(self.save_wanted)
-        self.table = Table(COLUMNS, fitted=True)
+        self.table = Table(COLUMNS, rest=len(COLUMNS) - 1)
         self.table.setToolTip("Masses as in the paper's table 3, mean doses as in its table 4; B against A")
         self.plot = Plot()
         self._said = note()

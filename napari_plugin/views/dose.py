@@ -59,7 +59,7 @@ class DoseView(QWidget):
         self.alarms = note()
         self.alarms.setStyleSheet("background: #7d1620; color: white; padding: 4px;")
         self.alarms.hide()
-        self._table = Table(COLUMNS, fitted=True)
+        self._table = Table(COLUMNS, rest=len(COLUMNS) - 1)
         self._table.setToolTip(
             "Mean absorbed dose and its standard uncertainty, time-integrated activity, effective half-life, and dose "
             "per injected activity; masses are in the report and, of the labels on screen, in the table above"

@@ -45,6 +45,7 @@ SHAPES = {
 
 SIDE_PX = 22
 SHARPNESS = 3
+"""Pixels that are drawn for one of the window's: as many as the finest scaling shows."""
 
 
 def icon(name: str, colour: str) -> QIcon:

@@ -23,9 +23,10 @@ from qtpy.QtWidgets import (
 )
 from superqt import QCollapsible
 
-from napari_plugin.views.icons import icon
+from napari_plugin.views.icons import SHARPNESS, icon
 
 SPACE = 4
+SWATCH_PX = 12
 GREY = "#8a929e"
 """Seen in both themes."""
 QWIDGETSIZE_MAX = 16_777_215
@@ -56,8 +57,8 @@ class Section(QCollapsible):
 class Table(QTableWidget):
     """A table to read and to choose a row from, as high as its rows."""
 
-    def __init__(self, headers: Sequence[str], *, rows_shown: int | None = None, fitted: bool = False) -> None:
-        """``fitted``: each column is as wide as its text, instead of all alike but the first."""
+    def __init__(self, headers: Sequence[str], *, rows_shown: int | None = None, rest: int | None = None) -> None:
+        """``rest``: the column that takes what the others, wide as their text, leave; None: all but the first alike."""
         super().__init__(0, len(headers))
         self._rows_shown = rows_shown
         self.setHorizontalHeaderLabels(list(headers))
@@ -65,10 +66,10 @@ class Table(QTableWidget):
         self.verticalHeader().setDefaultSectionSize(20)
         header = self.horizontalHeader()
         modes = QHeaderView.ResizeMode
-        header.setSectionResizeMode(modes.ResizeToContents if fitted else modes.Stretch)
-        if fitted:  # the last one takes what is left, be it little: "stretch last" keeps it 100 px wide
-            header.setSectionResizeMode(len(headers) - 1, modes.Stretch)
-        header.setSectionResizeMode(0, QHeaderView.ResizeMode.ResizeToContents)
+        header.setSectionResizeMode(modes.Stretch if rest is None else modes.ResizeToContents)
+        header.setSectionResizeMode(0, modes.ResizeToContents)
+        if rest is not None:  # be it little: "stretch last" keeps the last one 100 px wide
+            header.setSectionResizeMode(rest, modes.Stretch)
         header.setFixedHeight(36)
         self.setEditTriggers(QAbstractItemView.EditTrigger.NoEditTriggers)
         self.setSelectionBehavior(QAbstractItemView.SelectionBehavior.SelectRows)
@@ -195,7 +196,9 @@ def column(holder: QWidget, *parts: QWidget) -> QVBoxLayout:
 
 
 def swatch(color: str) -> QIcon:
-    """Small square of a colour."""
-    pixmap = QPixmap(12, 12)
+    """Small square of a colour, the same in a row that is chosen."""
+    pixmap = QPixmap(SWATCH_PX * SHARPNESS, SWATCH_PX * SHARPNESS)
     pixmap.fill(QColor(color))
-    return QIcon(pixmap)
+    made = QIcon(pixmap)
+    made.addPixmap(pixmap, QIcon.Mode.Selected)
+    return made

@@ -36,7 +36,7 @@ class LearnView(QWidget):
         self.plot.hide()
         self._events: list[ModelEvent] = []
         self._answering = ""
-        self.history = Table(["Since", "Model", "How", "By"], rows_shown=4)
+        self.history = Table(["Since", "Model", "How", "By"], rows_shown=4, rest=3)
         self.history.itemSelectionChanged.connect(self._offer)
         self._why = note()
         self._no_history = ""

@@ -11,7 +11,7 @@ from qtpy.QtWidgets import QAbstractItemView, QMenu, QSizePolicy, QTableWidgetIt
 from doselabel.organs import NAMES, excluded_at, region, title
 from doselabel.wire import OrganSegmentation
 from napari_plugin.session.measure import OrganMeasure
-from napari_plugin.views.kit import Table, swatch
+from napari_plugin.views.kit import SWATCH_PX, Table, swatch
 
 COLUMNS = ("", "Vol.\nmL", "Δ\nmL", "Mass\ng", "CT\nHU", "\nMBq", "kBq/\nmL")
 UNITS = ("mL", "Δ mL", "g", "HU", "MBq", "kBq/mL")
@@ -38,7 +38,7 @@ class OrganTable(Table):
     renamed = Signal(int, str)
 
     def __init__(self) -> None:
-        super().__init__(COLUMNS, fitted=True)
+        super().__init__(COLUMNS, rest=len(COLUMNS) - 1)
         self._names: Mapping[int, str] = {}
         self._flagged: set[int] = set()
         self._measured: dict[int, OrganMeasure] = {}
@@ -52,9 +52,11 @@ class OrganTable(Table):
         self.offered = {kind: menu.addAction(kind, partial(self.region_wanted.emit, kind)) for kind in TIPS}
         self.more.setMenu(menu)
         self.setToolTip(TIP)
+        self.setIconSize(QSize(SWATCH_PX, SWATCH_PX))
         self.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Preferred)
         self.setEditTriggers(QAbstractItemView.EditTrigger.DoubleClicked)
         self.setVerticalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAsNeeded)
+        self.verticalScrollBar().setStyleSheet("QScrollBar:vertical { width: 4px; }")  # the numbers need the rest
         self.itemSelectionChanged.connect(self._chosen)
         self.itemChanged.connect(self._written)
         self.set_names(NAMES)

@@ -28,7 +28,7 @@ class ReviewView(QWidget):
         super().__init__()
         self._versions: list[LabelVersion] = []
         self._compared: int | None = None
-        self.table = Table(["Version", "Author", "Stored", "State"], rows_shown=SHOWN)
+        self.table = Table(["Version", "Author", "Stored", "State"], rows_shown=SHOWN, rest=1)
         self.table.itemSelectionChanged.connect(self._offer)
         self.compare, self.hide_overlay = button("Compare", COMPARE), button("Hide lines", "Take the thin lines away")
         self.take = button("Take", "Put this version on screen, as one undo step")

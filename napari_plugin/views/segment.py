@@ -25,6 +25,7 @@ class SegmentView(QWidget):
         self._run.clicked.connect(self.ask)
         self._three = QCheckBox("3 planes")
         self._three.setToolTip("Axial, coronal and sagittal together: slower, steadier")
+        self._said: SegmentationSummary | None = None
         self._summary = note()
         self._summary.hide()
         self._flags = LongNote(64)
@@ -56,12 +57,15 @@ class SegmentView(QWidget):
 
     def set_summary(self, summary: SegmentationSummary | None) -> None:
         """Show score and doubts of each organ; volumes are in the table of organs."""
+        if summary is self._said:
+            return
+        self._said = summary
         found = {} if summary is None else summary.organs
         scores = " · ".join(f"{title(name)} {organ.score:.2f}" for name, organ in found.items())
         slices = len({doubt.slice for organ in found.values() for doubt in organ.doubts})
         doubts = f"{slices} slices to look at: keys , and ." if slices else ""
         self._summary.setText("<br>".join(filter(None, [f"Scores (0 to 1): {scores}", doubts])))
         self._summary.setVisible(bool(found))
-        flags = [f"⚠ {name}: {flag}" for name, organ in found.items() for flag in organ.flags]
+        flags = [f"⚠ {title(name)}: {flag}" for name, organ in found.items() for flag in organ.flags]
         flags += [f"⚠ {flag}" for flag in (summary.flags if summary else ())]
         self._flags.set_lines(flags)

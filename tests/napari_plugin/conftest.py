@@ -15,6 +15,7 @@ from scipy.ndimage import gaussian_filter
 
 from doselabel.geometry import Geometry, Volume, canonical, resample, write_image
 from doselabel.labels import LabelMap
+from doselabel.model.profiles import FAST
 from doselabel.study import Study
 from doselabel.wire import ImageInfo, StudyInfo
 from napari_plugin.session.case import Case, SpectFrame
@@ -23,6 +24,8 @@ if not os.environ.get("DISPLAY"):
     os.environ.setdefault("QT_QPA_PLATFORM", "offscreen")
 
 GRID = Geometry((24, 48, 48), (5.0, 4.0, 4.0), (-94.0, -94.0, -60.0))
+COARSE = replace(FAST, pixel_mm=4.0, anchors_px=((8, 12), (18, 26), (36, 48)))
+"""A network for voxels as large as GRID's."""
 SPECT_GRID = Geometry((24, 40, 40), (5.0, 5.0, 5.0), (-97.5, -97.5, -60.0))
 
 
@@ -137,11 +140,9 @@ def untrained(tmp_path_factory) -> Path:
 
     from doselabel.model import checkpoint
     from doselabel.model.network import build
-    from doselabel.model.profiles import FAST
 
-    coarse = replace(FAST, pixel_mm=4.0, anchors_px=((8, 12), (18, 26), (36, 48)))
     torch.manual_seed(0)
-    return checkpoint.save(tmp_path_factory.mktemp("model") / "untrained.safetensors", build(coarse), coarse, {})
+    return checkpoint.save(tmp_path_factory.mktemp("model") / "untrained.safetensors", build(COARSE), COARSE, {})
 
 
 @pytest.fixture(scope="session")

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from datetime import UTC, datetime
 from itertools import pairwise
 from pathlib import Path
 
@@ -20,9 +21,11 @@ from qtpy.QtWidgets import (
     QDoubleSpinBox,
     QLineEdit,
     QSizePolicy,
+    QTableWidget,
     QWidget,
 )
 
+from doselabel.wire import LabelVersion, ModelEvent
 from napari_plugin.dock import NAME, DoselabelDock
 from napari_plugin.session.settings import Settings
 from tests.napari_plugin.hands import click, keep, opened, pause, press
@@ -125,8 +128,14 @@ def settled(dock, size: tuple[int, int]) -> None:
 
 
 def clipped(dock) -> list[str]:
-    """Widgets in sight that are narrower than what they show, or reach out of the dock."""
-    wrong = []
+    """Widgets in sight, and cells, that are narrower than what they show, or reach out of the dock."""
+    wrong = [
+        f"{table.horizontalHeaderItem(j).text()}: {table.item(i, j).text()}"
+        for table in dock.findChildren(QTableWidget)
+        for i in range(table.rowCount())
+        for j in range(table.columnCount())
+        if table.isVisible() and table.columnWidth(j) < table.sizeHintForIndex(table.model().index(i, j)).width()
+    ]
     for part in dock.findChildren(QWidget):
         if not part.isVisible() or not isinstance(part, QAbstractButton | QComboBox | QAbstractSpinBox):
             continue
@@ -158,6 +167,12 @@ def overlapping(dock) -> list[str]:
 @pytest.mark.parametrize("size", [(1400, 900), (1100, 700), (1280, 720), (933, 600)])
 def test_the_image_comes_first_and_nothing_is_clipped(dock, truth, size):
     opened(dock, "P-001__ct_tp1", truth)
+    wide = datetime(2026, 12, 28, 20, 48, tzinfo=UTC)
+    dock.review_view.set_versions([
+        LabelVersion(image_id="P-001__ct_tp1", version=108, created=wide, author="ada", **{state: True})
+        for state in ("approved", "flagged", "draft")
+    ])  # fmt: skip
+    dock.learn_view.set_models([ModelEvent(time=wide, what="rolled back", sha256="8" * 64, by="ada")])
     settled(dock, size)
     assert dock.width() <= 360
     canvas = dock.viewer.window._qt_viewer.canvas.native
