@@ -105,7 +105,7 @@ def make_patient() -> Callable[[Path, str], Study]:
 
 
 @pytest.fixture(scope="session")
-def libraries_first() -> None:
+def libraries_first() -> Iterator[None]:
     """Load what is large before any window, once.
 
     Torch's compiler and software GL each bring an LLVM, and crash in the other order. And napari looks for garbage
@@ -117,6 +117,8 @@ def libraries_first() -> None:
 
     gc.collect()
     gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 @pytest.fixture
