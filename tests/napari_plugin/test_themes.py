@@ -1,7 +1,7 @@
 """Switching themes again and again: every layer is painted, and nobody leaves a painter open.
 
-A window once ended with "QBackingStore::endPaint() called with active painter" and a segmentation
-fault in `paint` of napari's `_layer_delegate`, after a theme was switched. What is known of it:
+A window once ended with "QBackingStore::endPaint() called with active painter" and a segmentation fault in `paint` of
+napari's `_layer_delegate`, after a theme was switched. What is known of it:
 
 - *Proven:* those words come from a paint event in Python that fails after ``QPainter(self)``, while somebody keeps the
   exception (napari's notifications, pytest): its frame keeps the painter open on the window's own pixels. It needs no
@@ -11,8 +11,8 @@ fault in `paint` of napari's `_layer_delegate`, after a theme was switched. What
 - *Proven:* in a whole walk napari's models are touched by the window's thread alone (`tests/e2e/test_walk.py`).
 - *Seen:* 40 switches with layers of each kind (`DOSELABEL_THEME_SWITCHES`) did not bring it back, with our dock or
   without; nor did errors thrown within `paint` of napari's delegate, whose painter is Qt's own and is ended by Qt.
-- *Not known:* which painter it was, or whether it was this at all. napari (the colour box of a labels layer) and superqt (every slider) open theirs
-  without an end.
+- *Not known:* which painter it was, or whether it was this at all. napari (the colour box of a labels layer)
+  and superqt (every slider) open theirs without an end.
 """
 
 from __future__ import annotations
