@@ -92,7 +92,7 @@ def _play(dock: DoselabelDock, server: str, studies: Path, out: Path, steps: int
     _say(f"trained {training.steps} steps on {training.cases} case(s): {training.reason}")
     _shot(dock, truth, out / "4-learned.png", "Learn")
 
-    controller.dose(labels="model")
+    controller.dose(labels="model", report=False)  # it comes at the end, beside the truth
     results = controller.wait("dose", 1800)
     for name, dose in results.organs.items():
         _say(f"  {title(name):<13} {dose.mean_dose_gy:6.2f} ± {dose.dose_sd_gy:.2f} Gy")

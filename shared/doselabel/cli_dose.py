@@ -34,6 +34,7 @@ def add(command: Callable[..., argparse.ArgumentParser], commands: Any, terminal
         "--half-life-from", type=Path, action="append", metavar="RESULTS",
         help="results.json of an earlier cycle of the patient: half-lives for a cycle of a single scan",
     )  # fmt: skip
+    dose.add_argument("--no-report", action="store_true", help="no report.html and .pdf")
     dose.add_argument("--store-registration", action="store_true", help="keep the transforms found in study.json")
     option_arguments(dose)
 
@@ -106,12 +107,13 @@ def _dose(args: argparse.Namespace, progress: Progress) -> None:
         args.out,
         cache=args.cache,
         edited_vois=read_vois(vois_of(study, args.vois), study) if args.vois else None,
+        report=not args.no_report,
         progress=progress,
     )
     if args.store_registration:
         store_registration(study, results)
     print_doses(results)
-    print(f"report in {args.out / 'report.html'}")
+    print(f"results in {args.out / 'results.json'}" if args.no_report else f"report in {args.out / 'report.html'}")
 
 
 def print_alarms(grave: Sequence[Alarm], end: str = "") -> None:

@@ -79,7 +79,8 @@ def segment(folder: Path, capsys: pytest.CaptureFixture[str]) -> tuple[int, str]
 def dose(folder: Path, capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:
     labels = folder / "truth" / "ct.nii.gz"
     quickly = ["--voi", "margin", "--margin-mm", "0", "--registration", "stored", "--organs", "left_kidney"]
-    code = main(["dose", str(folder), "--labels", str(labels), "--out", str(folder / "dose"), *quickly])
+    out = str(folder / "dose")
+    code = main(["dose", str(folder), "--labels", str(labels), "--out", out, "--no-report", *quickly])
     return code, capsys.readouterr().err
 
 
