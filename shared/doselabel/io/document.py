@@ -26,6 +26,7 @@ STYLE: Any = {
     "font.family": "DejaVu Sans",
     "font.size": 7.5,
     "axes.titlesize": 8,
+    "axes.titley": 1.0,  # no ticks are above an axis, and to look for them lasts
     "axes.labelsize": 7.5,
     "axes.edgecolor": "#52606b",
     "axes.labelcolor": "#27323a",

@@ -318,8 +318,11 @@ def _column_widths(block: Table) -> list[float]:
 
 def _wrap(text: str, width_mm: float, size: float, *, bold: bool = False) -> list[str]:
     """Break a text into lines no wider than ``width_mm``; words too long for a line (hashes) are cut."""
+    text = text.replace("\n", " ").lstrip(" ")
+    if _width_mm(text, size, bold) <= width_mm:
+        return [text]
     lines, line = [], ""
-    for word in text.replace("\n", " ").split(" "):
+    for word in text.split(" "):
         trial = f"{line} {word}" if line else word
         if _width_mm(trial, size, bold) <= width_mm:
             line = trial
@@ -334,6 +337,7 @@ def _wrap(text: str, width_mm: float, size: float, *, bold: bool = False) -> lis
     return [*lines, line]
 
 
+@lru_cache
 def _font(size: float, bold: bool) -> FontProperties:
     return FontProperties(family="DejaVu Sans", size=size, weight="bold" if bold else "normal")
 
