@@ -90,14 +90,15 @@ def studies(tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def untrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A network that has learned nothing and sees coarse pixels: what it finds is of no interest here."""
+    """A network that has learned nothing, narrow and of coarse pixels: what it finds is of no interest here."""
     import torch
 
     from doselabel.model import checkpoint
     from doselabel.model.network import build
     from doselabel.model.profiles import FAST
 
-    coarse = replace(FAST, pixel_mm=8.0, anchors_px=((8, 12), (18, 26), (36, 48)))
+    coarse = replace(FAST, pixel_mm=8.0, anchors_px=((8, 12), (18, 26), (36, 48)), proposals=(16, 4))
+    coarse = replace(coarse, fpn_channels=32, box_fc=64, mask_convs=(32, 32))
     torch.manual_seed(0)
     return checkpoint.save(tmp_path_factory.mktemp("model") / "untrained.safetensors", build(coarse), coarse, {})
 

@@ -25,6 +25,7 @@ if not os.environ.get("DISPLAY"):
 
 GRID = Geometry((24, 48, 48), (5.0, 4.0, 4.0), (-94.0, -94.0, -60.0))
 COARSE = replace(FAST, pixel_mm=4.0, anchors_px=((8, 12), (18, 26), (36, 48)))
+NARROW = replace(COARSE, proposals=(16, 4), fpn_channels=32, box_fc=64, mask_convs=(32, 32))
 """A network for voxels as large as GRID's."""
 SPECT_GRID = Geometry((24, 40, 40), (5.0, 5.0, 5.0), (-97.5, -97.5, -60.0))
 
@@ -136,7 +137,7 @@ def window(libraries_first, qapp) -> Iterator:
 
 @pytest.fixture(scope="session")
 def untrained(tmp_path_factory) -> Path:
-    """A network that has learned nothing: what it finds is of no interest, and soon found."""
+    """A narrow network that has learned nothing: what it finds is of no interest, and soon found."""
     pytest.importorskip("monailabel", reason="needs the extra 'server'")
     import torch
 
@@ -144,7 +145,7 @@ def untrained(tmp_path_factory) -> Path:
     from doselabel.model.network import build
 
     torch.manual_seed(0)
-    return checkpoint.save(tmp_path_factory.mktemp("model") / "untrained.safetensors", build(COARSE), COARSE, {})
+    return checkpoint.save(tmp_path_factory.mktemp("model") / "untrained.safetensors", build(NARROW), NARROW, {})
 
 
 @pytest.fixture(scope="session")
