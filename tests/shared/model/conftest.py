@@ -12,7 +12,9 @@ from doselabel.model.profiles import FAST
 
 SPACING_MM = (10.0, 5.0, 5.0)
 SHAPE = (24, 48, 64)
-SMALL = dataclasses.replace(FAST, pixel_mm=4.0, anchors_px=((8, 12), (18, 26), (36, 48)))
+SMALL = dataclasses.replace(
+    FAST, pixel_mm=4.0, anchors_px=((8, 12), (18, 26), (36, 48)), fpn_channels=32, box_fc=64, mask_convs=(32, 32)
+)
 STEPS = 60
 CENTRES_MM = {"left_kidney": (65, 35, -30), "right_kidney": (-65, 35, -45), "liver": (-70, -20, 55)}
 RADII_MM = {"left_kidney": (28, 24, 45), "right_kidney": (24, 24, 40), "liver": (60, 60, 55)}

@@ -23,9 +23,7 @@ from doselabel.model.predict import segment
 from doselabel.model.profiles import FAST
 from doselabel.model.settings import Settings
 from doselabel.model.train import train
-
-SMALL = dataclasses.replace(FAST, pixel_mm=4.0, anchors_px=((8, 12), (18, 26), (36, 48)))
-STEPS = 60
+from tests.shared.model.conftest import SMALL, STEPS
 
 
 @pytest.fixture(scope="module")
@@ -179,12 +177,12 @@ def test_a_missing_checkpoint_is_named(tmp_path):
 
 
 SCRIPT = """
-import dataclasses, os, signal, sys
+import os, signal, sys
 from pathlib import Path
 import torch
 from safetensors.torch import load_file
 from doselabel.model.cases import TrainCase
-from doselabel.model.profiles import FAST
+from doselabel.model.profiles import Profile
 from doselabel.model.train import train
 
 torch.set_num_threads(1)
@@ -198,8 +196,7 @@ def die(stage, fraction):
 
 train(
     [TrainCase(Path(ct), Path(labels), "tiny")], Path(out), steps=24, batch=1, seed=5, checkpoint_every=15,
-    profile=dataclasses.replace(FAST, pixel_mm=4.0, anchors_px=((8, 12), (18, 26), (36, 48))), device="cpu",
-    cache=Path(cache), progress=die,
+    profile={profile}, device="cpu", cache=Path(cache), progress=die,
 )
 """
 TOLD = {"steps": 24, "batch": 1, "seed": 5, "checkpoint_every": 15}
@@ -207,7 +204,7 @@ TOLD = {"steps": 24, "batch": 1, "seed": 5, "checkpoint_every": 15}
 
 def kill_at(case, out, cache, fraction):
     script = out.with_suffix(".py")
-    script.write_text(SCRIPT)
+    script.write_text(SCRIPT.replace("{profile}", repr(SMALL)))
     command = [sys.executable, script, case.ct, case.labels, out, cache, fraction]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     return subprocess.run([*map(str, command)], env=environment, capture_output=True, check=False)
@@ -291,14 +288,13 @@ def test_settings_that_make_no_sense_are_named(tmp_path, content, found):
 def test_two_processes_learn_one_model(tmp_path, case):
     script = tmp_path / "two.py"
     script.write_text(
-        "import dataclasses, pathlib, sys, torch\n"
+        "import pathlib, sys, torch\n"
         "from doselabel.model.cases import TrainCase\n"
-        "from doselabel.model.profiles import FAST\n"
+        "from doselabel.model.profiles import Profile\n"
         "from doselabel.model.train import train\n"
         "torch.set_num_threads(1)\n"
-        "small = dataclasses.replace(FAST, pixel_mm=4.0, anchors_px=((8, 12), (18, 26), (36, 48)))\n"
         "ct, labels, out = map(pathlib.Path, sys.argv[1:])\n"
-        "train([TrainCase(ct, labels, 'tiny')], out, profile=small, steps=3, batch=1, device='cpu')\n"
+        f"train([TrainCase(ct, labels, 'tiny')], out, profile={SMALL!r}, steps=3, batch=1, device='cpu')\n"
     )
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(script)]
     subprocess.run([*command, str(case.ct), str(case.labels), str(tmp_path / "out")], check=True, timeout=240)
