@@ -47,8 +47,8 @@ SMALLEST_ML = 0.02
 class Scene:
     """SPECT voxels around the organs (coarse), and how the organs fill their subdivision (fine).
 
-    ``sampled`` and ``excluded`` are on a yet denser subdivision, ``dense``, of the fine grid. ``failed`` says of
-    ``wanted`` organs why they can't be measured.
+    ``sampled`` and ``excluded`` are on a yet denser subdivision, ``dense``, of the fine grid; ``within`` has each
+    organ's box on the fine one. ``failed`` says of ``wanted`` organs why they can't be measured.
     """
 
     box: Box
@@ -59,6 +59,7 @@ class Scene:
     sampled: NDArray[np.uint8]
     values: Mapping[str, int]
     filled: Mapping[str, NDArray[np.float32]]
+    within: Mapping[str, Box]
     wanted: tuple[str, ...]
     excluded: Mapping[str, NDArray[np.bool_]]
     sigma_mm: tuple[float, float, float] | None
@@ -109,6 +110,7 @@ class Scene:
         values = {name: labels.value(name) or 0 for name in present}
         # A mask that falls between all the points it is sampled at is not there.
         values = {name: v for name, v in values.items() if v <= len(boxes) and boxes[v - 1] is not None}
+        parts = {name: _filled(dense, sampled, v, boxes) for name, v in values.items()}
         scene = cls(
             box=box,
             sub=sub,
@@ -117,7 +119,8 @@ class Scene:
             seen=cut_array(np.ones(grid.shape, np.float32), box),
             sampled=sampled,
             values=values,
-            filled={name: _filled(dense, sampled, v, boxes) for name, v in values.items()},
+            filled={name: parts[name][0] for name in values},
+            within={name: parts[name][1] for name in values},
             wanted=wanted,
             excluded={
                 name: dense.sample(Volume(mask.astype(np.uint8), labels.geometry)).astype(bool)
@@ -130,25 +133,16 @@ class Scene:
         return scene
 
     def _count(self) -> None:
-        fine_seen = None
-        if not self.seen.all():
-            fine_seen = self.seen
-            for axis, k in enumerate(self.sub.factor):
-                fine_seen = fine_seen.repeat(k, axis)
-
-        def part(fine: NDArray[np.float32], total: float) -> float:
-            return float(fine.sum() if fine_seen is None else np.vdot(fine, fine_seen)) / total
-
         for name in self.wanted:
-            total = float(self.filled[name].sum()) if name in self.filled else 0.0
+            total = float(self.filled[name][self.within[name]].sum()) if name in self.filled else 0.0
             if total * self.sub.fine.voxel_volume_ml < SMALLEST_ML:
                 self.failed[name] = VoiError(
                     f"'{name}' is smaller than {SMALLEST_ML:g} mL; nothing can be measured in it.",
                     "Check its mask: it has only a few voxels.",
                 )
                 continue
-            in_view = part(self.filled[name], total)
-            self.counted[name] = part(self.open(name), total)
+            in_view = self._seen_of(self.filled[name], name) / total
+            self.counted[name] = self._seen_of(self.open(name), name) / total
             if self.counted[name] < SMALLEST_SEEN:
                 self.failed[name] = VoiError(
                     f"Only {self.counted[name]:.0%} of '{name}' can be counted: {1 - in_view:.0%} of it lies outside "
@@ -160,6 +154,16 @@ class Scene:
                     f"{name}: {1 - in_view:.0%} of the organ lies outside the SPECT's field of view; it is taken at "
                     "the concentration of the rest."
                 )
+
+    def _seen_of(self, fine: NDArray[np.float32], name: str) -> float:
+        """Sum of the fine voxels in an organ's box that the SPECT sees."""
+        coarse, box = self.sub.coarse_box(self.within[name])
+        seen = self.seen[coarse]
+        if seen.all():
+            return float(fine[box].sum())
+        for axis, k in enumerate(self.sub.factor):
+            seen = seen.repeat(k, axis)
+        return float((fine[box] * seen).sum())
 
     def fail(self, name: str, reason: str, hint: str) -> None:
         """One organ's failure stays its own; its first reason counts."""
@@ -265,14 +269,16 @@ def _boxes(sampled: NDArray[np.uint8]) -> list[Box | None]:
     ]
 
 
-def _filled(dense: Subdivision, sampled: NDArray[np.uint8], value: int, boxes: list[Box | None]) -> NDArray[np.float32]:
-    """How much of each fine voxel has a value in the dense label map."""
+def _filled(
+    dense: Subdivision, sampled: NDArray[np.uint8], value: int, boxes: list[Box | None]
+) -> tuple[NDArray[np.float32], Box]:
+    """How much of each fine voxel has a value in the dense label map, and the fine box outside which none has."""
     out = np.zeros(dense.coarse.shape, np.float32)
     found = boxes[value - 1]
     assert found is not None  # `values` holds only what was sampled
     fine, aligned = dense.coarse_box(found)
     out[fine] = block_mean(sampled[aligned] == value, dense.factor)
-    return out
+    return out, fine
 
 
 def _surface_offset(reach: float) -> float:
