@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import redirect_stdout
 from pathlib import Path
 
 import numpy as np
@@ -33,12 +34,12 @@ def main() -> None:
 
     from doselabel import demo
 
-    with tempfile.TemporaryDirectory() as name:
+    with redirect_stdout(sys.stderr), tempfile.TemporaryDirectory() as name:  # what others print on their way
         home = Path(name)
         demo.sample(home / "patients", 1, 1)
         (patient,) = (p for p in (home / "patients").iterdir() if (p / "study.json").is_file())
         viewer = napari.Viewer(show=True)
-        print(f"{'a stroke':<52}{'wall s':>8}{'CPU s':>8}")
+        print(f"{'a stroke':<52}{'wall s':>8}{'CPU s':>8}", file=sys.__stdout__)
         every = sorted(file.name for file in patient.glob("ct*.nii.gz"))
         for case, drawn, at in (
             ("on the diagnostic CT", every, "ct.nii.gz"),
@@ -89,7 +90,7 @@ def follow(viewer, url: str, home: Path, truth: Path, case: str, drawn: list[str
         wall_s.append(shown[0] - began)
         cpu_s.append(spent_s() - before)
         pause(QUIET_S)
-    print(f"{case:<52}{min(wall_s):>4.2f}–{max(wall_s):.2f}{np.mean(cpu_s):>7.2f}", flush=True)
+    print(f"{case:<52}{min(wall_s):>4.2f}–{max(wall_s):.2f}{np.mean(cpu_s):>7.2f}", file=sys.__stdout__, flush=True)
     controller.session.abandoned()
     viewer.window.remove_dock_widget(dock.parent())
 

@@ -17,6 +17,14 @@ from monailabel_app.conf import Conf
 FIRST = "infer"
 """The lane whose worker a server always has."""
 
+KEPT_MEMORY = {
+    "MALLOC_MMAP_THRESHOLD_": str(32 * 2**20),
+    "MALLOC_TRIM_THRESHOLD_": str(256 * 2**20),
+    "MALLOC_TOP_PAD_": str(64 * 2**20),
+}
+"""glibc's settings: a worker keeps up to 256 MiB that it has let go of. Given back at once and asked for again, every
+page of an image's arrays is zeroed by the kernel each time: a fifth of an edited dose's time."""
+
 _waiting: dict[tuple[str, ...], subprocess.Popen[str]] = {}
 
 
@@ -53,7 +61,7 @@ def worker(command: Sequence[str]) -> subprocess.Popen[str]:
 
 
 def _start(command: Sequence[str]) -> subprocess.Popen[str]:
-    environment = os.environ.copy()
+    environment = KEPT_MEMORY | os.environ
     environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // 2)))
     return subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, encoding="utf-8", env=environment
