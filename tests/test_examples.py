@@ -19,7 +19,7 @@ COPIED = ("shared", "monailabel_app", "napari_plugin", "sample_data", "tests")
 def run(folder: Path, *command: str) -> None:
     paths = {"PYTHONPATH": os.pathsep.join([str(folder / "shared"), str(folder)]), "QT_QPA_PLATFORM": "offscreen"}
     done = subprocess.run(
-        command, cwd=folder, env=os.environ | paths, capture_output=True, text=True, encoding="utf-8", check=False
+        command, cwd=folder, env=os.environ | paths, capture_output=True, encoding="utf-8", check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
 

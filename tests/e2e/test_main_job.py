@@ -24,7 +24,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1800)]
 def demo(tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("a demo") / "out"  # a path with a space, as users have
     command = [sys.executable, "-m", "doselabel.cli", "demo", "--out", str(out), "--patients", "1", "--steps", "2"]
-    done = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", timeout=1500, check=False)
+    done = subprocess.run(command, capture_output=True, encoding="utf-8", timeout=1500, check=False)
     log = out / "server.log"
     server = log.read_text(errors="replace")[-4000:] if log.exists() else "no server log"
     assert done.returncode == 0, f"{done.stdout}\n{done.stderr}\n--- server ---\n{server}"
@@ -38,11 +38,11 @@ def study(demo) -> Study:
 
 @pytest.fixture(scope="module")
 def results(demo) -> DoseResults:
-    return DoseResults.model_validate_json((demo / "results.json").read_text())
+    return DoseResults.model_validate_json((demo / "results.json").read_text("utf-8"))
 
 
 def test_kidney_doses_with_the_models_own_masks_are_within_15_percent_of_the_truth(study, results):
-    truth = json.loads((study.folder / "truth" / "truth.json").read_text())["organs"]
+    truth = json.loads((study.folder / "truth" / "truth.json").read_text("utf-8"))["organs"]
     kidneys = [name for name in truth if name.endswith("kidney")]
     assert kidneys
     for name in kidneys:
@@ -65,7 +65,7 @@ def test_the_dose_map_is_in_gray_on_a_grid_in_the_patient(demo, study, results):
 
 
 def test_the_report_stands_alone_and_shows_the_truth(demo):
-    html = (demo / "report.html").read_text()
+    html = (demo / "report.html").read_text("utf-8")
     assert "esearch use only" in html
     assert "truth" in html.lower()
     assert 'src="http' not in html

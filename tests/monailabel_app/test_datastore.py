@@ -51,7 +51,7 @@ def test_a_new_patient_is_noticed_and_a_mended_one_too(store, studies, monkeypat
     assert "P-003__ct" in store.list_images()
     (studies / "P-003" / "ct.nii.gz").rename(studies / "away.nii.gz")
     manifest = studies / "P-003" / "study.json"
-    manifest.write_text(manifest.read_text() + "\n")
+    manifest.write_text(manifest.read_text("utf-8") + "\n")
     assert "P-003__ct" not in store.list_images()
     (studies / "away.nii.gz").rename(studies / "P-003" / "ct.nii.gz")
     assert "P-003__ct" in store.list_images()

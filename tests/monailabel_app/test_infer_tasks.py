@@ -66,7 +66,7 @@ def test_a_dose_from_masks_nobody_reviewed_says_so_and_its_progress_never_runs_b
         "progress": lambda stage, fraction: told.append(fraction),
     }
     _, answer = Dosimetry(kidney_liver, tmp_path / "cache")(request)
-    results = DoseResults.model_validate_json((tmp_path / "results.json").read_text())
+    results = DoseResults.model_validate_json((tmp_path / "results.json").read_text("utf-8"))
     assert results == DoseResults.model_validate(answer["dose"])
     assert not results.reviewed
     assert results.warnings[0].startswith("The label maps of ct_tp1, ct_tp2, ct_tp3 were predicted")

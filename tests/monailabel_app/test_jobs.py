@@ -44,13 +44,13 @@ def test_a_job_ends_with_its_files(jobs):
     status = ended(jobs, job.id)
     assert (status.state, status.fraction, status.user, status.image_id) == ("done", 1.0, "ada", "P-001__ct")
     assert jobs.result(job.id).files == {"count": "count.txt"}
-    assert jobs.file(job.id, "count.txt").read_text() == "4"
+    assert jobs.file(job.id, "count.txt").read_text("utf-8") == "4"
 
 
 def test_a_task_is_given_what_was_asked_and_nothing_else_and_may_tell_figures(jobs):
     job = jobs.submit("asked", {"to": 4, "planes": "all"})
     assert ended(jobs, job.id).rows == [{"step": 1, "loss": 0.5}]
-    assert json.loads(jobs.file(job.id, "asked.json").read_text()) == {"to": 4, "planes": "all"}
+    assert json.loads(jobs.file(job.id, "asked.json").read_text("utf-8")) == {"to": 4, "planes": "all"}
 
 
 def test_a_running_job_says_how_far_it_is_and_has_no_result_yet(jobs):
@@ -166,7 +166,7 @@ def test_jobs_are_remembered_after_a_restart_of_the_server_and_unfinished_ones_h
         waits.id: "failed",
     }
     assert second.status(cut.id).error.code == "restarted"
-    assert second.file(done.id, "count.txt").read_text() == "3"
+    assert second.file(done.id, "count.txt").read_text("utf-8") == "3"
     assert not (tmp_path / "0123456789abcdef").exists()
     second.close()
 
@@ -299,4 +299,4 @@ def test_a_lane_stands_still_while_another_has_work_and_then_goes_on(tmp_path):
 def _pid(jobs) -> str:
     job = jobs.submit("who", {})
     ended(jobs, job.id)
-    return jobs.file(job.id, "pid").read_text()
+    return jobs.file(job.id, "pid").read_text("utf-8")

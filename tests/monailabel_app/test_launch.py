@@ -115,7 +115,7 @@ def test_a_process_ends_soon_after_its_parent_was_killed():
         f"p = subprocess.Popen([sys.executable, '-c', {child!r}], stdout=subprocess.PIPE);"
         "p.stdout.readline(); print(p.pid, flush=True); time.sleep(600)"
     )
-    process = subprocess.Popen([sys.executable, "-c", parent], stdout=subprocess.PIPE, text=True, encoding="utf-8")
+    process = subprocess.Popen([sys.executable, "-c", parent], stdout=subprocess.PIPE, encoding="utf-8")
     grandchild = psutil.Process(int(process.stdout.readline()))
     process.kill()
     process.wait()

@@ -26,7 +26,7 @@ def test_one_promotion_can_be_undone_and_both_are_recorded(store, tmp_path):
     store.promote(tmp_path / "better.safetensors", "Dice +1", "ada")
     store.rollback("eva")
     assert store.champion().read_bytes() == b"first"
-    lines = [json.loads(line) for line in (tmp_path / "model" / "history.jsonl").read_text().splitlines()]
+    lines = [json.loads(line) for line in (tmp_path / "model" / "history.jsonl").read_text("utf-8").splitlines()]
     assert [(line["what"], line["by"], line["reason"]) for line in lines] == [
         ("promoted", "ada", "Dice +1"),
         ("rolled back", "eva", ""),

@@ -99,7 +99,7 @@ def test_an_idle_server_with_its_workers_fits_the_memory_it_should(http, server)
 
 
 def descendants(pid: int) -> list[int]:
-    own = [int(child) for f in Path(f"/proc/{pid}/task").glob("*/children") for child in f.read_text().split()]
+    own = [int(child) for f in Path(f"/proc/{pid}/task").glob("*/children") for child in f.read_text("utf-8").split()]
     return own + [deeper for child in own for deeper in descendants(child)]
 
 
@@ -111,7 +111,9 @@ def test_a_worker_that_wants_more_memory_than_it_may_have_fails_that_job_alone(t
         "try:\n    np.ones(3 << 30, np.uint8)\nexcept MemoryError as error:\n    print(explain(error)[1].code)\n"
         "print(len(np.ones(1 << 20, np.uint8)))"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=os.environ, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, encoding="utf-8", env=os.environ, check=True
+    )
     assert done.stdout.split() == ["memory", "1048576"]
 
 

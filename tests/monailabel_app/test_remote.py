@@ -104,7 +104,7 @@ def test_a_job_is_done_by_a_process_of_a_worker_elsewhere_which_stays_warm(clust
     for _ in range(2):
         job = jobs.submit("who", {})
         assert ended(jobs, job.id).state == "done"
-        pids.add(int(jobs.file(job.id, "pid").read_text()))
+        pids.add(int(jobs.file(job.id, "pid").read_text("utf-8")))
     everybody = {pid for own in cluster.doing().values() for pid in own}
     assert pids <= everybody
     assert psutil.Process(min(pids)).ppid() in {w.pid for w in cluster.workers}
@@ -115,7 +115,7 @@ def test_progress_files_and_typed_errors_arrive(jobs):
     until(lambda: jobs.status(job.id).fraction > 0.2)
     assert jobs.status(job.id).stage == "counting"
     assert ended(jobs, job.id).state == "done"
-    assert jobs.file(job.id, "count.txt").read_text() == "20"
+    assert jobs.file(job.id, "count.txt").read_text("utf-8") == "20"
     error = ended(jobs, jobs.submit("refuse", {}).id).error
     assert (error.code, error.message, error.hint) == ("fit", "Found 1 point; expected 2.", "Measure again.")
     error = ended(jobs, jobs.submit("die", {}).id).error
@@ -145,7 +145,7 @@ def test_a_host_that_dies_costs_time_and_no_job(cluster, jobs):
     victim.kill()
     victim.wait()
     assert ended(jobs, job.id).state == "done"
-    assert jobs.file(job.id, "count.txt").read_text() == "40"
+    assert jobs.file(job.id, "count.txt").read_text("utf-8") == "40"
     cluster.add()
 
 

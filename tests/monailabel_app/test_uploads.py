@@ -92,7 +92,7 @@ def peak_mb(server) -> float:
     status = Path(f"/proc/{server.process.pid}/status")
     if not status.is_file():
         pytest.skip("needs /proc to read the server's memory")
-    return int(re.search(r"VmHWM:\s+(\d+) kB", status.read_text())[1]) / 1024
+    return int(re.search(r"VmHWM:\s+(\d+) kB", status.read_text("utf-8"))[1]) / 1024
 
 
 @pytest.mark.parametrize("send", [*ROUTES, network], ids=lambda send: send.__name__)
@@ -177,7 +177,7 @@ def test_an_image_that_can_not_stand_alone_is_given_away_as_one_that_can(http, s
     folder = studies / patient
     shutil.copytree(studies / "P-003", folder, ignore=shutil.ignore_patterns("labels"))
     ct = read_image(folder / "ct.nii.gz")
-    study = json.loads((folder / "study.json").read_text()) | {"patient_id": patient}
+    study = json.loads((folder / "study.json").read_text("utf-8")) | {"patient_id": patient}
     if way == "detached":
         sitk.WriteImage(ct.to_sitk(), str(folder / "ct.mhd"))
         study["ct"] = "ct.mhd"

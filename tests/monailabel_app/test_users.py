@@ -20,7 +20,7 @@ def users(tmp_path) -> Users:
 
 
 def test_a_password_is_kept_as_a_hash_only_in_a_file_that_is_its_owner_s(users, tmp_path):
-    text = (tmp_path / "users.json").read_text()
+    text = (tmp_path / "users.json").read_text("utf-8")
     assert "correct horse" not in text
     assert json.loads(text)["users"]["ada"]["password"].startswith("$argon2id$")
     users.token("ada")

@@ -61,7 +61,7 @@ def test_a_dock_is_drawn_before_what_it_does_not_need_yet_is_loaded(tmp_path):
 
 def opened(env: dict[str, str]) -> dict:
     done = subprocess.run(
-        [sys.executable, "-c", CHILD], env=env, capture_output=True, text=True, timeout=600, check=False
+        [sys.executable, "-c", CHILD], env=env, capture_output=True, encoding="utf-8", timeout=600, check=False
     )
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])

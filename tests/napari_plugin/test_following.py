@@ -140,7 +140,7 @@ def test_the_dose_follows_edits_and_their_undo(computed, qtbot, tmp_path):
 
     # what is saved can be read elsewhere
     folder = controller.save_dose(tmp_path / "saved")
-    rows = {line["organ"]: line for line in csv.DictReader((folder / "results.csv").read_text().splitlines())}
+    rows = {line["organ"]: line for line in csv.DictReader((folder / "results.csv").read_text("utf-8").splitlines())}
     assert float(rows["liver"]["mean_dose_gy"]) == before.organs["liver"].mean_dose_gy
     assert (folder / "dose.nii.gz").stat().st_size > 0
 

@@ -35,9 +35,7 @@ import {modules}
 
 def imports_without(modules: str, blocked: list[str]) -> None:
     code = WITHOUT.format(blocked=blocked, modules=modules)
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, encoding="utf-8", check=False, timeout=120
-    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, encoding="utf-8", check=False, timeout=120)
     assert done.returncode == 0, done.stderr
 
 

@@ -49,7 +49,7 @@ def changed(name: str, change: Callable[[np.ndarray], np.ndarray]) -> Callable[[
 
 def told(**fields: object) -> Callable[[Path], None]:
     def spoil(folder: Path) -> None:
-        content = json.loads((folder / "study.json").read_text())
+        content = json.loads((folder / "study.json").read_text("utf-8"))
         for point in content["time_points"]:
             point |= {"scan_duration_min": 30, "count_rate_cps": 2e6}
         (folder / "study.json").write_text(json.dumps(content | fields))

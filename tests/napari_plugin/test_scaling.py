@@ -39,7 +39,7 @@ print(json.dumps(dict(
 def test_plots_icons_and_swatches_are_drawn_in_the_screens_own_pixels():
     scaled = os.environ | {"QT_SCALE_FACTOR": "1.5"}
     done = subprocess.run(
-        [sys.executable, "-c", CHILD], env=scaled, capture_output=True, text=True, timeout=300, check=False
+        [sys.executable, "-c", CHILD], env=scaled, capture_output=True, encoding="utf-8", timeout=300, check=False
     )
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout.splitlines()[-1])

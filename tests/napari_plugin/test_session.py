@@ -97,7 +97,7 @@ def test_a_crash_while_a_draft_is_written_leaves_the_one_before(session, recover
 def test_a_damaged_draft_is_put_aside_not_deleted(session, recovery):
     session.edited()
     session.autosave()
-    record = json.loads((recovery.folder / "P-001__ct.json").read_text())
+    record = json.loads((recovery.folder / "P-001__ct.json").read_text("utf-8"))
     (recovery.folder / record["file"]).write_bytes(b"damaged")
     assert recovery.load("P-001__ct") is None
     assert (recovery.folder / "discarded" / "P-001__ct.nii.gz").read_bytes() == b"damaged"

@@ -79,7 +79,7 @@ os._exit(0)  # a window with an open painter does not end well
 def test_a_paint_event_of_ours_that_fails_leaves_no_painter_open(tmp_path):
     """In a process of its own, beside one that leaves it open: that brings the very words of the crash, every time."""
     command, offscreen = [sys.executable, "-c", FAILING, str(tmp_path)], os.environ | {"QT_QPA_PLATFORM": "offscreen"}
-    done = subprocess.run(command, env=offscreen, capture_output=True, text=True, timeout=300, check=False)
+    done = subprocess.run(command, env=offscreen, capture_output=True, encoding="utf-8", timeout=300, check=False)
     assert done.returncode == 0, done.stderr
     ours, left_open = json.loads(done.stdout.splitlines()[-1])
     assert ours == []

@@ -105,7 +105,7 @@ def test_a_window_killed_in_a_stroke_leaves_its_draft_which_is_offered_voxel_for
     drawn = tmp_path / "drawn.npy"
     script = Path(__file__).with_name("killed_window.py")
     command = [sys.executable, str(script), server, str(tmp_path), str(drawn)]
-    done = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", timeout=600, check=False)
+    done = subprocess.run(command, capture_output=True, encoding="utf-8", timeout=600, check=False)
     assert done.returncode == -signal.SIGKILL, done.stderr
     controller = dock.controller
     controller.connect(server)

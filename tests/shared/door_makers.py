@@ -141,7 +141,7 @@ def plain(name: str, then: Callable[[Path], None] | None = None) -> Callable[[Pa
         path.with_suffix("").write_bytes(gzip.decompress(path.read_bytes()))
         path.unlink()
         manifest = folder / "study.json"
-        manifest.write_text(manifest.read_text().replace(f'"{name}"', f'"{name.removesuffix(".gz")}"'))
+        manifest.write_text(manifest.read_text("utf-8").replace(f'"{name}"', f'"{name.removesuffix(".gz")}"'))
         if then:
             then(folder)
 
@@ -204,7 +204,7 @@ def as_image(name: str, suffix: str) -> Callable[[Path], None]:
         (folder / name).unlink()
         sitk.WriteImage(image, str(folder / new))
         manifest = folder / "study.json"
-        manifest.write_text(manifest.read_text().replace(f'"{name}"', f'"{new}"'))
+        manifest.write_text(manifest.read_text("utf-8").replace(f'"{name}"', f'"{new}"'))
 
     return spoil
 
@@ -233,7 +233,7 @@ def moved_data(folder: Path) -> None:
 
 def text(encoding: str) -> Callable[[Path], None]:
     def spoil(folder: Path) -> None:
-        content = json.loads((folder / "study.json").read_text()) | {"description": "Bjørn, Würzburg"}
+        content = json.loads((folder / "study.json").read_text("utf-8")) | {"description": "Bjørn, Würzburg"}
         (folder / "study.json").write_bytes(json.dumps(content, ensure_ascii=False).encode(encoding))
 
     return spoil
@@ -297,7 +297,7 @@ def named(old: str, new: str) -> Callable[[Path], None]:
     """Let the manifest name another file."""
 
     def spoil(folder: Path) -> None:
-        content = json.loads((folder / "study.json").read_text())
+        content = json.loads((folder / "study.json").read_text("utf-8"))
         content["ct"] = new if content["ct"] == old else content["ct"]
         (folder / "study.json").write_text(json.dumps(content))
 
@@ -356,7 +356,7 @@ def excluding(value: int) -> Callable[[Path], None]:
 
     def spoil(folder: Path) -> None:
         write_image(folder / "shut.nii.gz", Volume(np.full(GRID.shape, value, np.int16), GRID))
-        content = json.loads((folder / "study.json").read_text())
+        content = json.loads((folder / "study.json").read_text("utf-8"))
         content["time_points"][0]["exclude"] = {"*": "shut.nii.gz"}
         (folder / "study.json").write_text(json.dumps(content))
 
@@ -365,7 +365,7 @@ def excluding(value: int) -> Callable[[Path], None]:
 
 def stated(name: str) -> Callable[[Path], None]:
     def spoil(folder: Path) -> None:
-        content = json.loads((folder / "study.json").read_text())
+        content = json.loads((folder / "study.json").read_text("utf-8"))
         content["stated_places"] = {name: {"orientation": "RAS", "spacing_mm": [1, 1, 1]}}
         (folder / "study.json").write_text(json.dumps(content))
 

@@ -71,7 +71,7 @@ def test_a_camera_file_is_written_and_read_and_refused_by_field(tmp_path: Path) 
     path = tmp_path / "camera.json"
     COMPLETE.save(path)
     assert Camera.load(path) == COMPLETE
-    content = json.loads(path.read_text())
+    content = json.loads(path.read_text("utf-8"))
     content["sensitivity"]["cps_per_mbq"] = -3
     path.write_text(json.dumps(content))
     with pytest.raises(CalibrationError, match=r"sensitivity\.cps_per_mbq"):

@@ -99,7 +99,7 @@ def test_a_preset_gives_way_to_what_is_stated():
 def test_a_part_that_is_not_installed_is_named_with_its_extra(absent, extra, words, tmp_path):
     code = f"import sys; sys.modules[{absent!r}] = None; from doselabel.cli import main; sys.exit(main({words!r}))"
     done = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, encoding="utf-8", check=False
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, encoding="utf-8", check=False
     )
     assert done.returncode == 2
     assert f"'{absent}'" in done.stderr

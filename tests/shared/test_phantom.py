@@ -35,7 +35,7 @@ def again(tmp_path_factory) -> tuple[Path, list[float]]:
 
 
 def known(study: Study) -> dict:
-    return json.loads((study.folder / "truth" / "truth.json").read_text())
+    return json.loads((study.folder / "truth" / "truth.json").read_text("utf-8"))
 
 
 def test_every_study_is_valid_and_says_that_it_is_synthetic(patients):
@@ -48,7 +48,7 @@ def test_same_seed_gives_the_same_voxels_whatever_else_is_made(patients, again):
     (made, _), first = again, patients[VARIANTS[0]].folder
     for name in ("ct.nii.gz", "ct_tp3.nii.gz", "spect_tp2.nii.gz", "truth/ct_tp1.nii.gz"):
         np.testing.assert_array_equal(read_image(made / name).array, read_image(first / name).array)
-    assert (made / "truth" / "truth.json").read_text() == (first / "truth" / "truth.json").read_text()
+    assert (made / "truth" / "truth.json").read_text("utf-8") == (first / "truth" / "truth.json").read_text("utf-8")
 
 
 def test_label_maps_lie_on_their_ct_and_hold_the_true_volumes(patients):

@@ -290,7 +290,7 @@ def test_start_of_scan_without_duration_is_a_note(folder):
 
 
 def change(folder: Path, edit: Callable[[dict], object]) -> None:
-    content = json.loads((folder / "study.json").read_text())
+    content = json.loads((folder / "study.json").read_text("utf-8"))
     edit(content)
     (folder / "study.json").write_text(json.dumps(content))
 

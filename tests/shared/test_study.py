@@ -15,7 +15,7 @@ from doselabel.study import Registration, Study
 def edit(study: Study, **changes) -> None:
     """Change the manifest as a person with an editor would."""
     manifest = study.folder / "study.json"
-    content = json.loads(manifest.read_text())
+    content = json.loads(manifest.read_text("utf-8"))
     for place, value in changes.items():
         target, keys = content, place.split("__")
         for key in keys[:-1]:
@@ -74,7 +74,7 @@ def test_a_bad_manifest_is_named_by_file_and_field(small_study, changes, expecte
 
 def test_json_with_a_missing_comma_is_located(small_study):
     manifest = small_study.folder / "study.json"
-    manifest.write_text(manifest.read_text().replace(",", "", 1))
+    manifest.write_text(manifest.read_text("utf-8").replace(",", "", 1))
     with pytest.raises(StudyError, match=r"study\.json: is not JSON .*line"):
         Study.load(small_study.folder)
 

@@ -143,7 +143,9 @@ def test_dcmtk_reads_what_pydicom_reads(exported, name, tmp_path):
 @needs["dciodvfy"]
 @pytest.mark.parametrize("name", ["seg", "rtstruct", "pdf", "sr"])  # it has no RTDOSE of 32 bits
 def test_a_validator_of_the_standard_finds_no_error(exported, name):
-    said = subprocess.run(["dciodvfy", str(exported[0] / f"{name}.dcm")], capture_output=True, text=True, check=False)
+    said = subprocess.run(
+        ["dciodvfy", str(exported[0] / f"{name}.dcm")], capture_output=True, encoding="utf-8", check=False
+    )
     assert said.stderr.split("\n")[0]  # the name of the object's class
     assert "Error" not in said.stderr + said.stdout
 

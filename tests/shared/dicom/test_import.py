@@ -86,7 +86,7 @@ def test_nothing_that_names_the_patient_is_written(source, run, tmp_path):
     assert make.files_that_hold(folder, *names, '"19600101"', "1960-01-01", "2026-03-", *uids) == []
     key = tmp_path / "key.json"
     assert key.stat().st_mode & 0o077 == 0
-    assert json.loads(key.read_text())["patients"] == {folder.name: make.PATIENT_ID}
+    assert json.loads(key.read_text("utf-8"))["patients"] == {folder.name: make.PATIENT_ID}
     assert Study.load(folder).injection_time.time() == make.INJECTED_AT.time()
 
 
@@ -257,7 +257,9 @@ def test_without_the_extra_the_command_says_how_to_get_it(tmp_path):
         "import sys; sys.modules['pydicom'] = None\n"
         "from doselabel.cli import main; sys.exit(main(['import', '.', 'out', '--dry-run']))"
     )
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, encoding="utf-8", check=False
+    )
     assert done.returncode == 2
     assert "pip install 'doselabel[dicom]'" in done.stderr
     assert "Traceback" not in done.stderr

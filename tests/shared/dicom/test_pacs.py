@@ -70,8 +70,8 @@ def orthanc(tmp_path_factory):
                 httpx.get(f"{url}/system", auth=(ENVIRON[USER], ENVIRON[PASSWORD])).raise_for_status()
                 break
             except httpx.HTTPError:
-                assert process.poll() is None, (home / "log").read_text()
-                assert time.monotonic() < until, (home / "log").read_text()
+                assert process.poll() is None, (home / "log").read_text("utf-8")
+                assert time.monotonic() < until, (home / "log").read_text("utf-8")
                 time.sleep(0.1)
         yield f"{url}/dicom-web"
     finally:

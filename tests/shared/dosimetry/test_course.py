@@ -209,7 +209,7 @@ def test_an_alarm_of_a_cycle_stands_first_in_the_course(four: Path, capsys: pyte
     assert f"{name}: The totals fit" in said
     page = (four / "course" / "report.html").read_text("utf-8")
     assert page.index("The totals fit") < page.index("Over all cycles</h")
-    assert json.loads((four / "course" / "results.json").read_text())["alarms"][0]["code"] == told[0].code
+    assert json.loads((four / "course" / "results.json").read_text("utf-8"))["alarms"][0]["code"] == told[0].code
 
 
 def test_the_command_writes_report_and_results_and_can_be_repeated(four: Path, capsys: pytest.CaptureFixture) -> None:

@@ -201,7 +201,7 @@ def test_a_radial_kernel_that_lost_six_percent_of_its_energy_is_refused(tmp_path
     arrays = dict(np.load(str(shipped / "dpk_Lu-177_icru4.npz")))
     arrays["beta_E_keV_per_decay"] = arrays["beta_E_keV_per_decay"] * 0.94
     np.savez(data / "dpk_Lu-177_icru4.npz", **arrays)
-    index = json.loads((shipped / "index.json").read_text())
+    index = json.loads((shipped / "index.json").read_text("utf-8"))
     index["kernels"][0]["sha256"] = hashlib.sha256((data / "dpk_Lu-177_icru4.npz").read_bytes()).hexdigest()
     (data / "index.json").write_text(json.dumps(index))
     monkeypatch.setattr(radial.resources, "files", lambda _: tmp_path)
@@ -213,7 +213,7 @@ def test_a_radial_kernel_that_is_not_the_shipped_one_is_refused(tmp_path, monkey
     data = tmp_path / "data"
     data.mkdir()
     shipped = radial.resources.files("doselabel.dosimetry.physics") / "data"
-    (data / "index.json").write_text((shipped / "index.json").read_text())
+    (data / "index.json").write_text((shipped / "index.json").read_text("utf-8"))
     (data / "dpk_Y-90_water.npz").write_bytes((shipped / "dpk_Y-90_water.npz").read_bytes()[:-1] + b"x")
     monkeypatch.setattr(radial.resources, "files", lambda _: tmp_path)
     with pytest.raises(KernelError, match="SHA-256"):

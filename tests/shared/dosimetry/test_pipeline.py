@@ -113,7 +113,7 @@ def test_what_is_written_can_be_read_and_says_what_made_it(done: tuple, three_or
     results, out, _ = done
     again, _ = read_dose(out)
     assert again == results
-    content = json.loads((out / "results.json").read_text())
+    content = json.loads((out / "results.json").read_text("utf-8"))
     assert content["schema"] == "doselabel.results/1"
     made = content["provenance"]
     assert len(made["inputs"]["ct.nii.gz"]) == 64
@@ -369,7 +369,7 @@ def test_a_spect_outside_the_ct_is_refused(one_kidney: Study, tmp_path: Path) ->
 def test_times_that_do_not_increase_are_refused(one_kidney: Study, tmp_path: Path) -> None:
     study = copied(one_kidney, tmp_path)
     manifest = study.folder / "study.json"
-    content = json.loads(manifest.read_text())
+    content = json.loads(manifest.read_text("utf-8"))
     content["time_points"][1]["time_h"] = 0.25
     manifest.write_text(json.dumps(content))
     with pytest.raises(StudyError, match="not increasing"):

@@ -139,7 +139,7 @@ def test_a_dose_with_a_wrong_spect_says_so_first_and_widens_its_uncertainty(
     for organ in results.organs.values():
         # Half of what one scan of four has in the curve; a SPECT in its place adds about 1 %.
         assert organ.uncertainty_percent["registration"] > 5
-    written = json.loads((tmp_path / "out" / "results.json").read_text())
+    written = json.loads((tmp_path / "out" / "results.json").read_text("utf-8"))
     assert written["alarms"][0]["severity"] == "alarm"
     cli_dose.print_doses(results)
     said = capsys.readouterr().out

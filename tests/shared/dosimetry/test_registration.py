@@ -113,7 +113,7 @@ def test_a_transform_is_stored_in_the_study_and_reversible(three_organs: Study, 
     study = three_organs.model_copy(deep=True)
     study.time_points[2].spect_to_ct = found.registration()
     study.save(tmp_path)
-    content = (tmp_path / "study.json").read_text()
+    content = (tmp_path / "study.json").read_text("utf-8")
     assert '"method": "organ"' in content
     again = np.asarray(Study.model_validate_json(content).time_points[2].spect_to_ct.matrix)
     assert np.allclose(again, found.matrix)

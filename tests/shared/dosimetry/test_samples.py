@@ -28,7 +28,7 @@ def test_true_masks_and_the_true_psf_give_the_dose_within_three_percent(
 ) -> None:
     errors = {}
     for folder in patients:
-        truth = json.loads((folder / "truth" / "truth.json").read_text())
+        truth = json.loads((folder / "truth" / "truth.json").read_text("utf-8"))
         results = pipeline.run(Study.load(folder), folder / "truth", DoseOptions(voi="gtm"))
         if truth["misalignment"]:
             index, entry = next((i, r) for i, r in enumerate(results.registration) if r["method"] == "organ")
@@ -46,7 +46,7 @@ def test_true_masks_and_the_true_psf_give_the_dose_within_three_percent(
 
 
 def test_a_margin_of_three_millimetres_is_biased_by_what_it_does_not_recover(patients: list[Path]) -> None:
-    truth = json.loads((patients[0] / "truth" / "truth.json").read_text())
+    truth = json.loads((patients[0] / "truth" / "truth.json").read_text("utf-8"))
     results = pipeline.run(
         Study.load(patients[0]), patients[0] / "truth", DoseOptions(voi="margin", registration="stored")
     )

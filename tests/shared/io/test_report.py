@@ -246,7 +246,7 @@ for number in range(pdf.pageCount()):
 def test_no_page_is_half_empty(written):
     pytest.importorskip("PySide6.QtPdf")
     done = subprocess.run(
-        [sys.executable, "-c", LOWEST_INK, str(written.pdf)], capture_output=True, text=True, check=True
+        [sys.executable, "-c", LOWEST_INK, str(written.pdf)], capture_output=True, encoding="utf-8", check=True
     )
     lowest_mm = [int(line) for line in done.stdout.split()]
     assert len(lowest_mm) > 3

@@ -48,8 +48,8 @@ def test_every_patient_is_tested_by_a_model_that_never_saw_it(run):
     out, _ = run
     tested = []
     for fold in sorted(out.glob("fold_*")):
-        split = json.loads((fold / "split.json").read_text())
-        rows = json.loads((fold / "axial" / "scores.json").read_text())["rows"]
+        split = json.loads((fold / "split.json").read_text("utf-8"))
+        rows = json.loads((fold / "axial" / "scores.json").read_text("utf-8"))["rows"]
         known = checkpoints.read_card(fold / "model.safetensors")[1]["patients"]
         assert sorted(known) == sorted(split["train"])
         assert {row["patient"] for row in rows} == set(split["test"])
@@ -62,12 +62,16 @@ def test_every_patient_is_tested_by_a_model_that_never_saw_it(run):
 def test_prepared_cases_are_shared_between_folds_and_the_table_says_how_short_it_was(run):
     out, _ = run
     assert len([p for p in (out / "prepared").iterdir() if not p.name.startswith(".")]) == len(PATIENTS)
-    table = (out / "crossval.md").read_text()
+    table = (out / "crossval.md").read_text("utf-8")
     assert "| liver | axial |" in table
     assert "steps: 1" in table
     assert "batch: 1" in table
     assert "crop px: 64" in table
-    assert set(json.loads((out / "crossval.json").read_text())["organs"]) == {"liver", "right_kidney", "left_kidney"}
+    assert set(json.loads((out / "crossval.json").read_text("utf-8"))["organs"]) == {
+        "liver",
+        "right_kidney",
+        "left_kidney",
+    }
 
 
 def test_what_is_done_is_not_done_again_and_other_settings_are_refused(run, capsys):
@@ -169,7 +173,7 @@ def test_train_learns_from_what_was_submitted_and_counts(tmp_path, patient):
     assert checkpoints.read_card(tmp_path / "run" / "model.safetensors")[1]["patients"] == ["P-1", "P-3"]
     taught = {
         card["patient"]: set(card["organs"]["axial"])
-        for card in (json.loads(p.read_text()) for p in (tmp_path / "run" / "prepared").glob("*/case.json"))
+        for card in (json.loads(p.read_text("utf-8")) for p in (tmp_path / "run" / "prepared").glob("*/case.json"))
     }
     assert taught == {"P-1": {"3"}, "P-3": {"1", "2", "3"}}
     shutil.rmtree(tmp_path / "run")

@@ -123,4 +123,4 @@ def test_of_converted_models_only_the_newest_stay(tmp_path):
     engine._keep(Writer, {"head": "anew"}, tmp_path / str(number))
     left = {folder.name for folder in tmp_path.iterdir()}
     assert left == {str(n) for n in range(3, engine.KEPT + 3)}
-    assert (tmp_path / str(number) / "head.xml").read_text() == "anew"
+    assert (tmp_path / str(number) / "head.xml").read_text("utf-8") == "anew"

@@ -138,7 +138,7 @@ def test_scores_are_written_and_read_again(tmp_path):
     rows[2] = dataclasses.replace(rows[2], hd95_mm=math.nan)
     write_scores(rows, tmp_path, {"checkpoint": "x"})
     assert repr(read_scores(tmp_path / "scores.json")) == repr(rows)
-    content = json.loads((tmp_path / "scores.json").read_text())
+    content = json.loads((tmp_path / "scores.json").read_text("utf-8"))
     assert content["checkpoint"] == "x"
     assert content["summary"]["liver"]["dice"] == 0.8
     assert content["summary"]["liver"]["dose_error_percent"] == -4.0

@@ -219,7 +219,7 @@ def test_a_run_killed_with_9_goes_on_with_the_same_curve(tmp_path, case):
     )
     assert again.history == whole.history
     assert not (tmp_path / "killed" / "state.pt").exists()
-    rows = [json.loads(line) for line in (tmp_path / "killed" / "log.jsonl").read_text().splitlines()]
+    rows = [json.loads(line) for line in (tmp_path / "killed" / "log.jsonl").read_text("utf-8").splitlines()]
     assert [row["step"] for row in rows] == [20, 24]  # told before the kill, learned again since step 15
     first, second = (checkpoints.load(run.checkpoint).model.parameters() for run in (whole, again))
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
