@@ -22,8 +22,8 @@ from napari_plugin.editing import Editing
 from napari_plugin.session.case import Case
 from napari_plugin.tasks import Tasks
 
-QUIET_MS = 250
-"""So long after the last edit the draft is sent."""
+QUIET_MS = 150
+"""So long after the last edit the draft is sent; never within a stroke."""
 
 
 class Following(QObject):
