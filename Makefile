@@ -12,10 +12,8 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DISPLAY_RUN := .ci/with-display
 WORKERS ?= 2
-# A worker that crashes ends the run with the test that crashed it; the tests start many processes, which compile once;
-# they keep memory that they let go of, as the server's workers do (monailabel_app/jobs/starting.py).
-KEPT_MEMORY := MALLOC_MMAP_THRESHOLD_=33554432 MALLOC_TRIM_THRESHOLD_=268435456 MALLOC_TOP_PAD_=67108864
-PYTEST := env -u PYTHONDONTWRITEBYTECODE $(KEPT_MEMORY) $(DISPLAY_RUN) $(BIN)/python -m pytest -n $(WORKERS) --max-worker-restart 0
+# A worker that crashes ends the run with the test that crashed it; the tests start many processes, which compile once.
+PYTEST := env -u PYTHONDONTWRITEBYTECODE $(DISPLAY_RUN) $(BIN)/python -m pytest -n $(WORKERS) --max-worker-restart 0
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test quick lint docs screenshots bench constraints clean

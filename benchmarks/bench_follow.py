@@ -16,7 +16,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from contextlib import redirect_stdout
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +23,7 @@ import numpy as np
 ROOT = Path(__file__).parents[1]
 STROKES = 4
 BRUSH_VOXELS = 3
-QUIET_S = 3.0
+QUIET_MS = 3000
 """Between two strokes: the draft is kept meanwhile."""
 
 
@@ -32,14 +31,14 @@ def main() -> None:
     """Print the table."""
     import napari
 
-    from doselabel import demo
+    from monailabel_app.launch import running
+    from sample_data.phantom import generate
 
-    with redirect_stdout(sys.stderr), tempfile.TemporaryDirectory() as name:  # what others print on their way
+    with tempfile.TemporaryDirectory() as name:
         home = Path(name)
-        demo.sample(home / "patients", 1, 1)
-        (patient,) = (p for p in (home / "patients").iterdir() if (p / "study.json").is_file())
+        (patient,) = generate(home / "patients", patients=1, seed=1)
         viewer = napari.Viewer(show=True)
-        print(f"{'a stroke':<52}{'wall s':>8}{'CPU s':>8}", file=sys.__stdout__)
+        print(f"{'a stroke':<52}{'wall s':>8}{'CPU s':>8}")
         every = sorted(file.name for file in patient.glob("ct*.nii.gz"))
         for case, drawn, at in (
             ("on the diagnostic CT", every, "ct.nii.gz"),
@@ -48,8 +47,8 @@ def main() -> None:
         ):
             folder = home / case.replace(" ", "-").replace("'", "")
             shutil.copytree(patient, folder / "studies" / patient.name, ignore=shutil.ignore_patterns("truth"))
-            with demo.serving(folder / "studies", folder / "server.log") as url:
-                follow(viewer, url, folder, patient / "truth", case, drawn, at)
+            with running(folder / "studies") as server:
+                follow(viewer, server.url, folder, patient / "truth", case, drawn, at)
         viewer.close()
 
 
@@ -59,6 +58,8 @@ def follow(viewer, url: str, home: Path, truth: Path, case: str, drawn: list[str
     from doselabel.labels import read_labels
     from napari_plugin.dock import NAME, DoselabelDock
     from napari_plugin.session.settings import Settings
+    from tests.napari_plugin.hands import pause
+    from tests.napari_plugin.person import until
 
     dock = DoselabelDock(viewer, Settings(author="ada", folder=home / "settings"))
     viewer.window.add_dock_widget(dock, name=NAME, area="right")
@@ -89,28 +90,10 @@ def follow(viewer, url: str, home: Path, truth: Path, case: str, drawn: list[str
         until(lambda: bool(shown), 600)
         wall_s.append(shown[0] - began)
         cpu_s.append(spent_s() - before)
-        pause(QUIET_S)
-    print(f"{case:<52}{min(wall_s):>4.2f}–{max(wall_s):.2f}{np.mean(cpu_s):>7.2f}", file=sys.__stdout__, flush=True)
+        pause(QUIET_MS)
+    print(f"{case:<52}{min(wall_s):>4.2f}–{max(wall_s):.2f}{np.mean(cpu_s):>7.2f}", flush=True)
     controller.session.abandoned()
     viewer.window.remove_dock_widget(dock.parent())
-
-
-def pause(seconds: float) -> None:
-    """Let the window live."""
-    from qtpy.QtCore import QEventLoop, QTimer
-
-    loop = QEventLoop()
-    QTimer.singleShot(int(1000 * seconds), loop.quit)
-    loop.exec()
-
-
-def until(there, seconds: float) -> None:
-    """Let the window live until something is so."""
-    end = time.monotonic() + seconds
-    while not there():
-        if time.monotonic() > end:
-            raise TimeoutError(f"nothing after {seconds:g} s")
-        pause(0.01)
 
 
 def spent_s() -> float:

@@ -48,9 +48,9 @@ def blown_up(path: Path, slices: int) -> Volume:
 
 def peak_mb(anew: bool = False) -> float:
     """The most memory this process had since it was last asked anew (Linux)."""
-    status = Path("/proc/self/status").read_text()
+    status = Path("/proc/self/status").read_text(encoding="utf-8")
     if anew:
-        Path("/proc/self/clear_refs").write_text("5")
+        Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
     return int(status.partition("VmHWM:")[2].split()[0]) / 1024
 
 

@@ -16,13 +16,13 @@ from pathlib import Path
 import napari
 import numpy as np
 import shown
-from qtpy.QtCore import QEventLoop, QTimer
 
 from doselabel import demo
 from doselabel.geometry import canonical
 from doselabel.labels import read_labels
 from napari_plugin.dock import NAME, TABS, DoselabelDock
 from napari_plugin.session.settings import Settings
+from tests.napari_plugin.hands import pause
 
 DOCS = Path(__file__).parent
 SIZES, THEMES = ("1400x900", "1100x700", "1920x1080", "1280x720"), ("dark", "light")
@@ -53,7 +53,7 @@ def main() -> None:
                     for tab in TABS:
                         if (name := f"{tab.lower()}-{size}-{theme}") in wanted:
                             dock.show_tab(tab)
-                            _pause(300)
+                            pause(300)
                             viewer.screenshot(str(out / f"{name}.png"), canvas_only=False, flash=False)
             dock.controller.session.abandoned()
             dock.controller.cleanup()
@@ -87,7 +87,7 @@ def _work(dock: DoselabelDock, server: str, studies: Path) -> None:
     for margin_mm in (2.0, -3.0):
         begun = time.monotonic()
         controller.tool("margin", organ="left_kidney", margin_mm=margin_mm)
-        _pause(600)
+        pause(600)
         controller.wait("draft", 300)
         print(f"edit to the draft's dose: {time.monotonic() - begun:.1f} s")
     kidneys = np.isin(truth, (1, 2))
@@ -95,12 +95,6 @@ def _work(dock: DoselabelDock, server: str, studies: Path) -> None:
     viewer = dock.viewer
     viewer.dims.set_point(viewer.dims.ndim - 3, float(controller.layers.labels.data_to_world((z, 0, 0))[0]))
     controller.editing.planes.fit()
-
-
-def _pause(ms: int) -> None:
-    loop = QEventLoop()
-    QTimer.singleShot(ms, loop.quit)
-    loop.exec()
 
 
 if __name__ == "__main__":

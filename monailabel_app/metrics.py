@@ -76,7 +76,7 @@ class _Known:
 def resident_bytes(pid: int) -> int:
     """Memory of a process that is its own share (PSS); 0 where nobody tells."""
     try:
-        for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+        for line in Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="utf-8").splitlines():
             if line.startswith("Pss:"):
                 return 1024 * int(line.split()[1])
     except (OSError, ValueError):

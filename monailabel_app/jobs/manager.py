@@ -344,7 +344,7 @@ def oom_kills() -> int:
     """How many processes this machine has ended for want of memory, as its kernel counts them; 0 where none does."""
     for file in ("/sys/fs/cgroup/memory.events", "/proc/vmstat"):
         try:
-            for line in Path(file).read_text().splitlines():
+            for line in Path(file).read_text(encoding="utf-8").splitlines():
                 name, _, count = line.partition(" ")
                 if name == "oom_kill":
                     return int(count)

@@ -82,7 +82,7 @@ def serving(studies: Path, log: Path) -> Iterator[str]:
     port = _free_port()
     url = f"http://127.0.0.1:{port}"
     command = [sys.executable, "-m", "monailabel_app.launch", "--studies", str(studies), "--port", str(port)]
-    with log.open("w") as stream:
+    with log.open("w", encoding="utf-8") as stream:
         process = subprocess.Popen(command, stdout=stream, stderr=subprocess.STDOUT)
         try:
             _wait_for(url, process, log)
@@ -107,7 +107,7 @@ def _wait_for(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
         except httpx.HTTPError:
             pass
         time.sleep(0.5)
-    tail = "\n".join(log.read_text(errors="replace").splitlines()[-15:])
+    tail = "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-15:])
     raise ServerError(
         f"The server did not start; the end of {log}:\n{tail}", "`doselabel doctor` tells what is missing."
     )

@@ -19,7 +19,7 @@ from doselabel.dosimetry.options import DoseOptions
 from doselabel.dosimetry.pipeline import compute_case
 from doselabel.dosimetry.results import DoseComputation
 from doselabel.dosimetry.uptake.case import Case
-from doselabel.dosimetry.uptake.held import HeldThroughEdits
+from doselabel.dosimetry.uptake.held import Held
 from doselabel.dosimetry.uptake.masks import LabelSet, resolve, with_drafts
 from doselabel.errors import LabelError, Progress, no_progress
 from doselabel.labels import LabelMap, inspected
@@ -73,7 +73,7 @@ class Session:
         self._memory = Memory(None if cache is None else Path(cache), limit_bytes=limit_bytes)
         self._opened: _Opened | None = None
         self._submitted: tuple[str, LabelSet] | None = None
-        self._held = HeldThroughEdits()
+        self._held = Held()
         self._lock = threading.Lock()
 
     def compute(
@@ -123,7 +123,7 @@ class Session:
         if self._opened is None or self._opened.state != state:
             progress("reading", 0.0)
             self._opened = self._submitted = None
-            self._held = HeldThroughEdits()
+            self._held = Held()
             self._memory = Memory(self._memory.folder, limit_bytes=self._memory.limit_bytes)
             images = Images(study)
             self._opened = _Opened(state, images, check(study, images))

@@ -10,17 +10,16 @@ import pytest
 
 from doselabel.dosimetry import pipeline
 from doselabel.dosimetry.options import DoseOptions
-from doselabel.errors import no_progress
 from doselabel.study import Study
-from sample_data import phantom
+from sample_data.phantom import generate
 
 
 @pytest.fixture(scope="module")
 def patients(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """A spleen that touches the left kidney; and one SPECT 8 mm off its CT."""
-    out = tmp_path_factory.mktemp("samples")
-    numbers = map(phantom.VARIANTS.index, ("touching_spleen", "misaligned"))
-    return [phantom._patient(out, seed=7, number=number, full=False, progress=no_progress) for number in numbers]
+    made = generate(tmp_path_factory.mktemp("samples"), patients=3, seed=7)
+    variants = {json.loads((f / "truth" / "truth.json").read_text("utf-8"))["variant"]: f for f in made}
+    return [variants["touching_spleen"], variants["misaligned"]]
 
 
 def test_true_masks_and_the_true_psf_give_the_dose_within_three_percent(

@@ -19,8 +19,9 @@ from doselabel.dosimetry.cache import Memory
 from doselabel.dosimetry.options import DoseOptions
 from doselabel.dosimetry.results import DoseComputation
 from doselabel.dosimetry.session import Session
+from doselabel.dosimetry.uptake.held import Held
 from doselabel.errors import LabelError
-from doselabel.geometry import Volume, read_image, write_image
+from doselabel.geometry import Geometry, Volume, read_image, write_image
 from doselabel.labels import LabelMap, read_labels, write_labels
 from doselabel.study import Study
 
@@ -166,6 +167,27 @@ def test_a_small_edit_leaves_images_where_they_are_and_a_large_one_does_not(
     assert places[0] != places[1] == places[2]
     for name, organ in full.results.organs.items():  # ITK's registration of a CT differs in the last bit
         assert large.results.organs[name].mean_dose_gy == pytest.approx(organ.mean_dose_gy, rel=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("lost", "again"),
+    [({1: 9}, False), ({1: 11}, True), ({1: 6, 2: 6}, True), ({1: 4, 2: 5}, False), ({1: 100}, True)],
+    ids=lambda value: str(value),
+)
+def test_what_is_held_is_found_anew_when_the_organs_have_changed_by_a_tenth_together(
+    lost: dict[int, int], again: bool
+) -> None:
+    """Percent of each organ's voxels that are erased."""
+    before = LabelMap(np.repeat(np.uint8([0, 1, 2]), 100).reshape(3, 10, 10), Geometry((3, 10, 10), (1.0,) * 3))
+    array = before.array.copy()
+    for value, count in lost.items():
+        array[value].flat[:count] = 0
+    held, found = Held(), iter(range(9))
+    assert held.find("a place", [before], lambda: next(found)) == 0
+    assert held.find("a place", [LabelMap(array, before.geometry)], lambda: next(found)) == again
+    assert held.find("another", [before], lambda: next(found)) == again + 1
+    drawn_new = np.where(array == 0, 3, array).astype(np.uint8)
+    assert held.find("a place", [LabelMap(drawn_new, before.geometry)], lambda: next(found)) == again + 2
 
 
 def test_a_session_without_memory_says_the_same(study: Study, warm: Session) -> None:

@@ -115,7 +115,7 @@ def test_of_converted_models_only_the_newest_stay(tmp_path):
     class Writer:
         @staticmethod
         def save_model(network, path, compress_to_fp16):
-            Path(path).write_text(network)
+            Path(path).write_text(network, encoding="utf-8")
 
     for number in range(engine.KEPT + 3):
         engine._keep(Writer, {"head": str(number)}, tmp_path / str(number))

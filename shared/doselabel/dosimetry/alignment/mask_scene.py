@@ -153,10 +153,7 @@ class MaskScene:
         points = (self.points_mm - shifts_mm[:, None]).reshape(-1, 3)
         index = self.spect.lps_to_index(points @ back[:3, :3].T + back[:3, 3])
         found = ndimage.map_coordinates(self.image, index.T, order=1, prefilter=False, mode="constant", cval=0.0)
-        values = found.reshape(len(shifts_mm), -1)
-        spread = np.sum((values - values.mean(axis=1, keepdims=True)) ** 2, axis=1)
-        left = np.sum((values - (values @ self.basis) @ self.basis.T) ** 2, axis=1)
-        return np.divide(left, spread, out=np.ones_like(left), where=spread > 0)
+        return self._misfit(found.reshape(len(shifts_mm), -1))
 
     def mirrored(self, axes: tuple[int, ...]) -> MaskScene:
         """With the SPECT's voxels in reverse order along some of its axes (z, y, x)."""
@@ -174,10 +171,13 @@ class MaskScene:
 
     def cost(self, matrix: np.ndarray) -> float:
         """One minus R²."""
-        values = self.values(matrix)
-        explained = self.basis @ (self.basis.T @ values)
-        spread = float(np.sum((values - values.mean()) ** 2))
-        return float(np.sum((values - explained) ** 2)) / spread if spread > 0 else 1.0
+        return float(self._misfit(self.values(matrix)[None])[0])
+
+    def _misfit(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
+        """One minus R² of several readings (n, points) of the SPECT."""
+        spread = np.sum((values - values.mean(axis=1, keepdims=True)) ** 2, axis=1)
+        left = np.sum((values - (values @ self.basis) @ self.basis.T) ** 2, axis=1)
+        return np.divide(left, spread, out=np.ones_like(left), where=spread > 0)
 
     def place_sd_mm(self, matrix: np.ndarray, step_mm: float = 4.0) -> float:
         """Standard deviation of the best place along an axis, mm: from how the misfit rises beside it.

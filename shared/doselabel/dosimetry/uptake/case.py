@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from doselabel.alarms import Alarm
 from doselabel.dosimetry.cache import Cache, fingerprint
@@ -70,8 +70,8 @@ class Case:
     findings: tuple[Alarm | str, ...]
     asked: tuple[str, ...]
     missing: Mapping[str, DoselabelError]
-    workers: int = 1
-    held: Held = field(default_factory=Held)
+    workers: int
+    held: Held
 
     @classmethod
     def of(
@@ -159,11 +159,11 @@ HALF_LIVES = ("population_half_life_h", "earlier_half_life_h")
 
 def _refuse_half_lives(options: DoseOptions, nuclide: Nuclide) -> None:
     """Raise DoseError for a stated effective half-life that no organ can have."""
-    for option in HALF_LIVES:
-        for name, half_life_h in getattr(options, option).items():
+    for field in HALF_LIVES:
+        for name, half_life_h in getattr(options, field).items():
             if half_life_h > nuclide.half_life_h:
                 raise DoseError(
-                    f"{option} of {title(name).lower() if name != ANY else 'all organs'} is {half_life_h:g} h; an "
+                    f"{field} of {title(name).lower() if name != ANY else 'all organs'} is {half_life_h:g} h; an "
                     f"effective half-life of {nuclide.name} is at most the physical one, {nuclide.half_life_h:.1f} h.",
                     "State the effective half-life in hours.",
                 )

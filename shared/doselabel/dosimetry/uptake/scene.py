@@ -47,7 +47,7 @@ SMALLEST_ML = 0.02
 class Scene:
     """SPECT voxels around the organs (coarse), and how the organs fill their subdivision (fine).
 
-    ``sampled`` and ``excluded`` are on a yet denser subdivision, ``dense``, of the fine grid; ``within`` has each
+    ``sampled`` and ``excluded`` are on a yet denser subdivision, ``dense``, of the fine grid; ``boxes`` has each
     organ's box on the fine one. ``failed`` says of ``wanted`` organs why they can't be measured.
     """
 
@@ -59,7 +59,7 @@ class Scene:
     sampled: NDArray[np.uint8]
     values: Mapping[str, int]
     filled: Mapping[str, NDArray[np.float32]]
-    within: Mapping[str, Box]
+    boxes: Mapping[str, Box]
     wanted: tuple[str, ...]
     excluded: Mapping[str, NDArray[np.bool_]]
     sigma_mm: tuple[float, float, float] | None
@@ -120,7 +120,7 @@ class Scene:
             sampled=sampled,
             values=values,
             filled={name: parts[name][0] for name in values},
-            within={name: parts[name][1] for name in values},
+            boxes={name: parts[name][1] for name in values},
             wanted=wanted,
             excluded={
                 name: dense.sample(Volume(mask.astype(np.uint8), labels.geometry)).astype(bool)
@@ -134,7 +134,7 @@ class Scene:
 
     def _count(self) -> None:
         for name in self.wanted:
-            total = float(self.filled[name][self.within[name]].sum()) if name in self.filled else 0.0
+            total = float(self.filled[name][self.boxes[name]].sum()) if name in self.filled else 0.0
             if total * self.sub.fine.voxel_volume_ml < SMALLEST_ML:
                 self.failed[name] = VoiError(
                     f"'{name}' is smaller than {SMALLEST_ML:g} mL; nothing can be measured in it.",
@@ -157,7 +157,7 @@ class Scene:
 
     def _seen_of(self, fine: NDArray[np.float32], name: str) -> float:
         """Sum of the fine voxels in an organ's box that the SPECT sees."""
-        coarse, box = self.sub.coarse_box(self.within[name])
+        coarse, box = self.sub.coarse_box(self.boxes[name])
         seen = self.seen[coarse]
         if seen.all():
             return float(fine[box].sum())

@@ -7,7 +7,6 @@ After Rousset et al., J Nucl Med 1998;39:904. Knows one scene (`scene`); what is
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -83,8 +82,7 @@ def transfer_matrix(scene: Scene) -> tuple[dict[str, NDArray[np.float32]], Trans
     sigma = scene.sigma_mm or (0.0, 0.0, 0.0)
     organs = list(scene.values)
     masks = {name: scene.open(name) for name in organs} | _excluded_regions(scene)
-    with ThreadPoolExecutor(2) as pool:
-        blurred = dict(zip(masks, pool.map(scene.blur, masks.values()), strict=True))
+    blurred = {name: scene.blur(mask) for name, mask in masks.items()}
     within = {name: scene.sub.mean(mask) for name, mask in masks.items()}
     hot = [blurred[name] for name in masks if name not in organs]
     clear = np.maximum.reduce(hot) < SPILL_LEVEL if hot else np.ones(scene.seen.shape, bool)
