@@ -188,6 +188,15 @@ class Scene:
             return self.filled[name]
         return self.dense.mean((self.sampled == self.values[name]) & ~shut)
 
+    def mean(self, name: str, fine: NDArray[np.float32]) -> NDArray[np.float32]:
+        """A fine mask of an organ, or of another region, integrated to the SPECT's voxels."""
+        box = self.boxes.get(name) or occupied(fine)
+        out = np.zeros(self.sub.coarse.shape, np.float32)
+        if box is not None:
+            coarse, aligned = self.sub.coarse_box(box)
+            out[coarse] = self.sub.mean(fine[aligned])
+        return out
+
     def blur(self, fine: NDArray[np.float32]) -> NDArray[np.float32]:
         """A fine mask blurred by the PSF and integrated to the SPECT's voxels."""
         blurred, box = self.blur_fine(fine, self.sigma_mm or (0.0, 0.0, 0.0))

@@ -83,7 +83,7 @@ def transfer_matrix(scene: Scene) -> tuple[dict[str, NDArray[np.float32]], Trans
     organs = list(scene.values)
     masks = {name: scene.open(name) for name in organs} | _excluded_regions(scene)
     blurred = {name: scene.blur(mask) for name, mask in masks.items()}
-    within = {name: scene.sub.mean(mask) for name, mask in masks.items()}
+    within = {name: scene.mean(name, mask) for name, mask in masks.items()}
     hot = [blurred[name] for name in masks if name not in organs]
     clear = np.maximum.reduce(hot) < SPILL_LEVEL if hot else np.ones(scene.seen.shape, bool)
     strongest = np.maximum.reduce([blurred[name] for name in organs])

@@ -210,7 +210,7 @@ def measure(
             response = transfer.response(name) * np.float32(whole_ml)
         recovery = None
         if sigma is not None:
-            shown_in = weights[name] if transfer is None else scene.sub.mean(whole)
+            shown_in = weights[name] if transfer is None else scene.mean(name, whole)
             blurred = scene.blur(whole) if transfer is None or scene.excluded else transfer.blurred[name]
             recovery = float(np.vdot(shown_in, blurred)) * scene.voxel_ml / whole_ml
             if transfer is not None and recovery < LEAST_RECOVERY:
@@ -261,7 +261,7 @@ def _threshold(
         parts, _ = ndimage.label(hot)
         peak = np.where(region, scene.bq_ml, -1).argmax()
         weights[name] = (parts == parts.ravel()[peak]).astype(np.float32) * scene.seen
-        inside = float(np.vdot(weights[name], scene.sub.mean(scene.filled[name]))) / float(weights[name].sum())
+        inside = float(np.vdot(weights[name], scene.mean(name, scene.filled[name]))) / float(weights[name].sum())
         if inside < SMALLEST_INSIDE and name not in by_hand:
             reason = f"what exceeds {percent:g} % of the maximum lies to {1 - inside:.0%} outside its mask"
             scene.fail(name, reason, "Something hotter is beside it: exclude it, correct the volume by hand, or "
