@@ -126,7 +126,7 @@ class Arm:
             for case in self.store.cases()
             if case.labels.count()
         ]
-        replay = [] if self.given.replay == "none" else replay_cases(self.folder.parent / "replay")[0]
+        replay = [] if self.given.replay == "none" else replay_cases(self.folder.parent / "replay")
         train(
             cases,
             self.folder / f"round-{number}",

@@ -77,9 +77,11 @@ class Anatomy:
     def _skin(self, p: Points) -> np.ndarray:
         plan = self.plan
         half_width = plan.half_width_mm * (1 - 0.05 * np.exp(-(((p.z + 45) / 60) ** 2)))
-        front = ellipse(p.x, p.y, half_width, plan.half_depth_mm, 2.3)
-        back = ellipse(p.x, p.y, half_width, plan.half_depth_mm, 2.8)
-        return np.where(p.y > 0, back, front) - 6 * np.exp(-((p.x / 13) ** 2)) * (p.y > 0)
+        back = p.y > 0
+        out = np.empty(p.x.shape, np.float32)
+        for half, power in ((back, 2.8), (~back, 2.3)):
+            out[half] = ellipse(p.x[half], p.y[half], half_width[half], plan.half_depth_mm, power)
+        return out - 6 * np.exp(-((p.x / 13) ** 2)) * back
 
     def _cavity(self, p: Points) -> np.ndarray:
         plan = self.plan

@@ -88,7 +88,7 @@ def generate(
         def part(stage: str, fraction: float, number: int = number) -> None:
             progress(f"patient {number + 1} of {patients}: {stage}", (number + fraction) / patients)
 
-        folders.append(_patient(out, seed, number, full, part))
+        folders.append(patient(out, seed, number, full=full, progress=part))
     progress("sample patients are ready", 1.0)
     return folders
 
@@ -117,7 +117,10 @@ class _Body:
         return float(table[self.tissue[self.labels == label]].sum() * self.voxel_ml)
 
 
-def _patient(out: Path, seed: int, number: int, full: bool, progress: Progress) -> Path:
+def patient(
+    out: Path, seed: int, number: int, *, full: bool = False, progress: Progress = no_progress
+) -> Path:
+    """Make one of the patients of a seed, from 0; the others need not be made before."""
     rng = np.random.default_rng([seed, number])
     variant = VARIANTS[number % len(VARIANTS)]
     anatomy = Anatomy(Plan.draw(rng, variant))

@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from tests import samples
+
 TOGETHER = {
     "windows": ("tests/napari_plugin/", "tests/e2e/"),
     "server": ("tests/monailabel_app/",),
@@ -61,11 +63,12 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # side by side, the workers have taken 
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Keep dose kernels for this run, all its processes, and not in the home of whoever runs it."""
-    if "DOSELABEL_CACHE" not in os.environ:
-        folder = tempfile.TemporaryDirectory(prefix="doselabel-kernels-")
-        os.environ["DOSELABEL_CACHE"] = folder.name
-        config.add_cleanup(folder.cleanup)
+    """Keep dose kernels and sample patients for this run, all its processes, and not in the home of whoever runs it."""
+    for name in ("DOSELABEL_CACHE", samples.FOLDER):
+        if name not in os.environ:
+            folder = tempfile.TemporaryDirectory(prefix="doselabel-tests-")
+            os.environ[name] = folder.name
+            config.add_cleanup(folder.cleanup)
 
 
 def together(nodeid: str) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import doctest
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -27,6 +28,7 @@ ROOT = Path(__file__).parents[1]
 TUTORIALS = sorted((ROOT / "docs" / "tutorials").glob("*.md"))
 PAGES = [*TUTORIALS, ROOT / "docs" / "how-to.md"]
 BLOCK = re.compile(r'^ *```(sh|python|text)(?: title="([^"]*)")?\n(.*?)^ *```$', re.MULTILINE | re.DOTALL)
+SAMPLES = re.compile(r"doselabel sample (?P<out>\w+)(?P<told> --patients \d+ --seed \d+)\n")
 SHOWN = ("not run", "on your own data")
 PORT = "8000"
 LOOSE = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
@@ -73,7 +75,24 @@ def environment(folder: Path) -> dict[str, str]:
     }
 
 
+_made: dict[str, tuple[Path, str]] = {}
+
+
 def run(kind: str, body: str, folder: Path) -> str:
+    """What a block prints; sample patients that a page before made by the same command are its copies."""
+    if kind == "sh" and (line := SAMPLES.match(body)):
+        if line["told"] in _made:
+            made, printed = _made[line["told"]]
+            shutil.copytree(made, folder / line["out"])
+        else:
+            printed = _run("sh", line[0], folder)
+            made = Path(shutil.copytree(folder / line["out"], folder.parent / f"samples{line['told']}"))
+            _made[line["told"]] = made, printed
+        return printed + _run("sh", body[line.end() :], folder)
+    return _run(kind, body, folder)
+
+
+def _run(kind: str, body: str, folder: Path) -> str:
     command = ["bash", "-euo", "pipefail", "-c", body] if kind == "sh" else [sys.executable, "-c", body]
     done = subprocess.run(
         command, cwd=folder, env=environment(folder), capture_output=True, encoding="utf-8", timeout=500, check=False

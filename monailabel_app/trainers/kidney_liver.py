@@ -92,7 +92,7 @@ class TrainKidneyLiver(TrainTask):
         stages = staged(
             progress, {"replay set": 2, "loading": 1, "training": 20, "old model": 2, "new model": 2, "old domain": 2}
         )
-        replay, known = self._replay(stages, held_out)
+        replay = self._replay(stages, held_out)
         result = train(
             cases,
             out / "model.safetensors",
@@ -115,9 +115,10 @@ class TrainKidneyLiver(TrainTask):
             after = evaluate(result.checkpoint, validation, progress=lambda _, done: stages("new model", done))
         old_domain: tuple[list, list] = ([], [])
         if decidable(before):
+            known = self._judging(lambda _, done: stages("old domain", done / 3), held_out)
             old_domain = (
-                evaluate(champion, known, progress=lambda _, done: stages("old domain", done / 2)),
-                evaluate(result.checkpoint, known, progress=lambda _, done: stages("old domain", (1 + done) / 2)),
+                evaluate(champion, known, progress=lambda _, done: stages("old domain", (1 + done) / 3)),
+                evaluate(result.checkpoint, known, progress=lambda _, done: stages("old domain", (2 + done) / 3)),
             )
         decision = decide(before, after, old_domain=old_domain)
         if yes(request, "promote") and not decision.promote:
@@ -143,15 +144,28 @@ class TrainKidneyLiver(TrainTask):
             "promote": decision.promote,
         }
 
-    def _replay(self, progress: Progress, held_out: Sequence[str]) -> tuple[list[TrainCase], list[TrainCase]]:
-        """Earlier cases to train on again, and others to see whether anything was lost."""
+    def _replay(self, progress: Progress, held_out: Sequence[str]) -> list[TrainCase]:
+        """Earlier cases to train on again."""
+        from doselabel.model.replay import replay_cases
+
+        if self._conf.replay == REPLAY_MADE:
+            return replay_cases(self._conf.state / "replay", progress)
+        return self._earlier(held_out)[0]
+
+    def _judging(self, progress: Progress, held_out: Sequence[str]) -> list[TrainCase]:
+        """Other earlier cases, to see whether anything was lost."""
+        from doselabel.model.replay import judging_cases
+
+        if self._conf.replay == REPLAY_MADE:
+            return judging_cases(self._conf.state / "replay", progress)
+        return self._earlier(held_out)[1]
+
+    def _earlier(self, held_out: Sequence[str]) -> tuple[list[TrainCase], list[TrainCase]]:
         from doselabel.model.datasets import cases_from
-        from doselabel.model.replay import parted, replay_cases
+        from doselabel.model.replay import parted
 
         if self._conf.replay == REPLAY_NONE:
             return [], []
-        if self._conf.replay == REPLAY_MADE:
-            return replay_cases(self._conf.state / "replay", progress)
         return parted([case for case in cases_from(Path(self._conf.replay)) if case.patient not in held_out])
 
 

@@ -22,12 +22,13 @@ def test_by_default_a_set_is_made_and_those_who_judge_are_not_replayed(tmp_path,
 
     monkeypatch.setattr(replay, "TRAINED", 2)
     monkeypatch.setattr(replay, "JUDGED", 1)
-    told = []
-    trained, judged = trainer(tmp_path)._replay(lambda stage, _: told.append(stage), ())
+    told, trains = [], trainer(tmp_path)
+    trained = trains._replay(lambda stage, _: told.append(stage), ())
+    assert set(told) == {"replay set"}
+    judged = trains._judging(lambda *_: None, ())
     assert [len(trained), len(judged)] == [2, 1]
     assert all(case.ct.is_file() and case.ct.is_relative_to(tmp_path / "studies") for case in (*trained, *judged))
     assert not {case.patient for case in trained} & {case.patient for case in judged}
-    assert set(told) == {"replay set"}
 
 
 def test_a_folder_of_earlier_cases_is_parted_and_the_validation_patients_stay_out(tmp_path, boxes):
@@ -37,12 +38,13 @@ def test_a_folder_of_earlier_cases_is_parted_and_the_validation_patients_stay_ou
     for n in range(6):
         write_image(folder / f"e{n}.nii.gz", Volume(boxes.label_map.array.astype("int16"), boxes.grid))
         write_labels(folder / f"e{n}_label.nii.gz", boxes.label_map)
-    trained, judged = trainer(tmp_path, replay=str(folder))._replay(lambda *_: None, ("e0",))
-    assert [case.patient for case in trained] == ["e1", "e2", "e3", "e5"]
-    assert [case.patient for case in judged] == ["e4"]
+    trains = trainer(tmp_path, replay=str(folder))
+    assert [case.patient for case in trains._replay(lambda *_: None, ("e0",))] == ["e1", "e2", "e3", "e5"]
+    assert [case.patient for case in trains._judging(lambda *_: None, ("e0",))] == ["e4"]
 
 
 def test_none_is_none_and_a_folder_that_is_not_there_is_refused(tmp_path):
-    assert trainer(tmp_path, replay="none")._replay(lambda *_: None, ()) == ([], [])
+    assert trainer(tmp_path, replay="none")._replay(lambda *_: None, ()) == []
+    assert trainer(tmp_path, replay="none")._judging(lambda *_: None, ()) == []
     with pytest.raises(ServerError, match="replay"):
         trainer(tmp_path, replay="nowhere")

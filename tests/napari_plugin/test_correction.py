@@ -18,9 +18,9 @@ from napari_plugin.dock import NAME, DoselabelDock
 from napari_plugin.session.case import Case
 from napari_plugin.session.recovery import Recovery
 from napari_plugin.session.settings import Settings
-from sample_data.phantom import generate
 from tests.napari_plugin.hands import pause
 from tests.napari_plugin.mouse import RIGHT, canvas_of, click, drag, pixel
+from tests.samples import sample
 
 pytestmark = pytest.mark.e2e
 KIDNEY, SPLEEN = 1, 4
@@ -31,8 +31,8 @@ def dice(a: np.ndarray, b: np.ndarray) -> float:
 
 
 @pytest.fixture(scope="module")
-def patient(tmp_path_factory):
-    return generate(tmp_path_factory.mktemp("samples"), patients=1, seed=103)[0]
+def patient():
+    return sample(1)
 
 
 def wrong(patient, image: str):

@@ -17,12 +17,12 @@ from sample_data.phantom import FINE_MM, MISALIGNMENT_MM, generate
 from sample_data.plan import VARIANTS
 from sample_data.shapes import Axes
 from sample_data.spect import COUNTS_PER_MBQ, Camera, acquire, grid_around
+from tests.samples import SEED, sample
 
 
 @pytest.fixture(scope="module")
-def patients(tmp_path_factory) -> dict[str, Study]:
-    folders = generate(tmp_path_factory.mktemp("patients"), patients=4, seed=11)
-    return dict(zip(VARIANTS, map(Study.load, folders), strict=True))
+def patients() -> dict[str, Study]:
+    return {variant: Study.load(sample(number)) for number, variant in enumerate(VARIANTS, 1)}
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +30,7 @@ def again(tmp_path_factory) -> tuple[Path, list[float]]:
     """The first patient once more, alone; and the progress that was told meanwhile."""
     told: list[float] = []
     folder = tmp_path_factory.mktemp("again")
-    (made,) = generate(folder, patients=1, seed=11, progress=lambda stage, fraction: told.append(fraction))
+    (made,) = generate(folder, patients=1, seed=SEED, progress=lambda stage, fraction: told.append(fraction))
     return made, told
 
 

@@ -19,7 +19,7 @@ from doselabel.plausibility import judge
 from doselabel.reading import read_spect
 from doselabel.spect_figures import look
 from doselabel.study import Study
-from sample_data.phantom import generate
+from tests.samples import sample
 
 TIMES_H = (0.5, 6.0, 24.0, 72.0)
 LUTETIUM = nuclide("Lu-177")
@@ -30,8 +30,8 @@ Reading = Callable[[Volume], Volume]
 
 
 @pytest.fixture(scope="module")
-def patient(tmp_path_factory: pytest.TempPathFactory) -> Study:
-    return Study.load(generate(tmp_path_factory.mktemp("good"), patients=1, seed=40)[0])
+def patient() -> Study:
+    return Study.load(sample(1))
 
 
 @pytest.fixture(scope="module")
@@ -189,15 +189,9 @@ def test_a_spect_that_lies_wrong_is_named_before_there_are_masks(folder, change,
     assert {alarm.time_point + 1 for alarm in alarms} <= set(which)
 
 
-@pytest.fixture(scope="module")
-def other(tmp_path_factory) -> Path:
-    """Another patient."""
-    return generate(tmp_path_factory.mktemp("other"), patients=1, seed=41)[0]
-
-
 @pytest.mark.parametrize("number", [2, 4])
-def test_another_patients_spect_is_named_before_there_are_masks(folder, other, number):
-    theirs = read_image(other / f"spect_tp{number}.nii.gz")
+def test_another_patients_spect_is_named_before_there_are_masks(folder, number):
+    theirs = read_image(sample(4) / f"spect_tp{number}.nii.gz")
     rewritten(
         folder, number, lambda spect: Volume(theirs.array * (spect.array.sum() / theirs.array.sum()), theirs.geometry)
     )

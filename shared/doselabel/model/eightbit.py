@@ -52,7 +52,7 @@ def eight_bits(networks: dict[str, Any], model: nn.Module, profile: Profile) -> 
     done = dict(networks)
     with contextlib.redirect_stdout(io.StringIO()):  # its bars
         nncf.set_log_level(logging.ERROR)
-        for name in PARTS:
+        for name in filter(seen.get, PARTS):  # a part that was given nothing stays in floats: no object was seen
             convolutions = [op for op in networks[name].get_ordered_ops() if op.get_type_name() == "Convolution"]
             names = [op.get_friendly_name() for op in convolutions]
             done[name] = nncf.quantize(

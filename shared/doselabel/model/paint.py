@@ -10,6 +10,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import SimpleITK as sitk
 from scipy import ndimage
 
 from doselabel.errors import ModelError, Progress, no_progress
@@ -41,7 +42,7 @@ def paint(labels: Volume, names: dict[int, str], rng: np.random.Generator) -> tu
     array, geometry = kinds.array, kinds.geometry
     step = np.array(spacing)
     inside = _closed(array > 0, 40 / step)
-    body = ndimage.distance_transform_edt(~inside, sampling=step) < rng.uniform(5, 30)
+    body = _away_mm(inside, step) < rng.uniform(5, 30)
 
     def field(mm: float) -> np.ndarray:
         noise = ndimage.gaussian_filter(rng.standard_normal(array.shape), mm / step)
@@ -101,12 +102,16 @@ def _deformed(labels: Volume, rng: np.random.Generator) -> Volume:
     shape = labels.array.shape
     zoom = np.exp(rng.normal(0, 0.08, 3)) * np.exp(rng.normal(0, 0.08))
     points = np.meshgrid(*(np.arange(n, dtype=np.float32) for n in shape), indexing="ij", copy=False)
+    # A cubic spline through a few values per axis is a product of three small matrices.
+    splines = [
+        ndimage.zoom(np.eye(m), (n / m, 1), order=3, grid_mode=True, mode="nearest")
+        for n, m in zip(shape, (6, 5, 5), strict=True)
+    ]
     moved = []
     for axis in range(3):
-        bend = ndimage.zoom(rng.normal(0, 5.0, (6, 5, 5)).astype(np.float32), [n / m for n, m in zip(shape, (6, 5, 5), strict=True)],  # noqa: E501
-                            order=3, grid_mode=True, mode="nearest")  # fmt: skip
+        bend = np.einsum("zi,yj,xk,ijk->zyx", *splines, rng.normal(0, 5.0, (6, 5, 5)), optimize=True)
         middle = (shape[axis] - 1) / 2
-        moved.append((points[axis] - middle) * zoom[axis] + middle + bend[: shape[0], : shape[1], : shape[2]])
+        moved.append((points[axis] - middle) * zoom[axis] + middle + bend.astype(np.float32))
     return Volume(ndimage.map_coordinates(labels.array, moved, order=0), labels.geometry)
 
 
@@ -114,9 +119,16 @@ def _closed(mask: np.ndarray, radius: np.ndarray) -> np.ndarray:
     """Fill what lies between the structures: closing by a ball, by distances."""
     padded = np.pad(mask, [(int(r) + 1,) * 2 for r in radius])
     mm = 40 / radius
-    grown = ndimage.distance_transform_edt(~padded, sampling=mm) < 40
-    closed = ndimage.distance_transform_edt(grown, sampling=mm) > 40
+    grown = _away_mm(padded, mm) < 40
+    closed = _away_mm(~grown, mm) > 40
     return closed[tuple(slice(int(r) + 1, -int(r) - 1) for r in radius)] | mask
+
+
+def _away_mm(mask: np.ndarray, spacing_mm: np.ndarray) -> np.ndarray:
+    """Distance to the nearest voxel of a mask; not positive in it."""
+    image = sitk.GetImageFromArray(mask.view(np.uint8))
+    image.SetSpacing([float(v) for v in spacing_mm[::-1]])
+    return sitk.GetArrayFromImage(sitk.SignedMaurerDistanceMap(image, squaredDistance=False, useImageSpacing=True))
 
 
 def _furnish(hu: np.ndarray, body: np.ndarray, step: np.ndarray, rng: np.random.Generator) -> None:

@@ -35,19 +35,14 @@ _PAINTED: Mapping[str, tuple[int, str]] = {
 """Tissue of a phantom → value and name as `paint` takes them."""
 
 
-def replay_cases(out: Path, progress: Progress = no_progress) -> tuple[list[TrainCase], list[TrainCase]]:
-    """Make the replay set below ``out``; what is there already stays.
+def replay_cases(out: Path, progress: Progress = no_progress) -> list[TrainCase]:
+    """Make the cases that are replayed below ``out``; what is there already stays."""
+    return _made(out, range(TRAINED), progress)
 
-    Returns
-    -------
-    trained, judged : list of TrainCase
-        Of different patients.
-    """
-    cases = []
-    for number in range(TRAINED + JUDGED):
-        progress("replay set", number / (TRAINED + JUDGED))
-        cases.append(_case(Path(out), number))
-    return cases[:TRAINED], cases[TRAINED:]
+
+def judging_cases(out: Path, progress: Progress = no_progress) -> list[TrainCase]:
+    """Make those that judge, of other patients, below ``out``; what is there already stays."""
+    return _made(out, range(TRAINED, TRAINED + JUDGED), progress)
 
 
 def parted(cases: Sequence[TrainCase]) -> tuple[list[TrainCase], list[TrainCase]]:
@@ -55,6 +50,14 @@ def parted(cases: Sequence[TrainCase]) -> tuple[list[TrainCase], list[TrainCase]
     patients = sorted({case.patient for case in cases})
     judges = set(patients[3::4])
     return [c for c in cases if c.patient not in judges], [c for c in cases if c.patient in judges]
+
+
+def _made(out: Path, numbers: range, progress: Progress) -> list[TrainCase]:
+    cases = []
+    for done, number in enumerate(numbers):
+        progress("replay set", done / len(numbers))
+        cases.append(_case(Path(out), number))
+    return cases
 
 
 def _case(out: Path, number: int) -> TrainCase:

@@ -11,15 +11,14 @@ import pytest
 from doselabel.dosimetry import pipeline
 from doselabel.dosimetry.options import DoseOptions
 from doselabel.study import Study
-from sample_data.phantom import generate
+from sample_data.plan import VARIANTS
+from tests.samples import sample
 
 
 @pytest.fixture(scope="module")
-def patients(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+def patients() -> list[Path]:
     """A spleen that touches the left kidney; and one SPECT 8 mm off its CT."""
-    made = generate(tmp_path_factory.mktemp("samples"), patients=3, seed=7)
-    variants = {json.loads((f / "truth" / "truth.json").read_text("utf-8"))["variant"]: f for f in made}
-    return [variants["touching_spleen"], variants["misaligned"]]
+    return [sample(1 + VARIANTS.index(variant)) for variant in ("touching_spleen", "misaligned")]
 
 
 def test_true_masks_and_the_true_psf_give_the_dose_within_three_percent(

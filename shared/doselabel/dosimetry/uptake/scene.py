@@ -219,11 +219,11 @@ class Scene:
 
     def near(self, name: str, reach_mm: float) -> tuple[NDArray[np.float32], NDArray[np.float32], Box]:
         """Distance (mm) from an organ's surface, the part of each voxel within ``reach_mm`` of it, and their box."""
-        mask = self.sampled == self.values[name]
         h = np.asarray(self.dense.fine.spacing_mm)
-        wanted = padded(ndimage.find_objects(mask.view(np.uint8))[0], np.ceil(reach_mm / h + 2), mask.shape)
+        organ = [slice(s.start * k, s.stop * k) for s, k in zip(self.boxes[name], self.dense.factor, strict=True)]
+        wanted = padded((organ[0], organ[1], organ[2]), np.ceil(reach_mm / h + 2), self.sampled.shape)
         box, aligned = self.dense.coarse_box(wanted)
-        mask = mask[aligned]
+        mask = self.sampled[aligned] == self.values[name]
         image = sitk.GetImageFromArray(mask.view(np.uint8))
         image.SetSpacing([float(v) for v in h[::-1]])
         distance = sitk.SignedMaurerDistanceMap(image, squaredDistance=False, useImageSpacing=True)
