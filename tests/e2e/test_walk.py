@@ -14,7 +14,7 @@ from doselabel.labels import LabelMap, write_labels
 from doselabel.wire import LabelSubmission
 from napari_plugin.client import Client
 from napari_plugin.dock import NAME, TABS, DoselabelDock
-from tests.napari_plugin.conftest import COARSE, GRID, organs
+from tests.napari_plugin.conftest import GRID, NARROW, organs
 from tests.napari_plugin.hands import activate, keep
 from tests.napari_plugin.mouse import canvas_of, pixel
 from tests.napari_plugin.person import choose, click, draw, press, until, write
@@ -38,7 +38,7 @@ def server(tmp_path_factory, make_patient):
     for name in ("P-001", "P-002"):
         make_patient(root / name, name)
     torch.manual_seed(0)
-    guessing = replace(COARSE, score_accept=0.2, score_seed=0.25)
+    guessing = replace(NARROW, score_accept=0.2, score_seed=0.25)
     network = checkpoint.save(root.parent / "guessing.safetensors", build(guessing), guessing, {})
     with running(root, conf={"checkpoint": str(network), "grace_s": "3", "replay": "none"}) as found:
         write_labels(drawn := root.parent / "drawn.nii.gz", LabelMap(organs(), GRID))

@@ -119,6 +119,7 @@ class MaskScene:
         turns: bool = False,
         search_mm: float = SEARCH_MM,
         step_mm: float = 8.0,
+        within_mm: float = 0.03,
         progress: Progress = no_progress,
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """The transform of most agreement: on a lattice of shifts, then downhill; and its shift from ``begin``."""
@@ -142,7 +143,7 @@ class MaskScene:
             lambda x: self.cost(moved(x)),
             x0,
             method="COBYQA",
-            options={"initial_tr_radius": 3.0, "final_tr_radius": 0.03, "maxfev": 400},
+            options={"initial_tr_radius": 3.0, "final_tr_radius": within_mm, "maxfev": 400},
         )
         progress("refining the shift", 1.0)
         return moved(found.x), found.x[:3]

@@ -236,7 +236,7 @@ def another_reading(
 
 
 def _best(thin: MaskScene, stored: NDArray[np.float64]) -> float:
-    matrix, _ = thin.best(stored, step_mm=12.0)
+    matrix, _ = thin.best(stored, step_mm=12.0, within_mm=0.5)
     return _agreement(thin, matrix)
 
 

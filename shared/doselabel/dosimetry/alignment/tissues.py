@@ -67,7 +67,8 @@ class Lattice:
         blur = BLUR_MM / LATTICE_MM
         tissues = [ndimage.gaussian_filter(sub.mean(body & (kind == k)), blur) for k in range(len(TISSUES_HU) + 1)]
         near = ndimage.binary_dilation(sub.mean(body) > 0.1, iterations=2) & (sub.mean(seen) > 0.5)
-        return cls(np.sqrt(concentration.astype(float)), tuple(t.astype(float) for t in tissues), near)
+        root = np.sqrt(concentration.astype(float))
+        return cls(root / max(root.max(), 1e-30), tuple(t.astype(float) for t in tissues), near)
 
     @property
     def judged(self) -> bool:
@@ -75,13 +76,13 @@ class Lattice:
         return int(self.there.sum()) >= FEWEST and bool(self.spect[self.there].any())
 
     @cached_property
-    def _transforms(self) -> list[NDArray[np.complex128]]:
+    def _transforms(self) -> list[NDArray[np.complex64]]:
         """Of an orthonormal basis of background and tissues where the CT shows the patient, and of that place."""
         columns = np.stack([np.ones(int(self.there.sum())), *(t[self.there] for t in self.tissues)], axis=1)
         basis, _ = np.linalg.qr(columns)
         found = []
         for values in (*basis.T, np.ones(len(columns))):
-            whole = np.zeros(self.there.shape)
+            whole = np.zeros(self.there.shape, np.float32)
             whole[self.there] = values
             found.append(np.conj(fft.rfftn(whole, self._padded)))
         return found
@@ -92,11 +93,11 @@ class Lattice:
 
     def explained(self, spect: Array | None = None) -> float:
         """The part of a SPECT on this lattice (default: its own) that the tissues explain, at the best shift."""
-        array = self.spect if spect is None else spect
+        array = (self.spect if spect is None else spect).astype(np.float32)
         near = np.ix_(*[np.arange(-REACH, REACH + 1)] * 3)
 
-        def sums(of: NDArray[np.complex128], values: NDArray[np.complex128]) -> Array:
-            return fft.irfftn(of * values, self._padded)[near]
+        def sums(of: NDArray[np.complex64], values: NDArray[np.complex64]) -> Array:
+            return fft.irfftn(of * values, self._padded)[near].astype(float)
 
         *basis, there = self._transforms
         plain = fft.rfftn(array, self._padded)
