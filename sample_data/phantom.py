@@ -117,9 +117,7 @@ class _Body:
         return float(table[self.tissue[self.labels == label]].sum() * self.voxel_ml)
 
 
-def patient(
-    out: Path, seed: int, number: int, *, full: bool = False, progress: Progress = no_progress
-) -> Path:
+def patient(out: Path, seed: int, number: int, *, full: bool = False, progress: Progress = no_progress) -> Path:
     """Make one of the patients of a seed, from 0; the others need not be made before."""
     rng = np.random.default_rng([seed, number])
     variant = VARIANTS[number % len(VARIANTS)]

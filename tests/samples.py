@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -21,8 +22,6 @@ def sample(number: int) -> Path:
         kept.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(dir=kept, prefix=".") as own:
             made = phantom.patient(Path(own), SEED, number - 1)
-            try:
+            with suppress(OSError):  # the other process was quicker
                 made.rename(kept / name)
-            except OSError:  # the other process was quicker
-                pass
     return kept / name
