@@ -227,14 +227,17 @@ class Scene:
         image = sitk.GetImageFromArray(mask.view(np.uint8))
         image.SetSpacing([float(v) for v in h[::-1]])
         distance = sitk.SignedMaurerDistanceMap(image, squaredDistance=False, useImageSpacing=True)
-        beyond = sitk.GetArrayFromImage(distance).astype(np.float32)
+        beyond = sitk.GetArrayFromImage(distance).astype(np.float32, copy=False)
         size = float(np.cbrt(h.prod()))
-        part = mask.astype(np.float32)
+        part = np.zeros_like(beyond)
         if reach_mm > MARGIN_SHORTFALL_MM:
             reach = (reach_mm - MARGIN_SHORTFALL_MM) / size
-            part = np.maximum(part, np.clip(0.5 + reach - beyond / size + _surface_offset(reach), 0, 1))
+            np.divide(beyond, -size, out=part)
+            part += 0.5 + reach + _surface_offset(reach)
+            np.clip(part, 0, 1, out=part)
+        part[mask], beyond[mask] = 1, -1
         local = Subdivision(cut(self.sub.fine, box), self.dense.factor)
-        return local.mean(np.where(mask, -1, beyond)), local.mean(part), box
+        return local.mean(beyond), local.mean(part), box
 
     def owned(
         self,
