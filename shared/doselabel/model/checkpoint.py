@@ -118,7 +118,8 @@ def load(path: Path) -> Checkpoint:
             f"{path}: its weights do not fit its own profile '{profile.name}' ({str(error).splitlines()[-1].strip()}).",
             "The file is damaged or was made by another version; train or download it again.",
         ) from error
-    return Checkpoint(model.eval(), profile, card, file_sha256(path))
+    # Weights as pictures are, channels last: a sixth of a slice's time went into bringing them there each time.
+    return Checkpoint(model.eval().to(memory_format=torch.channels_last), profile, card, file_sha256(path))
 
 
 def _open(path: Path):
