@@ -1,5 +1,6 @@
 """Tutorials and how-tos: every command and every line of code of a page is run, in order, and shows what the page says.
 
+What `doselabel sample` makes is made once and copied for the pages that ask for the same.
 A block marked ``sh`` or ``python`` is run in one folder of the page's own. With the title "another terminal" it runs
 on beside the others; with one of `SHOWN` it is shown only (a window needs hands: its clicks are in
 tests/napari_plugin). A ``text`` block is what the block before it printed, "..." standing for anything.

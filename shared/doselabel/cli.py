@@ -12,7 +12,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -176,7 +175,6 @@ def _demo(args: argparse.Namespace) -> int:
 # ---- the parser
 
 
-@cache
 def build_parser() -> argparse.ArgumentParser:
     """The command line of `doselabel`, with all its commands."""
     parser = argparse.ArgumentParser(

@@ -96,6 +96,7 @@ def test_a_days_work_by_clicks_keys_and_drags(window, server, truth, tmp_path, m
     click(dock.questions.notices["offer"].answers["Take it"])
     until(lambda: "offer" not in dock.questions.notices)
     theirs = of.session.array.copy()
+    assert theirs.any()
     assert not np.array_equal(theirs, mine)
     assert dock.segment_view._summary.isVisible()
     press(Qt.Key.Key_Z, CONTROL)

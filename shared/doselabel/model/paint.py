@@ -10,11 +10,10 @@ import json
 from pathlib import Path
 
 import numpy as np
-import SimpleITK as sitk
 from scipy import ndimage
 
 from doselabel.errors import ModelError, Progress, no_progress
-from doselabel.geometry import Volume, canonical, read_image, resample, write_image
+from doselabel.geometry import Volume, away_mm, canonical, read_image, resample, write_image
 from doselabel.labels import LabelMap, write_labels
 from doselabel.model.cases import TrainCase
 
@@ -42,7 +41,7 @@ def paint(labels: Volume, names: dict[int, str], rng: np.random.Generator) -> tu
     array, geometry = kinds.array, kinds.geometry
     step = np.array(spacing)
     inside = _closed(array > 0, 40 / step)
-    body = _away_mm(inside, step) < rng.uniform(5, 30)
+    body = away_mm(inside, step) < rng.uniform(5, 30)
 
     def field(mm: float) -> np.ndarray:
         noise = ndimage.gaussian_filter(rng.standard_normal(array.shape), mm / step)
@@ -119,16 +118,9 @@ def _closed(mask: np.ndarray, radius: np.ndarray) -> np.ndarray:
     """Fill what lies between the structures: closing by a ball, by distances."""
     padded = np.pad(mask, [(int(r) + 1,) * 2 for r in radius])
     mm = 40 / radius
-    grown = _away_mm(padded, mm) < 40
-    closed = _away_mm(~grown, mm) > 40
+    grown = away_mm(padded, mm) < 40
+    closed = away_mm(~grown, mm) > 40
     return closed[tuple(slice(int(r) + 1, -int(r) - 1) for r in radius)] | mask
-
-
-def _away_mm(mask: np.ndarray, spacing_mm: np.ndarray) -> np.ndarray:
-    """Distance to the nearest voxel of a mask; not positive in it."""
-    image = sitk.GetImageFromArray(mask.view(np.uint8))
-    image.SetSpacing([float(v) for v in spacing_mm[::-1]])
-    return sitk.GetArrayFromImage(sitk.SignedMaurerDistanceMap(image, squaredDistance=False, useImageSpacing=True))
 
 
 def _furnish(hu: np.ndarray, body: np.ndarray, step: np.ndarray, rng: np.random.Generator) -> None:

@@ -37,12 +37,12 @@ _PAINTED: Mapping[str, tuple[int, str]] = {
 
 def replay_cases(out: Path, progress: Progress = no_progress) -> list[TrainCase]:
     """Make the cases that are replayed below ``out``; what is there already stays."""
-    return _made(out, range(TRAINED), progress)
+    return _cases(out, range(TRAINED), progress)
 
 
 def judging_cases(out: Path, progress: Progress = no_progress) -> list[TrainCase]:
     """Make those that judge, of other patients, below ``out``; what is there already stays."""
-    return _made(out, range(TRAINED, TRAINED + JUDGED), progress)
+    return _cases(out, range(TRAINED, TRAINED + JUDGED), progress)
 
 
 def parted(cases: Sequence[TrainCase]) -> tuple[list[TrainCase], list[TrainCase]]:
@@ -52,7 +52,7 @@ def parted(cases: Sequence[TrainCase]) -> tuple[list[TrainCase], list[TrainCase]
     return [c for c in cases if c.patient not in judges], [c for c in cases if c.patient in judges]
 
 
-def _made(out: Path, numbers: range, progress: Progress) -> list[TrainCase]:
+def _cases(out: Path, numbers: range, progress: Progress) -> list[TrainCase]:
     cases = []
     for done, number in enumerate(numbers):
         progress("replay set", done / len(numbers))

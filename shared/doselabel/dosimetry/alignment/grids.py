@@ -134,8 +134,13 @@ class Subdivision:
             slice(max(s.start // k, 0), min(-(-s.stop // k), n))
             for s, k, n in zip(fine_box, self.factor, self.coarse.shape, strict=True)
         ]
-        fine = [slice(s.start * k, s.stop * k) for s, k in zip(coarse, self.factor, strict=True)]
-        return (coarse[0], coarse[1], coarse[2]), (fine[0], fine[1], fine[2])
+        box = coarse[0], coarse[1], coarse[2]
+        return box, self.fine_box(box)
+
+    def fine_box(self, coarse_box: Box) -> Box:
+        """A coarse box in fine indices."""
+        z, y, x = (slice(s.start * k, s.stop * k) for s, k in zip(coarse_box, self.factor, strict=True))
+        return z, y, x
 
 
 def block_mean(array: np.ndarray, factor: tuple[int, int, int]) -> NDArray[np.float32]:

@@ -48,7 +48,7 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True, eq=False)
 class Lattice:
-    """One time point's SPECT (its square root) and its CT's tissues on a lattice (z, y, x) along the SPECT's axes."""
+    """A time point's SPECT (square root, at most 1) and its CT's tissues on a lattice (z, y, x) of the SPECT's axes."""
 
     spect: Array
     tissues: tuple[Array, ...]

@@ -11,7 +11,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-import SimpleITK as sitk
 from numpy.typing import NDArray
 from scipy import ndimage
 
@@ -29,7 +28,7 @@ from doselabel.dosimetry.alignment.grids import (
     padded,
 )
 from doselabel.errors import VoiError
-from doselabel.geometry import Volume, placed
+from doselabel.geometry import Volume, away_mm, placed
 from doselabel.labels import LabelMap
 from doselabel.organs import ALL_ORGANS
 
@@ -220,14 +219,10 @@ class Scene:
     def near(self, name: str, reach_mm: float) -> tuple[NDArray[np.float32], NDArray[np.float32], Box]:
         """Distance (mm) from an organ's surface, the part of each voxel within ``reach_mm`` of it, and their box."""
         h = np.asarray(self.dense.fine.spacing_mm)
-        organ = [slice(s.start * k, s.stop * k) for s, k in zip(self.boxes[name], self.dense.factor, strict=True)]
-        wanted = padded((organ[0], organ[1], organ[2]), np.ceil(reach_mm / h + 2), self.sampled.shape)
+        wanted = padded(self.dense.fine_box(self.boxes[name]), np.ceil(reach_mm / h + 2), self.sampled.shape)
         box, aligned = self.dense.coarse_box(wanted)
         mask = self.sampled[aligned] == self.values[name]
-        image = sitk.GetImageFromArray(mask.view(np.uint8))
-        image.SetSpacing([float(v) for v in h[::-1]])
-        distance = sitk.SignedMaurerDistanceMap(image, squaredDistance=False, useImageSpacing=True)
-        beyond = sitk.GetArrayFromImage(distance).astype(np.float32, copy=False)
+        beyond = away_mm(mask, h)
         size = float(np.cbrt(h.prod()))
         part = np.zeros_like(beyond)
         if reach_mm > MARGIN_SHORTFALL_MM:
