@@ -1,8 +1,11 @@
-"""The suite by two processes side by side: what stays together, what begins first, and what a failure shows."""
+"""The suite by processes side by side: what stays together, what begins first, and what a failure shows."""
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import os
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -13,7 +16,7 @@ import pytest
 from tests import samples
 
 TOGETHER = {
-    "windows": ("tests/napari_plugin/", "tests/e2e/"),
+    "windows": ("tests/napari_plugin/", "tests/e2e/test_walk.py"),
     "server": ("tests/monailabel_app/",),
     "network": ("tests/shared/model/",),
 }
@@ -24,6 +27,7 @@ SERVERS = {"server", "window", "served", "busy", "guarded", "cluster", "orthanc"
 """Fixtures that start a server or a window: tests with one are slow."""
 
 SLOW = (
+    "tests/e2e/",
     "tests/test_tutorials.py",
     "tests/test_examples.py",
     "tests/test_docs.py",
@@ -60,6 +64,11 @@ SLOW = (
 if "PYTEST_XDIST_WORKER" in os.environ:  # side by side, the workers have taken the cores already
     for name in ("OMP_NUM_THREADS", "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS"):
         os.environ.setdefault(name, "1")
+
+if sys.platform == "linux":  # images that come and go by the thousand: their memory is kept, not given back each time
+    with contextlib.suppress(AttributeError):  # another C library than GNU's has no such call
+        for setting, most_bytes in ((-3, 2**28), (-1, 2**29)):  # M_MMAP_THRESHOLD and M_TRIM_THRESHOLD of malloc.h
+            ctypes.CDLL(None).mallopt(setting, most_bytes)
 
 
 def pytest_configure(config: pytest.Config) -> None:
