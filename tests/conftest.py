@@ -13,7 +13,11 @@ from typing import Any
 
 import pytest
 
-from tests import samples
+if "PYTEST_XDIST_WORKER" in os.environ:  # side by side, the workers have taken the cores already
+    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS"):
+        os.environ.setdefault(name, "1")
+
+from tests import samples  # NumPy reads these when it is loaded
 
 TOGETHER = {
     "windows": ("tests/napari_plugin/", "tests/e2e/test_walk.py"),
@@ -60,10 +64,6 @@ SLOW = (
     "tests/shared/test_plausibility.py",
 )
 """What else lasts seconds rather than moments, by the beginnings of its names."""
-
-if "PYTEST_XDIST_WORKER" in os.environ:  # side by side, the workers have taken the cores already
-    for name in ("OMP_NUM_THREADS", "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS"):
-        os.environ.setdefault(name, "1")
 
 if sys.platform == "linux":  # images that come and go by the thousand: their memory is kept, not given back each time
     with contextlib.suppress(AttributeError):  # another C library than GNU's has no such call

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -14,8 +15,8 @@ ROOT = Path(__file__).parents[1]
 HEAVY = {"torch", "torchvision", "qtpy", "PySide6", "napari", "monai", "monailabel"}
 
 
-def run(*command: str) -> str:
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, encoding="utf-8", check=False)
+def run(*command: str, env: dict[str, str] | None = None) -> str:
+    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, encoding="utf-8", check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
@@ -23,6 +24,13 @@ def run(*command: str) -> str:
 def test_importing_doselabel_is_light():
     code = f"import doselabel; import sys; heavy = {HEAVY} & set(sys.modules); assert not heavy, heavy"
     run(sys.executable, "-c", code)
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="the system does not list a process's threads there")
+def test_numpy_multiplies_alone_where_doselabel_was_there_first():
+    code = "import doselabel, numpy, scipy.linalg, os; print(len(os.listdir('/proc/self/task')))"
+    mine = {name: value for name, value in os.environ.items() if not name.endswith("_NUM_THREADS")}
+    assert run(sys.executable, "-c", code, env=mine).strip() == "1"
 
 
 def test_the_dosimetry_pipeline_runs_without_torch():
