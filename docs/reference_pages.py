@@ -98,6 +98,7 @@ ENVIRONMENT = {
     pacs.TOKEN: "a bearer token for the PACS instead of both",
     "DOSELABEL_CACHE": "folder of computed kernels; `~/.cache/doselabel` without it",
     "OMP_NUM_THREADS": "threads of one computation; 1 is best where several processes run side by side",
+    "OPENBLAS_NUM_THREADS": "threads of NumPy's part of it; 1 without it, where doselabel is loaded before NumPy",
 }
 
 

@@ -65,7 +65,9 @@ SLOW = (
 )
 """What else lasts seconds rather than moments, by the beginnings of its names."""
 
-if sys.platform == "linux":  # images that come and go by the thousand: their memory is kept, not given back each time
+# Images come and go by the thousand: their memory is kept, not given back each time. By a call and not by the
+# environment, which servers under test would inherit; theirs is `monailabel_app.jobs.starting.KEPT_MEMORY`.
+if sys.platform == "linux":
     with contextlib.suppress(AttributeError):  # another C library than GNU's has no such call
         for setting, most_bytes in ((-3, 2**28), (-1, 2**29)):  # M_MMAP_THRESHOLD and M_TRIM_THRESHOLD of malloc.h
             ctypes.CDLL(None).mallopt(setting, most_bytes)

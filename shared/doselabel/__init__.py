@@ -6,7 +6,7 @@ Importing this package is light: no torch, no Qt, no monailabel. Research use on
 import os
 
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-"""Before NumPy is loaded: our matrices are of 4×4, and threads that share one wait for each other. On a busy machine
+"""Before NumPy is loaded: our matrices are small, and threads that share one wait for each other. On a busy machine
 that made a dose last half as long again."""
 
 __version__ = "0.2.0"
